@@ -1,0 +1,85 @@
+# Every command this project has; `make` alone lists them.
+#
+# Each target first makes the environment it needs, so all of them work in a fresh clone. What is installed is recorded
+# by empty files in the environment, which become out of date when setup.cfg, pyproject.toml or TORCH change. The
+# package is installed in editable mode: an edit of the code needs no new install.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?=
+ARGS   ?=
+
+BIN           := $(VENV)/bin
+STAMP         := $(VENV)/.installed
+OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # one pip at a time in one environment
+.PHONY: help train test lint format format-check typecheck docs ci clean FORCE
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+	    printf '  make %-14s%s\n' "$$name" "$$text"; done
+	@echo
+	@echo '  PYTHON=python3.12        the interpreter that a new environment is made with (now: $(PYTHON))'
+	@echo '  VENV=.venv-other         the environment to make and use (now: $(VENV))'
+	@echo '  TORCH="torch==2.13.0"    further requirements to install with the package, such as a fixed torch'
+	@echo '  ARGS="--data mnist"      arguments for the training script, or for pytest'
+
+train: $(STAMP)-run ## install, and train a VAE on real handwritten digits (ARGS="--help" lists its options)
+	$(BIN)/python examples/train_vae.py $(ARGS)
+
+# A process a core, each with one thread: the tests are small, and the threads of several workers would only collide.
+test: $(STAMP)-test ## install, and run the whole test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+lint: $(STAMP)-dev ## look for mistakes in the code
+	$(BIN)/python -m ruff check .
+
+format: $(STAMP)-dev ## rewrite the code in the house format, imports sorted
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+format-check: $(STAMP)-dev ## fail if `make format` would change a file
+	$(BIN)/python -m ruff format --check .
+
+typecheck: $(STAMP)-dev ## check the types of the package
+	$(BIN)/python -m mypy
+
+docs: $(STAMP)-dev ## build the documentation into docs/_build/html, warnings being errors
+	$(BIN)/python -m sphinx -E -W --keep-going -b html docs docs/_build/html
+
+ci: ## all of the above in fresh environments, as it runs for every change
+	.ci/run
+
+clean: ## remove the environment, build outputs and caches; runs/ stays
+	rm -rf "$(VENV)" build dist *.egg-info docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the environment -------------------------------------------------------------------------------------------------
+# A stamp is touched last, so an install that was interrupted leaves none and is taken up again by the next command.
+
+$(STAMP)-run:  REQUIREMENT := .
+$(STAMP)-test: REQUIREMENT := .[test]
+$(STAMP)-dev:  REQUIREMENT := .[dev]
+$(STAMP)-run $(STAMP)-test $(STAMP)-dev: $(VENV)/.made $(VENV)/.torch setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --editable '$(REQUIREMENT)' $(foreach requirement,$(TORCH),'$(requirement)')
+	@touch $@
+
+# Rewritten only when TORCH is not what it was; otherwise it stays as old as it is, and nothing is installed again.
+$(VENV)/.torch: FORCE | $(VENV)/.made
+	@[ -f $@ ] && [ "$$(cat $@)" = '$(TORCH)' ] || echo '$(TORCH)' > $@
+
+$(VENV)/.made:
+	@command -v $(PYTHON) > /dev/null || { \
+	    echo 'There is no $(PYTHON) here. pyro_vae needs Python $(OLDEST_PYTHON) or newer.'; \
+	    echo 'Name the one to use: make PYTHON=python3.12'; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; exit(sys.version_info[:2] < tuple(map(int, "$(OLDEST_PYTHON)".split("."))))' || { \
+	    echo "pyro_vae needs Python $(OLDEST_PYTHON) or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	    echo 'Name another one: make PYTHON=python3.12'; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
+	    echo '$(PYTHON) cannot make a virtual environment: its venv or ensurepip module is missing.'; \
+	    echo 'On Debian and Ubuntu the package python3-venv has them.'; exit 1; } >&2
+	$(PYTHON) -m venv "$(VENV)"
+	@touch $@
