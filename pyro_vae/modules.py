@@ -1,0 +1,103 @@
+"""What the package asks of a module: where it lives, and how it was built.
+
+A packaged module remembers the arguments of its constructor as a *recipe*, plain data that JSON can hold:
+
+    {"class": "StandardNormal", "arguments": {"latent_dim": 50}}
+
+A module among the arguments is stored as its own recipe, so the recipe of a whole program nests. ``build`` reads one
+back. It only ever calls classes that registered themselves by inheriting :class:`Rebuildable` inside this package, so
+a recipe from a stranger is data and cannot name other code.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["Rebuildable", "build", "placement"]
+
+_registry: dict[str, type[Rebuildable]] = {}
+
+
+class Rebuildable(nn.Module):
+    """A module with a ``recipe``: its class and constructor arguments as JSON data, or ``None`` if it has none.
+
+    There is no recipe when an argument is neither plain data nor a module with a recipe, or when the class was defined
+    outside this package.
+    """
+
+    recipe: dict[str, Any] | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.partition(".")[0] == __package__:
+            _registry[cls.__name__] = cls
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Rebuildable:
+        module = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
+        given = {name: value for name, value in bound.arguments.items() if value is not module}
+        try:
+            arguments = {name: _as_data(value) for name, value in given.items()}
+        except TypeError:
+            recipe = None
+        else:
+            recipe = {"class": cls.__name__, "arguments": arguments} if _registry.get(cls.__name__) is cls else None
+        object.__setattr__(module, "recipe", recipe)
+        return module
+
+
+def _as_data(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_as_data(item) for item in value]
+    recipe = getattr(value, "recipe", None)
+    if recipe is None:
+        raise TypeError(f"{type(value).__name__} cannot be written as data")
+    return recipe
+
+
+def build(recipe: Any) -> Any:
+    """Rebuild what ``recipe`` describes.
+
+    Raises
+    ------
+    ValueError
+        If the recipe names a class that is not one of this package's modules, or arguments the class does not take.
+
+    >>> import pyro_vae
+    >>> build(pyro_vae.StandardNormal(3).recipe)
+    StandardNormal(3)
+    """
+    if isinstance(recipe, list):
+        return tuple(build(item) for item in recipe)
+    if not isinstance(recipe, dict):
+        return recipe
+    if set(recipe) != {"class", "arguments"} or not isinstance(recipe["arguments"], dict):
+        raise ValueError(f"recipe: found the keys {sorted(map(str, recipe))}, expected 'class' and 'arguments'")
+    if not isinstance(recipe["class"], str) or recipe["class"] not in _registry:
+        raise ValueError(f"recipe: found the class {recipe['class']!r}, expected one of {', '.join(sorted(_registry))}")
+    arguments = {name: build(value) for name, value in recipe["arguments"].items()}
+    try:
+        return _registry[recipe["class"]](**arguments)
+    except TypeError as error:
+        raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}") from error
+
+
+def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the floating dtype of the first parameter or buffer found (else the CPU and the default).
+
+    >>> placement(nn.Linear(1, 1).double())
+    (device(type='cpu'), torch.float64)
+    """
+    for program in programs:
+        owner = getattr(program, "__self__", program)  # a bound method lives where its object does
+        if isinstance(owner, nn.Module):
+            for tensor in (*owner.parameters(), *owner.buffers()):
+                if tensor.is_floating_point():
+                    return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()

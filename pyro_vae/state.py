@@ -1,0 +1,95 @@
+"""Global state, borrowed and given back.
+
+Pyro and torch keep five things for the whole process: the parameter store, the random number generators, the
+validation flags, the float32 matmul precision and, inside each module, the train/eval mode. Every context manager here
+changes one of them for the length of a block and restores it on the way out, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import pyro
+import torch
+from torch import nn
+
+__all__ = ["evaluating", "isolated", "matmul_precision", "seeded"]
+
+
+def isolated(program: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``program`` run in a parameter store of its own, so that the caller's store is neither read nor written.
+
+    Pyro names a parameter by its attribute path alone: two modules that both have a ``.net`` meet in the one store, and
+    the second silently runs with the first one's weights. A module owns its parameters, so it needs no store. What a
+    program declares with a bare ``pyro.param("name", tensor)`` lives in the store and nowhere else; those values are
+    passed through.
+    """
+
+    @wraps(program, updated=())
+    def run(*args: Any, **kwargs: Any) -> Any:
+        store = pyro.get_param_store()
+        state = store.get_state()
+        loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+        constraints = {name: state["constraints"][name] for name in loose}
+        with store.scope({"params": loose, "constraints": constraints}):
+            return program(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's generators (the CPU's and ``device``'s) for a block; with ``None``, leave them alone.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(0):
+    ...     first = torch.rand(2)
+    >>> with seeded(0):
+    ...     second = torch.rand(2)
+    >>> bool((first == second).all()), torch.equal(before, torch.get_rng_state())
+    (True, True)
+    """
+    if seed is None:
+        yield
+        return
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def evaluating(*programs: Any) -> Iterator[None]:
+    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics), then restore each flag."""
+    modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Set torch's float32 matmul precision (``"highest"``, ``"high"`` or ``"medium"``) for a block.
+
+    Raises
+    ------
+    ValueError
+        For any other name.
+    """
+    choices = ("highest", "high", "medium")
+    if precision not in choices:
+        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(map(repr, choices))}")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

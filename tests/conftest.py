@@ -1,0 +1,52 @@
+"""Fixtures that every test shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors, and several test processes on few cores
+
+
+@pytest.fixture(autouse=True)
+def global_state() -> Iterator[None]:
+    """Seed each test, and fail the one that leaves global state changed."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    before = (torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.is_grad_enabled())
+    validation = (pyro.infer.util.is_validation_enabled(), torch.distributions.Distribution._validate_args)
+    yield
+    pyro.clear_param_store()
+    assert before == (torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.is_grad_enabled())
+    assert validation == (pyro.infer.util.is_validation_enabled(), torch.distributions.Distribution._validate_args)
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder with MNIST and Frey Face: ``PYRO_VAE_DATA``, or ``../shared/data`` beside the checkout."""
+    root = Path(os.environ.get("PYRO_VAE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not root.is_dir():
+        pytest.skip(f"no data folder: set PYRO_VAE_DATA, or put one at {root}")
+    return root
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; CUDA is skipped where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Run a test of exactness in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
