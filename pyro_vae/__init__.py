@@ -1,0 +1,47 @@
+"""Variational autoencoders as Pyro programs.
+
+Write or pick a model and a guide; every bound, every estimate of log p(x) and every diagnostic works on that pair:
+
+    vae = pyro_vae.VAE(data_shape=(28, 28), latent_dim=50)
+    pyro_vae.fit(vae.model, vae.guide, pyro_vae.data.load("mnist"), objective=pyro_vae.IWAE(num_particles=5))
+    pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=5000).mean()
+"""
+
+from pyro_vae import data
+from pyro_vae.checkpoint import load, save
+from pyro_vae.diagnostics import active_units
+from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.importance import ProgramError, log_weights
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.networks import MLP, ImageDecoder, ImageEncoder
+from pyro_vae.objectives import ELBO, IWAE, Objective
+from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.priors import StandardNormal
+from pyro_vae.programs import VAE
+from pyro_vae.training import History, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "MLP",
+    "VAE",
+    "Bernoulli",
+    "DiagonalNormal",
+    "Gaussian",
+    "History",
+    "ImageDecoder",
+    "ImageEncoder",
+    "LogLikelihood",
+    "Objective",
+    "ProgramError",
+    "StandardNormal",
+    "active_units",
+    "data",
+    "fit",
+    "load",
+    "log_likelihood",
+    "log_weights",
+    "save",
+]

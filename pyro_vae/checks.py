@@ -1,0 +1,121 @@
+"""What can be found wrong before any work starts: a pair that is none, or data that its likelihood does not cover."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.batches import Batches
+from pyro_vae.importance import PairTrace, Program, ProgramError, trace_pair
+from pyro_vae.modules import placement
+from pyro_vae.state import evaluating, isolated, seeded
+
+__all__ = ["check_program", "first_bad_site"]
+
+
+@torch.no_grad()
+def check_program(
+    model: Program, guide: Program, batches: Batches, *, name: str = "data", max_plate_nesting: int = 1
+) -> None:
+    """Run the pair once on the first of ``batches`` and hold the data against the observed site's support.
+
+    All data that lie on the device, that is; of a loader's, the first batch.
+
+    Raises
+    ------
+    ProgramError
+        If the two programs do not form a pair.
+    ValueError
+        If a value of the data lies outside the support of the observed site; the message names both.
+    """
+    pair, observed, start = None, [], 0
+    with seeded(0, placement(model, guide)[0]):  # an order, binarised pixels and latents are drawn
+        for x in batches.in_order() if batches.resident else islice(batches, 1):
+            _check_finite(x, start, name)
+            if pair is None:
+                pair = _trace(model, guide, x[:2], name, max_plate_nesting)
+                observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, x[:2])]
+            for site in observed:
+                _check_support(site, x, start, name)
+            start += len(x)
+    if pair is None:
+        raise ValueError(f"{name}: found no data, expected one datum or more")
+
+
+def _trace(model: Program, guide: Program, x: Tensor, name: str, max_plate_nesting: int) -> PairTrace:
+    try:
+        with evaluating(model, guide):
+            return trace_pair(isolated(model), isolated(guide), x, max_plate_nesting=max_plate_nesting)
+    except ProgramError:
+        raise
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        shape = ", ".join(map(str, ("N", *x.shape[1:])))
+        raise ValueError(f"{name}: found data of shape ({shape}), on which the programs fail: {reason}") from error
+
+
+def _is_data(site: dict[str, Any], x: Tensor) -> bool:
+    """Whether a site observes the data, reshaped at most: of what a program makes of them, the values are its own."""
+    value = site["value"]
+    return value.numel() == x.numel() and torch.equal(value.reshape(x.shape).to(x.dtype), x)
+
+
+def _check_finite(x: Tensor, start: int, name: str) -> None:
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        where, found = _first(bad, x, start)
+        raise ValueError(f"{name}: found the value {found:g} at {where}, expected finite numbers")
+
+
+def _check_support(site: dict[str, Any], x: Tensor, start: int, name: str) -> None:
+    support = _elementwise(site["fn"].support)
+    if support is None:
+        return
+    outside = ~support.check(x)
+    if outside.any():
+        where, found = _first(outside, x, start)
+        base = site["fn"]
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        hint = "; binarise it (see pyro_vae.data.load), or use another likelihood" if _is_boolean(support) else ""
+        raise ValueError(
+            f"{name}: found the value {found:g} at {where}, outside the support of site {site['name']!r}, "
+            f"expected what a {type(base).__name__} covers, {support}{hint}"
+        )
+
+
+def _first(bad: Tensor, x: Tensor, start: int) -> tuple[tuple[int, ...], float]:
+    """Where in the data the first ``bad`` entry of a batch is that begins at ``start``, and what is there."""
+    row, *rest = bad.nonzero()[0].tolist()
+    return (start + row, *rest), x[(row, *rest)].item()
+
+
+def _elementwise(support: Any) -> Any:
+    """The constraint on single entries, or ``None`` where it depends on parameters of the distribution."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    bounds = [value for value in vars(support).values() if isinstance(value, Tensor) and value.numel() > 1]
+    return None if bounds or support.event_dim else support
+
+
+def _is_boolean(support: Any) -> bool:
+    return support is constraints.boolean
+
+
+@torch.no_grad()
+def first_bad_site(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> str:
+    """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
+    try:
+        pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
+    except (ProgramError, ValueError) as error:
+        return f"the programs could not be traced again: {error}"
+    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
+        for name, site in sites.items():
+            for what, value in (("value", site["value"]), ("log-probability", pair.log_prob(site))):
+                if not torch.isfinite(value).all():
+                    return f"the {what} of site {name!r} in the {program}"
+    return "no site (every value and log-probability is finite)"

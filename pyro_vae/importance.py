@@ -1,0 +1,258 @@
+r"""Run the two programs and weigh what they drew.
+
+.. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb}|x_b), \qquad z_{kb} \sim q(z|x_b)
+
+This ``(K, B)`` tensor, in nats, is the one quantity that the package rests on. Bounds are reductions of it over the
+particles k, the marginal likelihood is its log-mean-exp, diagnostics read its terms site by site.
+
+All K particles are drawn in one run: a plate of K, left of the data plate, broadcasts the sample sites, while the
+encoder, which depends on the data alone, still sees each datum once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_vae.state import isolated
+
+__all__ = ["PairTrace", "ProgramError", "log_weights", "random_sites", "trace_pair"]
+
+Program = Callable[..., Any]
+Site = dict[str, Any]
+
+
+class ProgramError(ValueError):
+    """A model and a guide that do not form a pair: the message names the site, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class PairTrace:
+    """One run of a pair on ``num_data`` data with ``num_particles`` particles, and the terms of its weights."""
+
+    model_trace: poutine.Trace
+    guide_trace: poutine.Trace
+    num_particles: int
+    num_data: int
+    max_plate_nesting: int
+
+    @cached_property
+    def model_sites(self) -> dict[str, Site]:
+        return random_sites(self.model_trace)
+
+    @cached_property
+    def guide_sites(self) -> dict[str, Site]:
+        return random_sites(self.guide_trace)
+
+    @property
+    def latents(self) -> list[str]:
+        """The names of the model's latent sites, in its order."""
+        return [name for name, site in self.model_sites.items() if not site["is_observed"]]
+
+    @property
+    def observed(self) -> list[str]:
+        """The names of the model's observed sites, in its order."""
+        return [name for name, site in self.model_sites.items() if site["is_observed"]]
+
+    @property
+    def scale(self) -> Any:
+        """The scale common to the program: the one its observed site runs under (a number or a tensor)."""
+        return self.model_sites[self.observed[0]]["scale"]
+
+    def per_datum(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
+        """Sum what a site gave over all dimensions but the particles' and the data's, to ``(K, B)``; masks count.
+
+        With ``scaled``, it is weighed by the site's scale relative to the common one; that is KL annealing.
+        """
+        relative = 1.0 if not scaled or site["scale"] is self.scale else site["scale"] / self.scale
+        value = scale_and_mask(value, scale=relative, mask=site["mask"])
+        num_dims = self.max_plate_nesting + 1
+        if value.dim() > num_dims:
+            raise ProgramError(
+                f"site {site['name']!r}: found a log-probability of shape {tuple(value.shape)}, expected at most "
+                f"{num_dims} dimensions, the data's plate last; declare dimensions of one datum with .to_event(n), or "
+                "pass max_plate_nesting if the program has further plates"
+            )
+        value = value.reshape((1,) * (num_dims - value.dim()) + value.shape)  # (K or 1, *plates, B or 1)
+        value = value.reshape(value.shape[0], -1, value.shape[-1]).sum(1)
+        return value.expand(self.num_particles, self.num_data)
+
+    def log_prob(self, site: Site, scaled: bool = False) -> Tensor:
+        """The log-probability of a site's value given its parents, ``(K, B)``, nats."""
+        return self.per_datum(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site, scaled)
+
+    def terms(self, scaled: bool = False) -> dict[str, Tensor]:
+        """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""
+        terms = {name: self.log_prob(site, scaled) for name, site in self.model_sites.items()}
+        for name, site in self.guide_sites.items():
+            log_q = self.log_prob(site, scaled)
+            terms[name] = terms[name] - log_q if name in terms else -log_q
+        return terms
+
+
+def random_sites(trace: poutine.Trace) -> dict[str, Site]:
+    """The sites of a trace that carry probability: no subsampling indices, no deterministic values."""
+    nodes: dict[str, Any] = trace.nodes
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }
+
+
+def _check_pair(pair: PairTrace) -> None:
+    in_guide = {
+        name
+        for name, site in pair.guide_sites.items()
+        if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+    in_model = set(pair.latents)
+    for name in sorted(in_guide - in_model):
+        what = "observes it" if name in pair.model_sites else f"has the latent sites {sorted(in_model)}"
+        raise ProgramError(
+            f"site {name!r}: found in the guide, but the model {what}; expected the same latents in both"
+        )
+    for name in sorted(in_model - in_guide):
+        raise ProgramError(
+            f"site {name!r}: found in the model, but the guide has the latent sites {sorted(in_guide)}; expected the "
+            "same latents in both"
+        )
+    for program, sites in (("model", pair.model_sites), ("guide", pair.guide_sites)):
+        for name, site in sites.items():
+            sizes = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
+            if not sizes:
+                raise ProgramError(
+                    f"site {name!r}: found outside the data plate of the {program}, expected inside "
+                    'pyro.plate("data", len(x), dim=-1)'
+                )
+            if sizes[0] != pair.num_data:
+                raise ProgramError(
+                    f"site {name!r}: found in a data plate of size {sizes[0]} in the {program}, expected one of size "
+                    f"len(x) = {pair.num_data}"
+                )
+            _check_shape(pair, site, program)
+    if not pair.observed:
+        raise ProgramError("found no observed site in the model, expected one such as pyro.sample('x', ..., obs=x)")
+
+
+def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
+    """Each dimension of a site's log-probability belongs to a plate; those of one datum belong to its event."""
+    plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    for dim, frame in plates.items():
+        if -dim > pair.max_plate_nesting + (pair.num_particles > 1):
+            raise ProgramError(
+                f"site {site['name']!r}: found in the plate {frame.name!r} at dim={dim} of the {program}, expected "
+                f"max_plate_nesting (now {pair.max_plate_nesting}) to count all of the program's own plates"
+            )
+    event_shape, value_shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
+    num_batch_dims = len(value_shape) - len(event_shape)
+    try:
+        shape = torch.broadcast_shapes(site["fn"].batch_shape, value_shape[:num_batch_dims])
+    except RuntimeError:
+        shape = None
+    if shape is None or num_batch_dims < 0 or value_shape[num_batch_dims:] != event_shape:
+        raise ProgramError(
+            f"site {site['name']!r}: found a value of shape {value_shape} in the {program}, expected one of a "
+            f"distribution of batch shape {tuple(site['fn'].batch_shape)} and event shape {event_shape}"
+        )
+    if any(size != 1 and dim - len(shape) not in plates for dim, size in enumerate(shape)):
+        raise ProgramError(
+            f"site {site['name']!r}: found a log-probability of shape {tuple(shape)} in the {program}, expected "
+            f"dimensions of plates alone, here {sorted(plates)}; declare those of one datum with .to_event(n)"
+        )
+
+
+def trace_pair(
+    model: Program, guide: Program, x: Tensor, num_particles: int = 1, *, max_plate_nesting: int = 1
+) -> PairTrace:
+    """Draw ``num_particles`` latents a datum from the guide and replay the model on them, in the caller's param store.
+
+    Parameters
+    ----------
+    model, guide
+        The programs, called with ``x``. A single particle runs them as they are; more run inside one more plate, left
+        of ``max_plate_nesting`` plates (1: the data's alone), so latents arrive as ``(K, B, ...)``.
+    x
+        Data ``(B, *data_shape)``.
+
+    Raises
+    ------
+    ProgramError
+        If model and guide do not have the same latents, all inside the data plate of size B, or have dimensions that
+        belong to no plate.
+    ValueError
+        If ``num_particles`` is not a positive integer.
+    """
+    if not isinstance(num_particles, int) or num_particles < 1:
+        raise ValueError(f"num_particles: found {num_particles!r}, expected a positive integer")
+    dim = -1 - max_plate_nesting
+    try:
+        with pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext():
+            guide_trace = poutine.trace(guide).get_trace(x)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    except ValueError as error:
+        if "collide" not in str(error):
+            raise
+        raise ProgramError(
+            f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
+            f"{max_plate_nesting}) to count all of the program's own plates: {error}"
+        ) from error
+    pair = PairTrace(model_trace, guide_trace, num_particles, len(x), max_plate_nesting)
+    _check_pair(pair)
+    return pair
+
+
+def log_weights(
+    model: Program, guide: Program, x: Tensor, num_particles: int = 1, *, max_plate_nesting: int = 1
+) -> Tensor:
+    r"""Return the log importance weights of every datum under every particle.
+
+    .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb}|x_b), \qquad z_{kb} \sim q(z|x_b)
+
+    They are the same whatever scale the programs run under (subsampling plates, ``poutine.scale``); masks count.
+    Pyro's parameter store is neither read nor written.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs: ``model(x)`` and ``guide(x)``, all sites inside ``pyro.plate("data", len(x), dim=-1)``.
+    x
+        Data ``(B, *data_shape)``.
+    num_particles
+        K, drawn in one vectorised run: for K > 1 latents arrive in the model as ``(K, B, ...)``.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+
+    Returns
+    -------
+    Tensor
+        ``(K, B)``, nats, differentiable with respect to the parameters of both programs.
+
+    Raises
+    ------
+    ProgramError
+        If the two do not form a pair; the message names the site.
+    ValueError
+        If ``num_particles`` is not a positive integer.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015.
+
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> log_weights(vae.model, vae.guide, torch.zeros(3, 4), num_particles=10).shape
+    torch.Size([10, 3])
+    """
+    pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
+    return torch.stack(list(pair.terms().values())).sum(0)

@@ -1,0 +1,258 @@
+"""Networks: tensor to tensor, with any number of leading batch dimensions.
+
+A network knows the shape of one input and of one output and nothing of probability. ``MLP`` and ``ImageEncoder`` turn
+an image into the parameters of q(z|x), ``MLP`` and ``ImageDecoder`` a latent vector into those of p(x|z). Because every
+leading dimension is a batch dimension, a decoder takes one latent a datum, ``(B, latent_dim)``, and K of them,
+``(K, B, latent_dim)``, alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.modules import Rebuildable
+
+__all__ = ["MLP", "Activation", "ImageDecoder", "ImageEncoder", "bounded_scale"]
+
+Shape = int | Sequence[int]
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+}
+_SATURATING = ("tanh", "sigmoid", "softplus")
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation: found {name!r}, expected one of {', '.join(map(repr, get_args(Activation)))}")
+    return _ACTIVATIONS[name]()
+
+
+def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: str | None) -> None:
+    """Glorot's weights for saturating activations and for outputs, He's for rectifiers; biases zero.
+
+    Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010; He et al.,
+    *Delving deep into rectifiers*, 2015.
+    """
+    if activation is None or activation in _SATURATING:
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _as_shape(argument: str, shape: Shape) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"{argument}: found {shape!r}, expected positive integers")
+    return sizes
+
+
+def _check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[x.dim() - len(shape) :]) != shape:
+        raise ValueError(
+            f"{type(network).__name__}: found an input of shape {tuple(x.shape)}, expected (*batch, "
+            f"{', '.join(map(str, shape))})"
+        )
+
+
+def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
+    r"""Map the real line smoothly onto a scale in ``(low, high)``, through a bounded log-scale.
+
+    .. math:: \log\sigma = m + h \tanh(\mathrm{raw} / h), \quad
+              m = \tfrac12 (\log \mathrm{high} + \log \mathrm{low}),\;
+              h = \tfrac12 (\log \mathrm{high} - \log\mathrm{low})
+
+    Around ``raw = 0`` this is the plain :math:`\sigma = e^{m + \mathrm{raw}}`; far from it, where an exponential
+    overflows early in training, it saturates. No finite or infinite ``raw`` gives NaN, zero or infinity.
+
+    >>> bounded_scale(torch.tensor([-1e30, 0.0, 1e30]), 0.01, 100.0)
+    tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
+    """
+    middle = 0.5 * (math.log(high) + math.log(low))
+    half = 0.5 * (math.log(high) - math.log(low))
+    return torch.exp(middle + half * torch.tanh(raw / half))
+
+
+class MLP(Rebuildable):
+    r"""A multilayer perceptron from ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``.
+
+    .. math:: h_0 = x,\quad h_i = f(W_i h_{i-1} + b_i),\quad y = W h_n + b
+
+    Parameters
+    ----------
+    in_shape, out_shape
+        Shape of one input and of one output; an integer is a vector of that length.
+    hidden_dims
+        Widths of the hidden layers; empty for an affine map.
+    activation
+        Name of f. Weights start as Glorot's for ``"tanh"`` and its like and as He's for rectifiers.
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation, a shape that is not positive, or an input of another shape.
+
+    >>> MLP((28, 28), (2, 50), hidden_dims=(200, 200))(torch.zeros(5, 3, 28, 28)).shape
+    torch.Size([5, 3, 2, 50])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        hidden_dims: Sequence[int] = (200, 200),
+        activation: Activation = "tanh",
+    ) -> None:
+        super().__init__()
+        self.in_shape = _as_shape("in_shape", in_shape)
+        self.out_shape = _as_shape("out_shape", out_shape)
+        widths = [math.prod(self.in_shape), *_as_shape("hidden_dims", hidden_dims), math.prod(self.out_shape)]
+        layers: list[nn.Module] = []
+        for in_features, out_features in pairwise(widths[:-1]):
+            layers += [nn.Linear(in_features, out_features), _activation(activation)]
+            _initialise(layers[-2], activation)  # type: ignore[arg-type]
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(widths[-2], widths[-1])
+        _initialise(self.output, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_trailing(self, x, self.in_shape)
+        h = self.hidden(x.flatten(x.dim() - len(self.in_shape)))  # (*batch, hidden_dims[-1])
+        return self.output(h).unflatten(-1, self.out_shape)  # (*batch, *out_shape)
+
+
+def _as_image_shape(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """``(H, W)`` or ``(C, H, W)`` as ``(C, H, W)``."""
+    sizes = _as_shape(argument, shape)
+    if len(sizes) not in (2, 3):
+        raise ValueError(f"{argument}: found {sizes}, expected an image, (height, width) or (channels, height, width)")
+    channels, height, width = (1, *sizes) if len(sizes) == 2 else sizes
+    return channels, height, width
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2  # what a convolution with kernel 3, stride 2 and padding 1 leaves
+
+
+class ImageEncoder(Rebuildable):
+    """Convolutions that halve an image, then an affine map: ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``.
+
+    Parameters
+    ----------
+    in_shape
+        One image, ``(H, W)`` or ``(C, H, W)``; any height and width.
+    out_shape
+        Shape of one output.
+    channels
+        Channels of each stage (kernel 3, stride 2).
+
+    Raises
+    ------
+    ValueError
+        If ``in_shape`` is no image, or the input has another shape.
+
+    >>> ImageEncoder((28, 20), (2, 10))(torch.zeros(4, 28, 20)).shape
+    torch.Size([4, 2, 10])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Shape,
+        channels: Sequence[int] = (32, 64),
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.out_shape = _as_shape("in_shape", in_shape), _as_shape("out_shape", out_shape)
+        self.image_shape = in_channels, height, width = _as_image_shape("in_shape", in_shape)
+        stages: list[nn.Module] = []
+        for out_channels in _as_shape("channels", channels):
+            stages += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), _activation(activation)]
+            _initialise(stages[-2], activation)  # type: ignore[arg-type]
+            in_channels, height, width = out_channels, _halved(height), _halved(width)
+        self.stages = nn.Sequential(*stages)
+        self.output = nn.Linear(in_channels * height * width, math.prod(self.out_shape))
+        _initialise(self.output, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_trailing(self, x, self.in_shape)
+        batch_shape = x.shape[: x.dim() - len(self.in_shape)]
+        h = self.stages(x.reshape(-1, *self.image_shape))  # (prod(batch), channels[-1], h, w)
+        return self.output(h.flatten(1)).reshape(*batch_shape, *self.out_shape)
+
+
+class ImageDecoder(Rebuildable):
+    """The mirror of :class:`ImageEncoder`: ``(*batch, in_features)`` to ``(*batch, *out_shape)``.
+
+    Parameters
+    ----------
+    in_features
+        Length of the latent vector.
+    out_shape
+        One image, ``(H, W)`` or ``(C, H, W)``; with ``num_outputs > 1`` so many of them, ``(num_outputs, *image)``.
+    channels
+        Channels of each stage, from the smallest image up.
+
+    Raises
+    ------
+    ValueError
+        If ``out_shape`` is no image, there is no stage, or the input has another length.
+
+    >>> ImageDecoder(10, (28, 20), num_outputs=2)(torch.zeros(5, 4, 10)).shape
+    torch.Size([5, 4, 2, 28, 20])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_shape: Sequence[int],
+        channels: Sequence[int] = (64, 32),
+        activation: Activation = "relu",
+        num_outputs: int = 1,
+    ) -> None:
+        super().__init__()
+        self.in_shape = _as_shape("in_features", in_features)
+        image = _as_shape("out_shape", out_shape)
+        image_channels, height, width = _as_image_shape("out_shape", out_shape)
+        self.out_shape = image if num_outputs == 1 else (num_outputs, *image)
+        channels = _as_shape("channels", channels)
+        if not channels:
+            raise ValueError("channels: found no stage, expected one or more")
+        (num_outputs,) = _as_shape("num_outputs", num_outputs)
+        sizes = [(height, width)]
+        for _ in channels:
+            sizes.append((_halved(sizes[-1][0]), _halved(sizes[-1][1])))
+        sizes.reverse()
+        self.small_shape = (channels[0], *sizes[0])
+        self.input = nn.Linear(in_features, math.prod(self.small_shape))
+        _initialise(self.input, activation)
+        stages: list[nn.Module] = [_activation(activation)]
+        for i, (before, after) in enumerate(pairwise(sizes)):
+            last = i == len(channels) - 1
+            out_channels = num_outputs * image_channels if last else channels[i + 1]
+            odd = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
+            stages.append(nn.ConvTranspose2d(channels[i], out_channels, 3, stride=2, padding=1, output_padding=odd))
+            _initialise(stages[-1], None if last else activation)  # type: ignore[arg-type]
+            stages += [] if last else [_activation(activation)]
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, z: Tensor) -> Tensor:
+        _check_trailing(self, z, self.in_shape)
+        h = self.input(z).reshape(-1, *self.small_shape)  # (prod(batch), channels[0], h, w)
+        return self.stages(h).reshape(*z.shape[:-1], *self.out_shape)

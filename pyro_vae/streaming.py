@@ -1,0 +1,118 @@
+r"""Statistics of importance weights that arrive in chunks, in memory that does not grow with their number.
+
+With :math:`\bar w = \frac1K \sum_k w_k` for each datum:
+
+.. math::
+
+    \log \hat p(x) = \log \bar w, \qquad
+    \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}, \qquad
+    \mathrm{se}(\log \hat p) \approx \frac{\mathrm{sd}(w)}{\sqrt K\, \bar w}
+      = \sqrt{\frac{K}{K-1} \Bigl(\frac1{\mathrm{ESS}} - \frac1K\Bigr)}
+
+the last by the delta method. How far the three can be trusted is told by k̂, the shape of a generalised Pareto
+distribution fitted to the largest weights: above 0.7 the variance of the weights may as well be infinite, and K too
+small by orders of magnitude.
+
+Owen, *Monte Carlo theory, methods and examples*, chapter 9; Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto Smoothed
+Importance Sampling*, 2015; Zhang and Stephens, *A New and Efficient Estimation Method for the Generalized Pareto
+Distribution*, 2009.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["StreamingWeights", "pareto_khat"]
+
+
+class StreamingWeights:
+    """Accumulates log weights ``(chunk, B)``; the statistics, each ``(B,)``, are of all chunks together, in float64.
+
+    Parameters
+    ----------
+    num_particles
+        K in total. It fixes how many of the largest weights are kept for k̂, min(K/5, 3√K).
+
+    >>> weights = StreamingWeights(num_particles=2)
+    >>> weights.update(torch.tensor([[0.0]]))
+    >>> weights.update(torch.tensor([[math.log(3.0)]]))
+    >>> weights.log_mean(), weights.ess()  # the log of the mean of 1 and 3, and 4² / 10
+    (tensor([0.6931], dtype=torch.float64), tensor([1.6000], dtype=torch.float64))
+    """
+
+    def __init__(self, num_particles: int) -> None:
+        self.tail_size = math.ceil(min(num_particles / 5, 3 * math.sqrt(num_particles)))
+        self.count = 0
+        self.rounding = 0.0
+        self._log_sum = self._log_sum_of_squares = self._largest = torch.empty(0)
+
+    def update(self, log_w: Tensor) -> None:
+        """Add a chunk of log weights ``(chunk, B)``."""
+        self.rounding = max(self.rounding, torch.finfo(log_w.dtype).eps)
+        log_w = log_w.detach().double()
+        total, total_of_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        largest = log_w.T  # (B, chunk)
+        if self.count:
+            total = torch.logaddexp(total, self._log_sum)
+            total_of_squares = torch.logaddexp(total_of_squares, self._log_sum_of_squares)
+            largest = torch.cat([largest, self._largest], 1)
+        self._log_sum, self._log_sum_of_squares = total, total_of_squares
+        self._largest = largest.topk(min(self.tail_size + 1, largest.shape[1]), 1).values  # (B, tail_size + 1), falling
+        self.count += len(log_w)
+
+    def log_mean(self) -> Tensor:
+        """The log of the mean weight, nats."""
+        return self._log_sum - math.log(self.count)
+
+    def ess(self) -> Tensor:
+        """The effective sample size, between 1 and K."""
+        return (2 * self._log_sum - self._log_sum_of_squares).exp()
+
+    def std_error(self) -> Tensor:
+        """The standard error of the log of the mean weight, nats; NaN for a single particle."""
+        if self.count == 1:
+            return torch.full_like(self._log_sum, math.nan)
+        spread = (1 / self.ess() - 1 / self.count).clamp_min(0)
+        return (spread * self.count / (self.count - 1)).sqrt()
+
+    def khat(self) -> Tensor:
+        """The Pareto shape of the largest weights; NaN below 25 particles, which leave no tail to fit.
+
+        Zero where the largest weights tie but for rounding, as they do under the exact posterior.
+        """
+        if self.tail_size < 5:
+            return torch.full_like(self._log_sum, math.nan)
+        peak, threshold = self._largest[:, 0], self._largest[:, -1]
+        excess = (self._largest[:, :-1] - peak[:, None]).exp() - (threshold - peak).exp()[:, None]
+        tied = peak - threshold <= 16 * self.rounding * (1 + peak.abs())
+        return torch.where(tied, 0.0, pareto_khat(excess.T.flip(0)))
+
+
+def pareto_khat(excess: Tensor) -> Tensor:
+    """Fit a generalised Pareto distribution to each column and return its shape k̂, as PSIS does.
+
+    The estimator is that of :func:`pyro.ops.stats.fit_generalized_pareto`, for all columns at once (that one takes a
+    single column, and divides by zero where the smallest quarter of it is zero).
+
+    Parameters
+    ----------
+    excess
+        ``(n, B)``, rising along the first dimension, not negative.
+
+    Returns
+    -------
+    Tensor
+        ``(B,)``; 0 where a quarter of the column is zero, a tail with ties at its threshold (as discrete latents give).
+    """
+    n = excess.shape[0]
+    num_candidates = 30 + int(math.sqrt(n))
+    quartile = excess[int(n / 4 - 0.5)]  # (B,)
+    i = torch.arange(1, num_candidates + 1, dtype=excess.dtype, device=excess.device)[:, None]
+    b = (1 - torch.sqrt(num_candidates / (i - 0.5))) / (3 * quartile) + 1 / excess[-1]  # (num_candidates, B): k / σ
+    k = torch.log1p(-b[:, None] * excess).mean(1)  # (num_candidates, B)
+    weight = torch.softmax(n * (torch.log(-b / k) - k - 1), 0)
+    k = torch.log1p(-(weight * b).sum(0) * excess).mean(0)
+    return torch.where(quartile > 0, (n * k + 5) / (n + 10), 0.0)  # drawn to 1/2 by ten prior observations
