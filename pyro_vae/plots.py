@@ -43,6 +43,8 @@ _COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 _MARKERS = ("o", "^")
 _TILE_INCHES = 0.6  # the longer side of one image, or less where the mosaic would exceed
 _MOSAIC_INCHES = (7.0, 10.0)  # (width, height)
+_PAD_INCHES = 0.05
+_FONT_POINTS = 10  # of the labels next to a mosaic, whose margins are in inches
 
 
 def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | None = None) -> Figure:
@@ -84,11 +86,12 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    marker = "o" if len(records) <= 20 else ""  # a single epoch is a point: a line alone would not show it
-    axes.plot(epochs, train, color=_COLORS[0], marker=marker, markersize=3, label="training")
+    # A single epoch is a point: a line alone would not show it.
+    style: dict[str, Any] = {"linewidth": 1.2, "marker": "o" if len(records) <= 20 else "", "markersize": 3}
+    axes.plot(epochs, train, color=_COLORS[0], label="training", **style)
     if was_validated.any():  # the line joins the validated epochs across those that were not
         x, y = epochs[was_validated], valid[was_validated]
-        axes.plot(x, y, color=_COLORS[6], marker=marker, markersize=3, label="validation")
+        axes.plot(x, y, color=_COLORS[6], label="validation", **style)
     if np.isfinite(valid).any():
         best = int(np.argmax(np.where(np.isfinite(valid), valid, -np.inf)))
         label = f"best validation: {_minus(f'{valid[best]:.2f}')} at epoch {epochs[best]}"
@@ -100,7 +103,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     axes.set_ylim(*_limits(train, valid, [] if entropy_floor is None else [-entropy_floor]))
     if len(records) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.set_xlabel("epoch")
     axes.set_ylabel("bound (nats per datum)")
@@ -220,13 +223,13 @@ def manifold(images: Array, coordinates: Array) -> Figure:
     if len(tiles) != R * R:
         raise ValueError(f"images: found {len(tiles)}, expected {R * R}, one for each pair of {R} coordinates")
     tiles = tiles.reshape(R, R, *tiles.shape[1:])[::-1]  # row 0 of an image is its top, row 0 of the plane its bottom
-    figure, axes = _mosaic(tiles, margins=(0.7, 0.5))
-    shown = np.linspace(0, R - 1, min(R, 6 + R % 2)).round().astype(int)  # as even as R, so that they are symmetric
-    labels = [_minus(f"{value:.2f}") for value in values[shown].round(2) + 0.0]  # -0.0 + 0.0 is 0.0
-    axes.set_xticks(shown + 0.5, labels=labels)
-    axes.set_yticks(shown + 0.5, labels=labels)
-    axes.set_xlabel("$z_1$")
-    axes.set_ylabel("$z_2$")
+    figure, axes = _mosaic(tiles, margins=(0.75, 0.4))
+    for axis, inches in zip((axes.xaxis, axes.yaxis), figure.get_size_inches() * axes.get_position().size, strict=True):
+        shown = _spread(R, most=min(7, int(inches / 0.5)))
+        labels = [_minus(f"{value:.2f}") for value in values[shown].round(2) + 0.0]  # -0.0 + 0.0 is 0.0
+        axis.set_ticks(shown + 0.5, labels=labels)
+    axes.set_xlabel("$z_1$", fontsize=_FONT_POINTS)
+    axes.set_ylabel("$z_2$", fontsize=_FONT_POINTS)
     return figure
 
 
@@ -251,7 +254,7 @@ def latent_space(z: Array, labels: Array | None = None) -> Figure:
     z1, z2 = points.T
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    size = float(np.clip(10_000 / len(points), 3, 20))  # points^2: ten thousand data still leave gaps
+    size = float(np.clip(20_000 / len(points), 3, 25))  # points^2: ten thousand data still leave gaps
     if labels is None:
         axes.scatter(z1, z2, s=size, color=_COLORS[0], linewidths=0)
     else:
@@ -290,9 +293,8 @@ def _scatter_classes(
     for number, marker in enumerate(_MARKERS):
         chosen = indices // len(_COLORS) == number
         if chosen.any():
-            axes.scatter(
-                points[chosen, 0], points[chosen, 1], s=size, color=colors[chosen], marker=marker, linewidths=0
-            )
+            z1, z2 = points[chosen].T
+            axes.scatter(z1, z2, s=size, color=colors[chosen], marker=marker, linewidths=0)
     handles = [
         Line2D([], [], linestyle="", color=_COLORS[i % len(_COLORS)], marker=_MARKERS[i // len(_COLORS)], label=str(c))
         for i, c in enumerate(classes)
@@ -309,17 +311,28 @@ def _mosaic(tiles: npt.NDArray[Any], margins: tuple[float, float] = (0.0, 0.0)) 
     image = tiles.swapaxes(1, 2).reshape(num_rows * height, num_columns * width, channels)
     inches = np.array([num_columns * width, num_rows * height]) * _TILE_INCHES / max(height, width)
     inches *= min(1.0, *(_MOSAIC_INCHES / inches))
-    figure = Figure(figsize=tuple(inches + margins + 0.1), layout="constrained")
-    axes = figure.add_subplot()
+    size = inches + margins + 2 * _PAD_INCHES
+    figure = Figure(figsize=tuple(size))
+    # Placed exactly, for square pixels need a box of just this shape: an automatic layout would misplace the labels.
+    axes = figure.add_axes((*((_PAD_INCHES + np.array(margins)) / size), *(inches / size)))
     image = image[..., 0] if channels == 1 else image
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, origin="upper", interpolation="antialiased")
-    axes.images[0].set_extent((0, num_columns, 0, num_rows))
-    axes.set_aspect(height / width)
+    extent, aspect = (0, num_columns, 0, num_rows), height / width
+    axes.imshow(
+        image, "gray", vmin=0, vmax=1, interpolation="antialiased", origin="upper", extent=extent, aspect=aspect
+    )
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=_FONT_POINTS)
     axes.set_xticks([])
     axes.set_yticks([])
     return figure, axes
+
+
+def _spread(number: int, most: int) -> npt.NDArray[Any]:
+    """At most ``most`` of the indices below ``number``, symmetric, always with both ends."""
+    if number <= most:
+        return np.arange(number)
+    symmetric = most - (most - number) % 2  # as even or odd as number
+    return np.linspace(0, number - 1, max(2, symmetric)).round().astype(int)
 
 
 def _hairlines(axes: Axes, num_rows: int, num_columns: int) -> None:
@@ -337,7 +350,7 @@ def _images(name: str, x: Array) -> npt.NDArray[Any]:
     if values.dtype.kind in "iu" and values.max() > 1:
         raise ValueError(f"{name}: found integers up to {values.max()}, expected values in [0, 1]: divide them first")
     channels_last = values[..., None] if len(shape) == 3 else np.moveaxis(values, 1, -1)
-    return np.clip(channels_last, 0, 1).astype(np.float32)
+    return channels_last.clip(0, 1).astype(np.float32)
 
 
 def _finite(name: str, values: Array) -> npt.NDArray[Any]:
