@@ -231,6 +231,7 @@ def as_batches(
     device: torch.device | str,
     dtype: torch.dtype,
     shuffle: bool,
+    name: str = "data",
 ) -> Batches:
     """Make batches ``(batch_size, *data_shape)`` of ``dtype`` on ``device`` from any kind of data.
 
@@ -249,13 +250,15 @@ def as_batches(
         What they are to be made of, a floating point type.
     shuffle
         Draw a new order for each epoch; iterable data sets come in their own order always.
+    name
+        What error messages call the data.
 
     Raises
     ------
     TypeError
         For any other kind of data, or of batch.
     ValueError
-        For an array that holds no data, NaN or infinity, or a ``batch_size`` below 1.
+        For an array or set that holds no data, NaN or infinity, or a ``batch_size`` below 1.
 
     >>> batches = as_batches(torch.arange(10).reshape(5, 2), 2, device="cpu", dtype=torch.float32, shuffle=False)
     >>> len(batches), batches.num_data
@@ -272,15 +275,17 @@ def as_batches(
     if isinstance(data, Split):
         source = data if data.device == device else data.to(device)
     elif isinstance(data, (Tensor, np.ndarray)):
-        values = check_array(data, "data").to(device)
+        values = check_array(data, name).to(device)
         source = Split(values.to(dtype) if values.is_floating_point() else values)
     elif isinstance(data, DataLoader):
         source = data
     elif isinstance(data, Dataset):
+        if not isinstance(data, IterableDataset) and len(data) == 0:  # type: ignore[arg-type]
+            raise ValueError(f"{name} must hold one datum or more, found an empty {_kind(data)}")
         source = DataLoader(data, batch_size, shuffle=shuffle and not isinstance(data, IterableDataset))
     else:
         raise TypeError(
-            f"data must be a tensor, a NumPy array, a Dataset, a DataLoader or one split of what load returned "
+            f"{name} must be a tensor, a NumPy array, a Dataset, a DataLoader or one split of what load returned "
             f"(such as its .train), found {_kind(data)}"
         )
     return Batches(source, batch_size, device, dtype, shuffle)

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from pyro_vae.batches import Batches
 from pyro_vae.importance import PairTrace, Program, ProgramError, trace_pair
 from pyro_vae.modules import placement
+from pyro_vae.objectives.objective import check_reparameterised
 from pyro_vae.state import evaluating, isolated, seeded
 
 __all__ = ["check_program", "first_bad_site"]
@@ -19,7 +20,15 @@ __all__ = ["check_program", "first_bad_site"]
 
 @torch.no_grad()
 def check_program(
-    model: Program, guide: Program, batches: Batches, *, name: str = "data", max_plate_nesting: int = 1
+    model: Program,
+    guide: Program,
+    batches: Batches,
+    *,
+    name: str = "data",
+    num_particles: int = 1,
+    max_plate_nesting: int = 1,
+    enumerated: bool = False,
+    reparameterised: bool = False,
 ) -> None:
     """Run the pair once on the first of ``batches`` and hold the data against the observed site's support.
 
@@ -28,7 +37,7 @@ def check_program(
     Raises
     ------
     ProgramError
-        If the two programs do not form a pair.
+        If the two programs do not form a pair; with ``reparameterised``, if the draw of a latent has no gradient.
     ValueError
         If a value of the data lies outside the support of the observed site; the message names both.
     """
@@ -37,7 +46,13 @@ def check_program(
         for x in batches.in_order() if batches.resident else islice(batches, 1):
             _check_finite(x, start, name)
             if pair is None:
-                pair = _trace(model, guide, x[:2], name, max_plate_nesting)
+                options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
+                pair = _trace(model, guide, x[:2], name, **options)
+                if reparameterised:
+                    with torch.enable_grad():
+                        check_reparameterised(_trace(model, guide, x[:2], name, **options))
+                if num_particles > 1:  # not as many as data, so that the one cannot pass for the other
+                    _trace(model, guide, x[:2], name, num_particles=3, **options)
                 observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, x[:2])]
             for site in observed:
                 _check_support(site, x, start, name)
@@ -46,10 +61,10 @@ def check_program(
         raise ValueError(f"{name}: found no data, expected one datum or more")
 
 
-def _trace(model: Program, guide: Program, x: Tensor, name: str, max_plate_nesting: int) -> PairTrace:
+def _trace(model: Program, guide: Program, x: Tensor, name: str, **options: Any) -> PairTrace:
     try:
         with evaluating(model, guide):
-            return trace_pair(isolated(model), isolated(guide), x, max_plate_nesting=max_plate_nesting)
+            return trace_pair(isolated(model), isolated(guide), x, **options)
     except ProgramError:
         raise
     except (ValueError, RuntimeError, TypeError, IndexError) as error:

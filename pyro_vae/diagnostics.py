@@ -26,7 +26,7 @@ def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: in
     device, dtype = placement(guide)
     means: dict[str, list[Tensor]] = {}
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(guide):
-        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False):
+        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x"):
             trace = poutine.trace(isolated(guide)).get_trace(batch)
             for name, site in random_sites(trace).items():
                 means.setdefault(name, []).append(site["fn"].mean)

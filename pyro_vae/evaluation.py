@@ -121,13 +121,13 @@ def log_likelihood(
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{argument}: found {value!r}, expected a positive integer")
     device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
     parts: list[tuple[Tensor, ...]] = []
     num_dims = 1
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", max_plate_nesting=max_plate_nesting)
+        check_program(model, guide, batches, name="x", num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         for batch in tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False):
             weights = StreamingWeights(num_particles)
             for size in sizes:
@@ -154,7 +154,7 @@ def mean_bound(
     A Pyro ELBO serves as well as one of this package's objectives; its bound is minus its loss per datum.
     """
     device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     total, count = torch.zeros((), dtype=torch.float64, device=device), 0
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:

@@ -110,13 +110,13 @@ def random_sites(trace: poutine.Trace) -> dict[str, Site]:
     }
 
 
-def _check_pair(pair: PairTrace) -> None:
+def _check_pair(pair: PairTrace, enumerated: bool) -> None:
     in_guide = {
         name
         for name, site in pair.guide_sites.items()
         if not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
-    in_model = set(pair.latents)
+    in_model = {name for name in pair.latents if not (enumerated and _is_enumerated(pair.model_sites[name]))}
     for name in sorted(in_guide - in_model):
         what = "observes it" if name in pair.model_sites else f"has the latent sites {sorted(in_model)}"
         raise ProgramError(
@@ -127,7 +127,7 @@ def _check_pair(pair: PairTrace) -> None:
             f"site {name!r}: found in the model, but the guide has the latent sites {sorted(in_guide)}; expected the "
             "same latents in both"
         )
-    for program, sites in (("model", pair.model_sites), ("guide", pair.guide_sites)):
+    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):  # the model replays the guide
         for name, site in sites.items():
             sizes = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
             if not sizes:
@@ -172,8 +172,18 @@ def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
         )
 
 
+def _is_enumerated(site: Site) -> bool:
+    return site["infer"].get("enumerate") is not None
+
+
 def trace_pair(
-    model: Program, guide: Program, x: Tensor, num_particles: int = 1, *, max_plate_nesting: int = 1
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    num_particles: int = 1,
+    *,
+    max_plate_nesting: int = 1,
+    enumerated: bool = False,
 ) -> PairTrace:
     """Draw ``num_particles`` latents a datum from the guide and replay the model on them, in the caller's param store.
 
@@ -184,6 +194,9 @@ def trace_pair(
         of ``max_plate_nesting`` plates (1: the data's alone), so latents arrive as ``(K, B, ...)``.
     x
         Data ``(B, *data_shape)``.
+    enumerated
+        Let the guide lack latents that the model marks for enumeration, as Pyro's TraceEnum_ELBO does. The weights of
+        such a pair mean nothing.
 
     Raises
     ------
@@ -201,14 +214,19 @@ def trace_pair(
             guide_trace = poutine.trace(guide).get_trace(x)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
     except ValueError as error:
-        if "collide" not in str(error):
-            raise
-        raise ProgramError(
-            f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
-            f"{max_plate_nesting}) to count all of the program's own plates: {error}"
-        ) from error
+        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        if "collide" in reason:
+            raise ProgramError(
+                f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
+                f"{max_plate_nesting}) to count all of the program's own plates: {reason}"
+            ) from error
+        if "Shape mismatch inside plate" in reason:
+            raise ProgramError(
+                f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
+            ) from error
+        raise
     pair = PairTrace(model_trace, guide_trace, num_particles, len(x), max_plate_nesting)
-    _check_pair(pair)
+    _check_pair(pair, enumerated)
     return pair
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import pyro
@@ -28,7 +27,6 @@ def isolated(program: Callable[..., Any]) -> Callable[..., Any]:
     passed through.
     """
 
-    @wraps(program, updated=())
     def run(*args: Any, **kwargs: Any) -> Any:
         store = pyro.get_param_store()
         state = store.get_state()

@@ -171,13 +171,17 @@ def fit(
     size_of_batch = train.batch_size if isinstance(train, DataLoader) else batch_size
     if patience is not None and valid is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
-    batches = as_batches(train, batch_size, device=where, dtype=dtype, shuffle=True)
-    valid_batches = valid if valid is None else as_batches(valid, batch_size, device=where, dtype=dtype, shuffle=False)
+    options: dict[str, Any] = {"device": where, "dtype": dtype}
+    batches = as_batches(train, batch_size, **options, shuffle=True)
+    valid_batches = None if valid is None else as_batches(valid, batch_size, **options, shuffle=False, name="valid")
     if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
         raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
+    ours = isinstance(objective, Objective)
+    particles, nesting = objective.num_particles if ours else 1, objective.max_plate_nesting
     for name, held in (("data", batches), ("valid", valid_batches)):
         if held is not None:
-            check_program(model, guide, held, name=name, max_plate_nesting=objective.max_plate_nesting)
+            kinds = {"enumerated": not ours, "reparameterised": ours}
+            check_program(model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting, **kinds)
 
     initial_lr = lr(0.0) if callable(lr) else lr
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
@@ -222,7 +226,7 @@ def _check_arguments(
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: found {value!r}, expected a positive integer")
-    sizes = {"lr": 1.0 if callable(lr) else lr, "clip_norm": 1.0 if clip_norm is None else clip_norm}
+    sizes = {"lr": lr(0.0) if callable(lr) else lr, "clip_norm": 1.0 if clip_norm is None else clip_norm}
     for name, size in sizes.items():
         if not size > 0:
             raise ValueError(f"{name}: found {size!r}, expected a positive number")
@@ -273,11 +277,12 @@ class _Run:
         callbacks: Sequence[Callable[[Record], None]],
     ) -> History:
         history = History(self.state.records)
-        bar = tqdm(total=self._total(), unit="x", unit_scale=True, disable=not self.progress, mininterval=0.5)
+        bar = tqdm(total=self._total(), unit="img", unit_scale=True, disable=not self.progress, mininterval=0.5)
         with bar:
             history.stopped_early = _exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
                 good = self.state.snapshot()
+                bar.set_description(f"epoch {self.state.epoch + 1}/{self.num_epochs}")
                 try:
                     if not self._epoch(bar):
                         history.interrupted = True
@@ -287,7 +292,7 @@ class _Run:
                     self.state.restore(*good)
                     raise self._explain(folder, str(error)) from None
                 self.state.end_epoch(record)
-                bar.set_postfix(bound=f"{record['train_bound']:.2f}", valid=_shown(record["valid_bound"]))
+                self._show(bar, record["train_bound"])
                 if folder is not None:
                     self._write(folder, history)
                 for callback in callbacks:
@@ -321,7 +326,7 @@ class _Run:
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
                 read = now
-                bar.set_postfix(epoch=state.epoch + 1, bound=f"{self._mean_bound():.2f}", refresh=False)
+                self._show(bar, self._mean_bound())
             if self.interrupted.is_set():
                 state.seconds += now - started
                 return False
@@ -379,6 +384,10 @@ class _Run:
             save(self.pair, folder)
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
 
+    def _show(self, bar: tqdm, bound: float) -> None:
+        shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
+        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
+
     def _total(self) -> int | None:
         return None if self.batches.num_data is None else self.num_epochs * self.batches.num_data
 
@@ -425,10 +434,6 @@ def _exhausted(history: History, patience: int | None) -> bool:
     if patience is None or not history.records:
         return False
     return history.records[-1]["epoch"] - history.best["epoch"] >= patience
-
-
-def _shown(bound: float | None) -> str:
-    return "none" if bound is None else f"{bound:.2f}"
 
 
 def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Record], None]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from pyro_vae.importance import PairTrace, Program, ProgramError, trace_pair
 from pyro_vae.state import isolated
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "check_reparameterised"]
 
 
 class Objective(pyro.infer.ELBO):
@@ -89,7 +89,7 @@ class Objective(pyro.infer.ELBO):
 
     def _trace(self, model: Program, guide: Program, x: Tensor) -> PairTrace:
         pair = trace_pair(model, guide, x, self.num_particles, max_plate_nesting=self.max_plate_nesting)
-        _check_reparameterised(pair)
+        check_reparameterised(pair)
         return pair
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -97,7 +97,8 @@ class Objective(pyro.infer.ELBO):
         return pair.model_trace, pair.guide_trace
 
 
-def _check_reparameterised(pair: PairTrace) -> None:
+def check_reparameterised(pair: PairTrace) -> None:
+    """Raise ``ProgramError`` if the gradient of a latent's draw would be missing from a traced pair's."""
     for name in pair.latents:
         fn = pair.guide_sites[name]["fn"]
         if not fn.has_rsample and torch.is_grad_enabled() and pair.log_prob(pair.guide_sites[name]).requires_grad:
