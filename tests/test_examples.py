@@ -1,0 +1,174 @@
+"""Every example runs from the command line, fails with one clear line, and is listed here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TESTED = {"custom_guide.py", "evaluate.py", "plain_pyro.py", "train_vae.py"}
+PICTURES = {"learning_curve.png", "reconstructions.png", "samples.png"}
+
+
+@dataclass
+class Done:
+    """How a script ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run an example's ``main`` in this process, as ``python examples/SCRIPT ARGUMENTS`` would."""
+
+    def call(script: str, *arguments: object, cwd: Path | None = None) -> Done:
+        monkeypatch.syspath_prepend(str(EXAMPLES))
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        capsys.readouterr()
+        try:
+            code = importlib.import_module(Path(script).stem).main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            code = stopped.code
+        return Done(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def succeed(run):
+    def call(*arguments: object, **options: Path) -> str:
+        done = run(*arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == TESTED
+
+
+@pytest.mark.parametrize("script", sorted(TESTED))
+def test_help(succeed, script):
+    text = succeed(script, "--help")
+    assert "python examples/" in text and "default" in text
+
+
+def test_train_then_evaluate(run, succeed, tmp_path):
+    out = tmp_path / "run"
+    text = succeed("train_vae.py", "--epochs", 3, "--latent-dim", 2, "--hidden-dims", 30, "--eval-particles", 30,
+                   "--objective", "iwae", "--out", out)  # fmt: skip
+    assert "test log-likelihood" in text and str(out) in text
+    files = {path.name for path in out.iterdir()}
+    assert files >= PICTURES | {"manifold.png", "latent_space.png", "config.json", "metrics.jsonl", "metrics.json"}
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["num_particles"] == 30 and metrics["active_units"] in (0, 1, 2)
+    assert -60 < metrics["test_elbo"] < metrics["test_log_likelihood"] < -15
+    assert 0 < metrics["test_log_likelihood_error"] < 1
+    config = json.loads((out / "config.json").read_text())
+    assert config["objective"] == "iwae" and config["num_particles"] == 5 and config["likelihood"] == "bernoulli"
+    assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+    text = succeed("evaluate.py", out, "--num-particles", 50)
+    assert "Monte Carlo" in text and "ESS" in text and "k-hat" in text
+    summary = json.loads((out / "evaluation.json").read_text())
+    assert summary["num_particles"] == 50 and summary["num_data"] == 250
+    difference = abs(summary["log_likelihood"] - metrics["test_log_likelihood"])
+    assert difference < 0.5  # nats; same weights, and both Monte Carlo errors are below 0.05
+
+    again = run("train_vae.py", "--epochs", 3, "--out", out)
+    assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1
+
+
+def test_default_folder_is_a_new_one(succeed, tmp_path):
+    for _ in range(2):
+        succeed("train_vae.py", "--epochs", 1, "--hidden-dims", 10, "--eval-particles", 5, cwd=tmp_path)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("shape, pictures", [((40, 6, 5), PICTURES), ((40, 7), {"learning_curve.png"})])
+def test_own_array(succeed, tmp_path, shape, pictures):
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).random(shape))
+    succeed("train_vae.py", "--data", tmp_path / "own.npy", "--epochs", 2, "--batch-size", 8, "--hidden-dims", 10,
+            "--eval-particles", 20, "--out", tmp_path / "run")  # fmt: skip
+    assert {path.name for path in (tmp_path / "run").glob("*.png")} == pictures
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["likelihood"] == "gaussian"
+
+
+def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
+    arguments = ["--epochs", "60", "--hidden-dims", "20", "--eval-particles", "5", "--out"]
+    succeed("train_vae.py", *arguments, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    script = [sys.executable, "-W", "error", str(EXAMPLES / "train_vae.py")]
+    process = subprocess.Popen(
+        [*script, *arguments, str(cut)], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not (cut / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert f"--resume {cut}" in errors and "Traceback" not in errors
+    assert not (cut / "metrics.json").exists()
+    succeed("train_vae.py", "--resume", cut)
+    weights = [(folder / "checkpoint.safetensors").read_bytes() for folder in (cut, tmp_path / "whole")]
+    assert weights[0] == weights[1]
+    scores = [json.loads((folder / "metrics.json").read_text()) for folder in (cut, tmp_path / "whole")]
+    assert scores[0]["test_log_likelihood"] == scores[1]["test_log_likelihood"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data", "imagenet"], "digits.*'imagenet'"),
+        (["--data", "missing.npy"], "missing.npy"),
+        (["--latent-dim", 0], "--latent-dim: found 0"),
+        (["--objective", "vi"], "invalid choice: 'vi'"),
+        (["--batch-size", 5000], "batch_size: found 5000, expected at most .*1297"),
+        (["--resume", "nowhere"], "--resume: found no config.json in nowhere"),
+        (["--likelihood", "bernoulli", "--binarize", "none"], "outside the support of site 'x'"),
+        (["--lr", -1], "lr: found -1"),
+        *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no CUDA device")]),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(run, tmp_path, arguments, message):
+    done = run("train_vae.py", "--epochs", 1, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr) and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_evaluating_no_run_is_refused(run, tmp_path):
+    done = run("evaluate.py", tmp_path)
+    assert done.returncode == 2 and "found no config.json" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_custom_guide(succeed):
+    text = succeed("custom_guide.py", "--epochs", 2, "--eval-particles", 50)
+    assert "±" in text
+
+
+def test_plain_pyro_agrees_with_the_package(succeed):
+    text = succeed("plain_pyro.py", "--epochs", 2, "--eval-particles", 400)
+    by_hand, packaged = (float(number) for number in re.search(r"same seed +(-[\d.]+) +(-[\d.]+)", text).groups())
+    assert packaged == pytest.approx(by_hand, abs=1e-4)  # float32, some 30 nats
+    pattern = r"log p\(x\), K = 400 +(-[\d.]+) ± ([\d.]+) +(-[\d.]+) ± ([\d.]+)"
+    first, e1, second, e2 = (float(number) for number in re.search(pattern, text).groups())
+    assert abs(first - second) < 4.5 * math.hypot(e1 + 5e-4, e2 + 5e-4) + 1e-3  # printed to three digits

@@ -1,0 +1,165 @@
+"""Networks: shapes under any leading dimensions, what each output depends on, how weights start, bounded scales."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae.networks import MLP, ImageDecoder, ImageEncoder, bounded_scale
+
+ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": nn.functional.leaky_relu,
+    "elu": nn.functional.elu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "softplus": nn.functional.softplus,
+    "sigmoid": torch.sigmoid,
+}
+
+
+class TestMLP:
+    @pytest.mark.parametrize(("name", "function"), ACTIVATIONS.items(), ids=ACTIVATIONS)
+    def test_it_is_the_formula(self, name, function, double):
+        network = MLP((2, 3), (2, 2), hidden_dims=(5, 4), activation=name)
+        x = torch.randn(7, 2, 3)
+        (w1, b1, w2, b2, w, b) = network.parameters()
+        h = function(function(x.reshape(7, 6) @ w1.T + b1) @ w2.T + b2)
+        torch.testing.assert_close(network(x), (h @ w.T + b).reshape(7, 2, 2), rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize("hidden_dims", [(), (3,), [3, 4, 5, 6]])
+    @pytest.mark.parametrize("batch_shape", [(), (5,), (3, 5), (2, 3, 5)])
+    def test_any_depth_and_any_leading_dimensions(self, hidden_dims, batch_shape, double):
+        network = MLP((2, 3), 4, hidden_dims)
+        assert [layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)] == [*hidden_dims, 4]
+        x = torch.randn(*batch_shape, 2, 3)
+        y = network(x)
+        assert y.shape == (*batch_shape, 4)
+        flat = torch.stack([network(row) for row in x.reshape(-1, 2, 3)])
+        torch.testing.assert_close(y.reshape(-1, 4), flat, rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize("activation", ["tanh", "relu"])
+    def test_weights_start_as_glorots_or_hes_and_biases_at_zero(self, activation):
+        # Uniform on [-a, a]. The largest of 40,000 draws is below 0.999 a with probability 0.999^40000 = 4e-18; the
+        # variance a²/3 has a relative standard error of 0.45 %, and 3 % are 6.7 of them (2e-11).
+        first, output = [m for m in MLP(200, 100, (200,), activation).modules() if isinstance(m, nn.Linear)]
+        bounds = {first: math.sqrt(6 / 400) if activation == "tanh" else math.sqrt(6 / 200), output: math.sqrt(6 / 300)}
+        for layer, bound in bounds.items():
+            assert 0.999 * bound < layer.weight.abs().max().item() <= bound
+            assert layer.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.04)
+            assert (layer.bias == 0).all()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (
+                {"activation": "swish"},
+                "activation: found 'swish', expected one of 'tanh', 'relu', 'leaky_relu', 'elu', 'gelu'",
+            ),
+            ({"in_shape": (2, 0)}, r"in_shape: found \(2, 0\), expected positive integers"),
+            ({"out_shape": -1}, "out_shape: found -1, expected positive integers"),
+            ({"hidden_dims": (3, 2.5)}, r"hidden_dims: found \(3, 2.5\), expected positive integers"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            MLP(**({"in_shape": 2, "out_shape": 2, "hidden_dims": (3,)} | arguments))
+
+    @pytest.mark.parametrize("shape", [(5, 3, 2), (5, 6), (3,), ()])
+    def test_an_input_of_another_shape(self, shape):
+        with pytest.raises(ValueError, match=r"^MLP: found an input of shape \(.*\), expected \(\*batch, 2, 3\)$"):
+            MLP((2, 3), 4, (5,))(torch.zeros(shape))
+
+
+SHAPES = [(8, 8), (7, 5), (1, 1), (28, 20), (3, 6, 9), (1, 4, 4)]
+
+
+class TestImages:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("channels", [(4,), (3, 4), (2, 3, 4)])
+    @pytest.mark.parametrize("batch_shape", [(), (2,), (3, 2)])
+    def test_any_size_any_depth_and_any_leading_dimensions(self, shape, channels, batch_shape, double):
+        encoder = ImageEncoder(shape, (2, 3), channels)
+        x = torch.randn(*batch_shape, *shape)
+        assert encoder(x).shape == (*batch_shape, 2, 3)
+        for num_outputs, out_shape in ((1, shape), (2, (2, *shape))):
+            decoder = ImageDecoder(3, shape, channels, num_outputs=num_outputs)
+            z = torch.randn(*batch_shape, 3)
+            assert decoder(z).shape == (*batch_shape, *out_shape)
+        for network, given, size in ((encoder, x, shape), (decoder, z, (3,))):
+            rows = torch.stack([network(row) for row in given.reshape(-1, *size)])
+            torch.testing.assert_close(network(given).reshape(rows.shape), rows, rtol=1e-12, atol=1e-13)
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_pixel_is_seen_and_every_pixel_is_reached(self, shape, double):
+        encoder = ImageEncoder(shape, 6, (3, 4), activation="tanh")
+        x = torch.randn(*shape, requires_grad=True)
+        encoder(x).sum().backward()
+        assert (x.grad != 0).all()
+        decoder = ImageDecoder(5, shape, (4, 3), activation="tanh", num_outputs=2)
+        images = decoder(torch.randn(20, 5))
+        assert (images.std(0) > 0).all()
+        images.square().sum().backward()
+        assert all((p.grad != 0).any() for p in decoder.parameters())
+
+    def test_each_stage_halves_the_image(self):
+        encoder = ImageEncoder((1, 28, 20), 5, (3, 4))
+        assert encoder.output.in_features == 4 * 7 * 5
+        assert ImageDecoder(5, (28, 20), (4, 3)).small_shape == (4, 7, 5)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (
+                lambda: ImageEncoder((8,), 2),
+                r"in_shape: found \(8,\), expected an image, \(height, width\) or \(channels,",
+            ),
+            (lambda: ImageDecoder(2, (1, 2, 8, 8)), r"out_shape: found \(1, 2, 8, 8\), expected an image"),
+            (lambda: ImageEncoder((8, 0), 2), r"in_shape: found \(8, 0\), expected positive integers"),
+            (lambda: ImageDecoder(0, (8, 8)), "in_features: found 0, expected positive integers"),
+            (lambda: ImageDecoder(2, (8, 8), ()), "channels: found no stage, expected one or more"),
+            (lambda: ImageDecoder(2, (8, 8), num_outputs=0), "num_outputs: found 0, expected positive integers"),
+            (lambda: ImageEncoder((8, 8), 2, activation="x"), "activation: found 'x', expected one of "),
+            (
+                lambda: ImageEncoder((8, 8), 2)(torch.zeros(3, 8, 9)),
+                r"ImageEncoder: found an input of shape \(3, 8, 9\), expected",
+            ),
+            (
+                lambda: ImageDecoder(2, (8, 8))(torch.zeros(3)),
+                r"ImageDecoder: found an input of shape \(3,\), expected \(\*batch, 2\)",
+            ),
+        ],
+    )
+    def test_errors(self, make, message):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            make()
+
+
+class TestBoundedScale:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_no_input_but_nan_gives_a_bad_scale_or_gradient(self, dtype):
+        raw = torch.tensor(
+            [-math.inf, -1e30, -1e4, -1.0, 0.0, 1.0, 1e4, 1e30, math.inf], dtype=dtype, requires_grad=True
+        )
+        scale = bounded_scale(raw, 1e-3, 1e3)
+        scale.log().sum().backward()
+        # exp(log 1000) is 1000 but for rounding: within 16 of the smallest relative steps.
+        slack = 16 * torch.finfo(dtype).eps
+        assert (scale >= 1e-3 * (1 - slack)).all() and (scale <= 1e3 * (1 + slack)).all()
+        assert torch.isfinite(raw.grad).all()
+        assert (scale.diff() >= 0).all()
+
+    def test_around_zero_it_is_the_exponential(self, double):
+        raw = torch.linspace(-0.1, 0.1, 21, requires_grad=True)
+        scale = bounded_scale(raw, 1e-2, 1e2)
+        # tanh(u) = u - u³/3 + …, so the log-scale is off by less than raw³ / (3 h²), h = log 100
+        assert ((scale.log() - raw).abs() <= raw.abs() ** 3 / (3 * math.log(100) ** 2) + 1e-15).all()
+        (slope,) = torch.autograd.grad(scale[10], raw)
+        assert slope[10].item() == pytest.approx(1.0, rel=1e-12)
+
+    def test_the_middle_is_the_geometric_mean(self, double):
+        assert bounded_scale(torch.zeros(()), 0.01, 10.0).item() == pytest.approx(math.sqrt(0.1), rel=1e-12)

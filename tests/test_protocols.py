@@ -1,0 +1,210 @@
+"""What every program keeps with every objective: shapes, signs, gradients, types, devices, and no trace left behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
+
+import pyro_vae
+from pyro_vae import ELBO, IWAE
+from tests.programs import IMAGE, LATENT_DIM, LIKELIHOODS, NETWORKS, PAIRS, bits, named, packaged, same, weights
+
+X = bits(5)
+OBJECTIVES = {
+    f"{name}-{num_particles}": make(num_particles)
+    for name, make in {
+        "ELBO": ELBO,
+        "analytic": lambda num_particles: ELBO(num_particles, kl="analytic"),
+        "IWAE": IWAE,
+    }.items()
+    for num_particles in (1, 3)
+}
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request):
+    return PAIRS[request.param]()
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request):
+    return OBJECTIVES[request.param]
+
+
+class TestObjectives:
+    def test_bound_and_loss(self, pair, objective, device):
+        model, guide = (half.to(device) for half in pair)
+        x = X.to(device)
+        torch.manual_seed(1)
+        bound = objective.bound(model, guide, x)
+        assert (bound.shape, bound.dtype, bound.device.type) == ((5,), torch.float32, device.type)
+        assert torch.isfinite(bound).all() and bound.requires_grad
+        values = []
+        for loss in (objective.differentiable_loss, objective.loss, objective.loss_and_grads):
+            torch.manual_seed(1)
+            values.append(torch.as_tensor(loss(model, guide, x)).item())
+        torch.manual_seed(1)
+        values.append(objective(model, guide)(x).item())
+        assert values == pytest.approx([-bound.sum().item()] * 4, rel=1e-5)
+
+    def test_the_gradient_reaches_every_parameter(self, pair, objective):
+        model, guide = pair
+        objective.differentiable_loss(model, guide, X).backward()
+        for name, parameter in [*model.named_parameters(), *guide.named_parameters()]:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert (parameter.grad != 0).any(), name
+
+    def test_double_precision_is_kept(self, pair, objective):
+        model, guide = (half.double() for half in pair)
+        bound = objective.bound(model, guide, X.double())
+        bound.sum().backward()
+        assert bound.dtype == torch.float64
+        assert {p.grad.dtype for half in pair for p in half.parameters()} == {torch.float64}
+
+    def test_nothing_is_left_in_the_parameter_store(self, pair):
+        for objective in (ELBO(num_particles=2, kl="analytic"), IWAE(num_particles=2)):
+            objective.bound(*pair, X)
+            objective.differentiable_loss(*pair, X).backward()
+            objective(*pair)(X).backward()
+        pyro_vae.log_weights(*pair, X, 2)
+        pyro_vae.log_likelihood(*pair, X, 2)
+        pyro_vae.active_units(pair[1], X)
+        assert list(pyro.get_param_store().keys()) == []
+
+    def test_a_deep_copy_is_independent_and_equal(self, pair):
+        objective = IWAE(num_particles=2)
+        clone = copy.deepcopy(pair)
+        bounds = []
+        for model, guide in (pair, clone):
+            torch.manual_seed(2)
+            bounds.append(objective.bound(model, guide, X))
+        assert torch.equal(*bounds)
+        before = weights(*pair)
+        with torch.no_grad():
+            for half in clone:
+                for parameter in half.parameters():
+                    parameter.zero_()
+        torch.manual_seed(2)
+        assert not torch.equal(objective.bound(*clone, X), bounds[0])
+        assert same(weights(*pair), before)
+
+
+class TestSVI:
+    @pytest.mark.parametrize("name", ["tutorial", "hierarchy", "bernoulli-mlp", "decoder-convolutional"])
+    @pytest.mark.parametrize(
+        "objective", [ELBO(num_particles=2), ELBO(kl="analytic"), IWAE(num_particles=3), Trace_ELBO()], ids=named
+    )
+    def test_pyros_svi_trains_with_our_objectives_and_ours_with_pyros(self, name, objective):
+        model, guide = PAIRS[name]()
+        svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), loss=objective)
+        measure = ELBO() if isinstance(objective, Trace_ELBO) else objective
+        before = {n: p.detach().clone() for half in (model, guide) for n, p in half.named_parameters()}
+
+        def loss():
+            model.eval(), guide.eval()
+            torch.manual_seed(0)  # the mean of 200 draws, the same at both ends
+            with torch.no_grad():
+                bound = measure.bound(model, guide, X.repeat(200, 1, 1)).sum().item() / 200
+            model.train(), guide.train()
+            return -bound
+
+        start = loss()
+        for _ in range(30):
+            value = svi.step(X)
+        assert isinstance(value, float)
+        # 30 Adam steps of 0.05 on five images; the mean of 200 draws is within a nat, and the gain is over five.
+        assert loss() < start - 5
+        for half in (model, guide):
+            for parameter_name, parameter in half.named_parameters():
+                assert not torch.equal(parameter, before[parameter_name]), parameter_name
+
+    @pytest.mark.parametrize("objective", [ELBO(num_particles=2), IWAE(num_particles=2)], ids=named)
+    def test_programs_that_share_names_are_mixed_up_by_pyros_store_and_not_by_ours(self, objective):
+        # PyroModules name their parameters by attribute path alone, so two guides meet in the one store.
+        class Guide(PyroModule):
+            def __init__(self, value):
+                super().__init__()
+                self.scale = PyroParam(torch.full((2,), value), constraint=dist.constraints.positive)
+
+            def forward(self, x):
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), self.scale).to_event(1))
+
+        model, first, second = packaged("bernoulli", "mlp").model, Guide(0.1), Guide(10.0)
+        bounds = []
+        for guide in (first, second, first, second):
+            torch.manual_seed(0)
+            bounds.append(objective.bound(model, guide, X))
+        assert torch.equal(bounds[0], bounds[2]) and torch.equal(bounds[1], bounds[3])
+        torch.manual_seed(0)
+        assert objective.loss(model, first, X) == pytest.approx(-bounds[0].sum().item(), rel=1e-6)  # fills the store
+        torch.manual_seed(0)
+        assert torch.equal(objective.bound(model, second, X), bounds[1])
+        torch.manual_seed(0)
+        assert objective.loss(model, second, X) == pytest.approx(-bounds[0].sum().item(), rel=1e-6)  # as Pyro has it
+
+
+class TestPrograms:
+    @pytest.fixture(params=[(likelihood, network) for likelihood in LIKELIHOODS for network in NETWORKS], ids="-".join)
+    def program(self, request):
+        return packaged(*request.param)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_what_a_user_draws(self, program, device, dtype):
+        program.to(device, dtype)
+        drawn = {
+            (7, *IMAGE): [program.sample(7), program.sample(7, mean=True)],
+            (5, *IMAGE): [program.reconstruct(X), program.reconstruct(X.numpy())],
+            (5, LATENT_DIM): [program.encode(X), program.encode(X.bool())],
+            (0, *IMAGE): [program.sample(0)],
+        }
+        for shape, tensors in drawn.items():
+            for tensor in tensors:
+                assert tuple(tensor.shape) == shape
+                assert (tensor.dtype, tensor.device.type, tensor.requires_grad) == (dtype, device.type, False)
+                assert torch.isfinite(tensor).all()
+        assert all(parameter.grad is None for parameter in program.parameters())
+        assert list(pyro.get_param_store().keys()) == []
+        with pytest.raises(ValueError, match="^num_samples: found -1, expected 0 or more"):
+            program.sample(-1)
+
+    def test_means_are_probabilities_or_means_and_draws_are_data(self, program):
+        means, draws = program.sample(50, mean=True), program.sample(50)
+        assert ((means > 0) & (means < 1)).all()  # all of these squash their means
+        covered = program.likelihood(torch.zeros(1, LATENT_DIM)).support.check(draws)
+        assert covered.all()
+        assert (set(draws.unique().tolist()) == {0.0, 1.0}) == isinstance(program.likelihood, pyro_vae.Bernoulli)
+
+    def test_the_reconstruction_is_the_decoded_posterior_mean(self, program):
+        with torch.no_grad():
+            q = program.posterior(X)
+            assert torch.equal(program.encode(X), q.mean)
+            assert torch.equal(program.reconstruct(X), program.likelihood(q.mean).mean)
+
+    def test_modes_are_given_back_and_dropout_is_off(self, program):
+        posterior = pyro_vae.DiagonalNormal(torch.nn.Sequential(torch.nn.Dropout(0.5), program.posterior.network))
+        program = pyro_vae.VAE(prior=program.prior, likelihood=program.likelihood, posterior=posterior)
+        assert torch.equal(program.encode(X), program.encode(X))
+        assert all(module.training for module in program.modules())
+
+    def test_the_pair_is_that_of_the_contract(self, program):
+        for half in (program.model, program.guide):
+            assert isinstance(half, pyro.nn.PyroModule)
+        guide = pyro.poutine.trace(program.guide).get_trace(X)
+        model = pyro.poutine.trace(pyro.poutine.replay(program.model, guide)).get_trace(X)
+        assert {n for n, site in guide.nodes.items() if site["type"] == "sample"} == {"data", "z"}
+        assert {n for n, site in model.nodes.items() if site["type"] == "sample"} == {"data", "z", "x"}
+        assert model.nodes["x"]["is_observed"] and model.nodes["x"]["value"] is X
+        for site in (guide.nodes["z"], model.nodes["z"], model.nodes["x"]):
+            assert [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"]] == [("data", -1, 5)]
+
+    def test_it_is_not_called_itself(self, program):
+        with pytest.raises(TypeError, match="^VAE is a pair of programs: call its .model or .guide"):
+            program(X)
