@@ -1,0 +1,81 @@
+"""Score a trained run: the importance-sampled log-likelihood of its test set, with its error and diagnostics.
+
+    python examples/evaluate.py runs/digits-20260101-120000 --num-particles 5000
+
+Prints a summary and writes it to evaluation.json in the run's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from train_vae import best_device, load_data
+
+import pyro_vae
+from pyro_vae.files import write_text
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", help="folder that train_vae.py wrote")
+    parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per image (default: 5000)")
+    parser.add_argument("--num-data", type=int, help="score only the first so many test images (default: all)")
+    parser.add_argument("--chunk-size", type=int, default=100, help="importance samples at once, for memory and speed")
+    parser.add_argument("--seed", type=int, default=0, help="of the importance samples (default: 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    folder = Path(args.run)
+    try:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"RUN: found no config.json in {folder}, expected a folder that train_vae.py wrote")
+        config = json.loads((folder / "config.json").read_text())
+        vae = pyro_vae.load(folder).to(best_device(args.device))
+        x = load_data(config).test[: args.num_data]
+        score = pyro_vae.log_likelihood(
+            vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
+        )
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+
+    over_data = score.values.std().item() / len(x) ** 0.5
+    khat = score.khat.nan_to_num(0.0)  # too few particles for a tail: nothing to warn of
+    quantiles = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device=score.ess.device)
+    summary = {
+        "data": config["data"],
+        "num_data": len(x),
+        "num_particles": args.num_particles,
+        "log_likelihood": score.mean(),
+        "log_likelihood_error": score.mean_error(),
+        "log_likelihood_error_over_data": over_data,
+        "bits_per_dim": score.bits_per_dim(),
+        "ess_quantiles_5_50_95": score.ess.quantile(quantiles).tolist(),
+        "khat_quantiles_5_50_95": khat.quantile(quantiles).tolist(),
+        "khat_above_0.7": (khat > 0.7).double().mean().item(),
+    }
+    write_text(folder / "evaluation.json", json.dumps(summary, indent=2) + "\n")
+    low, middle, high = summary["ess_quantiles_5_50_95"]
+    print(f"log p(x), {len(x)} test images, {args.num_particles} importance samples each")
+    print(f"  mean            {score.mean():9.3f} nats per image = {score.bits_per_dim():.4f} bits per dimension")
+    print(f"  ± {score.mean_error():.3f} Monte Carlo (these images), ± {over_data:.3f} over the choice of test images")
+    print(f"  ESS             {middle:9.1f} median, 5 % below {low:.1f}, 5 % above {high:.1f}")
+    low, middle, high = summary["khat_quantiles_5_50_95"]
+    print(f"  Pareto k-hat    {middle:9.2f} median, 5 % below {low:.2f}, 5 % above {high:.2f}")
+    print(
+        f"                  {100 * summary['khat_above_0.7']:8.1f} % above 0.7, where the estimate is not to be trusted"
+    )
+    print(f"written to {folder / 'evaluation.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

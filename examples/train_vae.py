@@ -1,0 +1,214 @@
+"""Train a variational autoencoder on images, score it, and draw what it learnt.
+
+    python examples/train_vae.py                                  # 8 x 8 digits, nothing to download
+    python examples/train_vae.py --latent-dim 2                   # with pictures of the two-dimensional latent plane
+    python examples/train_vae.py --data mnist --data-root DATA --latent-dim 50
+    python examples/train_vae.py --data frey_faces --data-root DATA --hidden-dims 200 --activation relu --epochs 1500
+    python examples/train_vae.py --data my_images.npy
+
+The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
+scores, nats per image), checkpoint.safetensors (the best weights) and the pictures. Ctrl-C stops cleanly, and --resume
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+import pyro_vae
+from pyro_vae import plots
+from pyro_vae.evaluation import mean_bound
+from pyro_vae.files import write_text
+from pyro_vae.networks import Activation
+
+BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", default="digits", metavar="NAME|FILE.npy",
+                      help="digits, mnist, fashion_mnist, frey_faces, or a .npy file of your own, one datum a row "
+                           "(default: digits)")  # fmt: skip
+    data.add_argument("--data-root", metavar="DIR", help="folder with the data files, or where to download them to "
+                      "(default: $PYRO_VAE_DATA, else a cache folder)")  # fmt: skip
+    data.add_argument("--binarize", choices=["auto", "dynamic", "static", "threshold", "none"], default="auto",
+                      help="how grey pixels become black and white; auto: dynamic for the black and white sets, "
+                           "none for others (default: auto)")  # fmt: skip
+    model = parser.add_argument_group("model")
+    model.add_argument("--latent-dim", type=int, default=10, help="length of the latent vector z (default: 10)")
+    model.add_argument("--hidden-dims", type=int, nargs="*", default=[200, 200], metavar="WIDTH",
+                       help="hidden layers of the encoder; the decoder reverses them (default: 200 200)")  # fmt: skip
+    model.add_argument("--activation", default="tanh", choices=get_args(Activation),
+                       help="of the hidden layers (default: tanh)")  # fmt: skip
+    model.add_argument("--likelihood", choices=["bernoulli", "gaussian"],
+                       help="p(x|z): bernoulli for black and white pixels, gaussian for real ones in [0, 1] "
+                            "(default: what suits the data)")  # fmt: skip
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--objective", choices=["elbo", "iwae"], default="elbo", help="bound to maximise (default: elbo)"
+    )
+    training.add_argument("--num-particles", type=int, help="latents drawn per image and step (default: 1, iwae 5)")
+    training.add_argument("--epochs", type=int, default=200, help="passes over the training data (default: 200)")
+    training.add_argument("--batch-size", type=int, default=100, help="images a step (default: 100)")
+    training.add_argument("--lr", type=float, default=1e-3,
+                          help="Adam's learning rate, falling to zero by a cosine (default: 0.001)")  # fmt: skip
+    training.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    training.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
+                          help="auto takes a GPU where there is one (default: auto)")  # fmt: skip
+    results = parser.add_argument_group("results")
+    results.add_argument("--eval-particles", type=int, default=1000,
+                         help="importance samples per test image for log p(x) (default: 1000)")  # fmt: skip
+    results.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
+    results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
+    args = parser.parse_args(argv)
+    for name in ("latent_dim", "epochs", "batch_size", "eval_particles", "num_particles"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected 1 or more")
+    return args
+
+
+def load_data(config: dict[str, Any]) -> pyro_vae.data.Splits:
+    name = config["data"]
+    source = np.load(name, allow_pickle=False) if name.endswith(".npy") else name
+    binarize = None if config["binarize"] == "none" else config["binarize"]
+    return pyro_vae.data.load(source, config["data_root"], binarize, seed=config["seed"])
+
+
+def best_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: found cuda, but torch sees no CUDA device; expected cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def new_folder(data: str) -> Path:
+    name = f"runs/{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (f"{name}{suffix}" for suffix in ("", *(f"-{count}" for count in range(2, 1000))))
+    return next(Path(name) for name in names if not Path(name).exists())
+
+
+def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """Settings and folder: from the command line, or those of the run that is resumed."""
+    if args.resume:
+        folder = Path(args.resume)
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"--resume: found no config.json in {folder}, expected the folder of a run")
+        return json.loads((folder / "config.json").read_text()), folder
+    config = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
+    folder = Path(args.out) if args.out else new_folder(Path(args.data).stem)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"--out: found files in {folder}, expected a new folder; --resume {folder} goes on with a run"
+        )
+    if config["num_particles"] is None:
+        config["num_particles"] = 5 if args.objective == "iwae" else 1
+    if config["likelihood"] is None:
+        binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
+        config["likelihood"] = "bernoulli" if binary else "gaussian"
+    return config | {"pyro_vae": pyro_vae.__version__, "torch": torch.__version__}, folder
+
+
+def build(config: dict[str, Any], splits: pyro_vae.data.Splits) -> pyro_vae.VAE:
+    torch.manual_seed(config["seed"])
+    vae = pyro_vae.VAE(
+        splits.data_shape,
+        config["latent_dim"],
+        config["hidden_dims"],
+        config["likelihood"],
+        activation=config["activation"],
+    )
+    if config["likelihood"] == "bernoulli":
+        vae.likelihood.start_at_mean(splits.train.mean())
+    return vae
+
+
+def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.History, folder: Path) -> None:
+    """Write the pictures; data that are not images get the learning curve alone."""
+    figures = {"learning_curve": plots.learning_curve(history.records)}
+    if len(splits.data_shape) in (2, 3):
+        x = splits.test[:10]
+        figures["reconstructions"] = plots.reconstructions(x, vae.reconstruct(x))
+        figures["samples"] = plots.samples(vae.sample(100, mean=True))
+    if vae.prior.latent_dim == 2:
+        figures["latent_space"] = plots.latent_space(vae.encode(splits.test[:]), splits.test.labels)
+        if len(splits.data_shape) in (2, 3):
+            z, coordinates = plots.latent_grid(20)
+            with torch.no_grad():
+                figures["manifold"] = plots.manifold(vae.likelihood(z.to(vae.prior.loc)).mean, coordinates)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+
+
+def train(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
+    objective = {"elbo": pyro_vae.ELBO, "iwae": pyro_vae.IWAE}[config["objective"]](config["num_particles"])
+    print(f"{len(splits.train)} training data {splits.data_shape}, {objective}, on {vae.prior.loc.device}; "
+          f"results in {folder}", flush=True)  # fmt: skip
+    if not resume:
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    try:
+        return pyro_vae.fit(
+            vae.model, vae.guide, splits, objective=objective, num_epochs=config["epochs"],
+            batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
+            seed=config["seed"], checkpoint=folder, resume=resume,
+        )  # fmt: skip
+    except (ValueError, TypeError):
+        if not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
+            (folder / "config.json").unlink()
+            folder.rmdir()
+        raise
+
+
+def score(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> dict[str, Any]:
+    elbo = mean_bound(vae.model, vae.guide, splits.test, pyro_vae.ELBO(num_particles=10), seed=config["seed"])
+    estimate = pyro_vae.log_likelihood(
+        vae.model, vae.guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True
+    )
+    return {
+        "test_elbo": elbo,
+        "test_log_likelihood": estimate.mean(),
+        "test_log_likelihood_error": estimate.mean_error(),
+        "num_particles": config["eval_particles"],
+        "active_units": pyro_vae.active_units(vae.guide, splits.test)["z"],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        config, folder = configure(args)
+        splits = load_data(config)
+        vae = build(config, splits).to(best_device(config["device"]))
+        history = train(vae, splits, config, folder, resume=bool(args.resume))
+        if history.interrupted:
+            print(f"interrupted; python examples/train_vae.py --resume {folder} goes on", file=sys.stderr)
+            return 130
+        vae = pyro_vae.load(folder).to(best_device(config["device"]))  # the weights of the best epoch
+        metrics = score(vae, splits, config)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        print(f"train_vae.py: {error}", file=sys.stderr)
+        return 2
+    metrics["best_epoch"] = history.best["epoch"]
+    metrics["training_seconds"] = round(sum(record["seconds"] for record in history.records), 3)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    draw(vae, splits, history, folder)
+    print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
+    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f} nats per datum "
+          "({num_particles} importance samples, whose Monte Carlo error is the ±)".format(**metrics))  # fmt: skip
+    print(f"active latent units  {metrics['active_units']:6d} of {config['latent_dim']}")
+    print(f"weights, metrics and pictures are in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
