@@ -51,6 +51,8 @@ class Split(Dataset[Tensor]):
     ValueError
         For an unknown ``binarize``, or when there are not as many labels as values.
 
+    Examples
+    --------
     >>> split = Split(torch.tensor([[0, 51, 255], [255, 0, 0]], dtype=torch.uint8), levels=255)
     >>> split
     Split(2 x (3,), grey levels 0..255, on cpu)
@@ -260,6 +262,8 @@ def as_batches(
     ValueError
         For an array or set that holds no data, NaN or infinity, or a ``batch_size`` below 1.
 
+    Examples
+    --------
     >>> batches = as_batches(torch.arange(10).reshape(5, 2), 2, device="cpu", dtype=torch.float32, shuffle=False)
     >>> len(batches), batches.num_data
     (3, 5)
@@ -301,6 +305,8 @@ def check_array(x: object, name: str) -> Tensor:
     ValueError
         If there is no datum, no first dimension, or a number that is NaN or infinite. It says where.
 
+    Examples
+    --------
     >>> check_array(np.array([[0.0, 1.0], [np.nan, 2.0]]), "x")
     Traceback (most recent call last):
     ...

@@ -95,6 +95,8 @@ def save(program: Any, folder: Folder) -> None:
     folder
         Made when missing. Each file is replaced whole or not at all.
 
+    Examples
+    --------
     >>> import tempfile, torch, pyro_vae
     >>> vae = pyro_vae.VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -108,6 +108,8 @@ def load(
     ImportError
         If the library that a named set comes with is missing or broken.
 
+    Examples
+    --------
     >>> digits = load("digits")
     >>> digits.train
     Split(1297 x (8, 8), grey levels 0..16 binarised at each use, on cpu)

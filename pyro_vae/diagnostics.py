@@ -51,6 +51,8 @@ def active_units(guide: nn.Module, x: Any, *, threshold: float = 1e-2) -> dict[s
     ----------
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.2.
 
+    Examples
+    --------
     >>> from pyro_vae import VAE
     >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
     >>> active_units(vae.guide, torch.zeros(10, 4))  # equal data cannot move any unit

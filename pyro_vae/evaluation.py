@@ -111,6 +111,8 @@ def log_likelihood(
     ----------
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.
 
+    Examples
+    --------
     >>> from pyro_vae import VAE
     >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
     >>> estimate = log_likelihood(vae.model, vae.guide, torch.zeros(3, 4), num_particles=1000, seed=0)

@@ -267,6 +267,8 @@ def log_weights(
     ----------
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015.
 
+    Examples
+    --------
     >>> from pyro_vae import VAE
     >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
     >>> log_weights(vae.model, vae.guide, torch.zeros(3, 4), num_particles=10).shape

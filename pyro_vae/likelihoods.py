@@ -51,6 +51,8 @@ class Bernoulli(Rebuildable):
     ----------
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.1.
 
+    Examples
+    --------
     >>> from pyro_vae.networks import MLP
     >>> p = Bernoulli(MLP(50, (28, 28)), (28, 28))(torch.zeros(5, 3, 50))
     >>> p.batch_shape, p.event_shape
@@ -121,6 +123,8 @@ class Gaussian(Rebuildable):
     ----------
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.2.
 
+    Examples
+    --------
     >>> from pyro_vae.networks import MLP
     >>> p = Gaussian(MLP(10, (2, 28, 20)), (28, 20), scale="decoder", mean="sigmoid")(torch.zeros(3, 10))
     >>> p.batch_shape, p.event_shape

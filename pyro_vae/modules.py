@@ -69,6 +69,8 @@ def build(recipe: Any) -> Any:
     ValueError
         If the recipe names a class that is not one of this package's modules, or arguments the class does not take.
 
+    Examples
+    --------
     >>> import pyro_vae
     >>> build(pyro_vae.StandardNormal(3).recipe)
     StandardNormal(3)

@@ -108,6 +108,8 @@ class MLP(Rebuildable):
     ValueError
         For an unknown activation, a shape that is not positive, or an input of another shape.
 
+    Examples
+    --------
     >>> MLP((28, 28), (2, 50), hidden_dims=(200, 200))(torch.zeros(5, 3, 28, 28)).shape
     torch.Size([5, 3, 2, 50])
     """
@@ -167,6 +169,8 @@ class ImageEncoder(Rebuildable):
     ValueError
         If ``in_shape`` is no image, or the input has another shape.
 
+    Examples
+    --------
     >>> ImageEncoder((28, 20), (2, 10))(torch.zeros(4, 28, 20)).shape
     torch.Size([4, 2, 10])
     """
@@ -214,6 +218,8 @@ class ImageDecoder(Rebuildable):
     ValueError
         If ``out_shape`` is no image, there is no stage, or the input has another length.
 
+    Examples
+    --------
     >>> ImageDecoder(10, (28, 20), num_outputs=2)(torch.zeros(5, 4, 10)).shape
     torch.Size([5, 4, 2, 28, 20])
     """

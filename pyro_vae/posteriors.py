@@ -32,6 +32,8 @@ class DiagonalNormal(Rebuildable):
     ----------
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, appendix C.
 
+    Examples
+    --------
     >>> import torch
     >>> from pyro_vae.networks import MLP
     >>> q = DiagonalNormal(MLP((28, 28), (2, 50)))(torch.zeros(3, 28, 28))

@@ -30,6 +30,8 @@ class StandardNormal(Rebuildable):
     ----------
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, section 3.
 
+    Examples
+    --------
     >>> StandardNormal(2)().log_prob(torch.zeros(2))  # -log 2 pi, in nats
     tensor(-1.8379)
     """

@@ -1,21 +1,24 @@
 """Global state, borrowed and given back.
 
-Pyro and torch keep five things for the whole process: the parameter store, the random number generators, the
-validation flags, the float32 matmul precision and, inside each module, the train/eval mode. Every context manager here
-changes one of them for the length of a block and restores it on the way out, also after an exception.
+Some state belongs to the whole process: Pyro's parameter store, the random number generators, the float32 matmul
+precision, the handler of Ctrl-C, and, for all that hold a module, its train/eval mode. Each function here changes one
+of them for the length of a block and restores it on the way out, also after an exception.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "isolated", "matmul_precision", "seeded"]
+__all__ = ["evaluating", "interruptible", "isolated", "matmul_precision", "seeded"]
 
 
 def isolated(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,15 +30,28 @@ def isolated(program: Callable[..., Any]) -> Callable[..., Any]:
     passed through.
     """
 
+    frozen = isinstance(program, nn.Module) and not all(p.requires_grad for p in program.parameters())
+
     def run(*args: Any, **kwargs: Any) -> Any:
         store = pyro.get_param_store()
         state = store.get_state()
         loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
         constraints = {name: state["constraints"][name] for name in loose}
-        with store.scope({"params": loose, "constraints": constraints}):
+        with (
+            store.scope({"params": loose, "constraints": constraints}),
+            _no_news_of_frozen() if frozen else nullcontext(),
+        ):
             return program(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def _no_news_of_frozen() -> Iterator[None]:
+    """Pyro warns that a parameter without gradients is not in its store. Here nothing is to be in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was not registered in the param store", category=UserWarning)
+        yield
 
 
 @contextmanager
@@ -71,6 +87,26 @@ def evaluating(*programs: Any) -> Iterator[None]:
     finally:
         for module, flag in zip(modules, training, strict=True):
             module.training = flag
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C of a block into an event, so that it never falls inside an update; the second is Ctrl-C."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_interrupt(*_: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-r"""Statistics of importance weights that arrive in chunks, in memory that does not grow with their number.
+r"""Statistics of importance weights that arrive in chunks, of which only sums and the largest 3√K are kept.
 
 With :math:`\bar w = \frac1K \sum_k w_k` for each datum:
 
@@ -36,6 +36,8 @@ class StreamingWeights:
     num_particles
         K in total. It fixes how many of the largest weights are kept for k̂, min(K/5, 3√K).
 
+    Examples
+    --------
     >>> weights = StreamingWeights(num_particles=2)
     >>> weights.update(torch.tensor([[0.0]]))
     >>> weights.update(torch.tensor([[math.log(3.0)]]))

@@ -1,14 +1,6 @@
 """Training: one call that turns a pair of programs and data into a trained pair and its history.
 
-::
-
-    for each epoch
-        for each batch x
-            loss = - sum_b bound(x_b)        the objective's, or any Pyro ELBO's
-            step the optimiser down the gradient of loss / len(x)
-        validate, record, write the checkpoint
-
-The loop keeps its sums on the device and reads them a few times a second, so a GPU never waits for Python. What it
+Everything that can be refused is refused here, before the first step; :mod:`pyro_vae.loop` then does the work. What it
 would take to go on from any step (weights, optimiser, generators, position in the epoch) is one flat set of tensors
 and one JSON document, see :mod:`pyro_vae.run_state`; so a run that is interrupted resumes to the same weights, bit by
 bit, as one that was not.
@@ -16,62 +8,27 @@ bit, as one that was not.
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from pyro_vae.batches import Batches, as_batches
-from pyro_vae.checkpoint import as_module, save
-from pyro_vae.checks import check_program, first_bad_site
+from pyro_vae.batches import as_batches
+from pyro_vae.checkpoint import as_module
+from pyro_vae.checks import check_program
 from pyro_vae.data import Splits
-from pyro_vae.evaluation import mean_bound
-from pyro_vae.files import write_text
+from pyro_vae.loop import History, Loop, Record
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.run_state import RunState
-from pyro_vae.state import evaluating, isolated, matmul_precision, seeded
+from pyro_vae.state import evaluating, interruptible, matmul_precision, seeded
 
 __all__ = ["History", "fit", "tensorboard"]
-
-Record = dict[str, Any]
-_SECONDS_BETWEEN_READS = 0.5
-
-
-@dataclass
-class History:
-    """What a run did: one record an epoch, and how it ended.
-
-    A record holds ``epoch``, ``step``, ``train_bound`` (the mean over the epoch, while the weights changed) and
-    ``valid_bound`` (``None`` without validation data), both in nats per datum, ``learning_rate`` and ``seconds``.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    interrupted: bool = False
-    stopped_early: bool = False
-
-    @property
-    def best(self) -> Record:
-        """The record with the largest validation bound, or the last one without validation."""
-        scored = [record for record in self.records if record["valid_bound"] is not None]
-        return max(scored, key=lambda record: record["valid_bound"]) if scored else self.records[-1]
-
-
-class _Diverged(Exception):
-    """The bound or a parameter is no longer finite; caught by ``fit``, which then looks for the step."""
 
 
 def fit(
@@ -155,6 +112,8 @@ def fit(
         If the bound or a parameter stops being finite. The message names the step and the site, the programs get back
         the weights of the last good epoch, and the checkpoint on disk stays.
 
+    Examples
+    --------
     >>> import pyro_vae
     >>> vae = pyro_vae.VAE(data_shape=(8, 8), latent_dim=2, hidden_dims=(16,))
     >>> history = fit(vae.model, vae.guide, pyro_vae.data.load("digits"), num_epochs=2, seed=0, progress=False)
@@ -194,13 +153,13 @@ def fit(
         pyro.validation_enabled(False),
         matmul_precision(precision),
         evaluating(model, guide),
-        _interruptible() as interrupted,
+        interruptible() as interrupted,
     ):
         if folder is not None:
             facts = {"batch_size": size_of_batch, "num_data": batches.num_data, "optimizer": type(stepper).__name__}
             state.open(folder, resume, facts | {"scheduler": type(state.scheduler).__name__})
-        run = _Run(model, guide, pair, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress)
-        return run.all_epochs(valid_batches, folder, patience, callbacks)
+        loop = Loop(model, guide, pair, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress)
+        return loop.all_epochs(valid_batches, folder, patience, callbacks)
 
 
 def _fused_adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -231,209 +190,6 @@ def _check_arguments(
         if not size > 0:
             raise ValueError(f"{name}: found {size!r}, expected a positive number")
     return pair
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C of a block into an event, so that it never falls inside an update; the second is Ctrl-C."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def on_interrupt(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@dataclass
-class _Run:
-    """The loop itself, over the arguments that ``fit`` has checked."""
-
-    model: nn.Module
-    guide: nn.Module
-    pair: nn.Module
-    objective: Any  # a Pyro ELBO; its base class declares no method that we call
-    batches: Batches
-    lr: float | Callable[[float], float]
-    clip_norm: float | None
-    num_epochs: int
-    state: RunState
-    interrupted: threading.Event
-    progress: bool
-
-    def all_epochs(
-        self,
-        valid: Batches | None,
-        folder: Path | None,
-        patience: int | None,
-        callbacks: Sequence[Callable[[Record], None]],
-    ) -> History:
-        history = History(self.state.records)
-        bar = tqdm(total=self._total(), unit="img", unit_scale=True, disable=not self.progress, mininterval=0.5)
-        with bar:
-            history.stopped_early = _exhausted(history, patience)
-            while self.state.epoch < self.num_epochs and not history.stopped_early:
-                good = self.state.snapshot()
-                bar.set_description(f"epoch {self.state.epoch + 1}/{self.num_epochs}")
-                try:
-                    if not self._epoch(bar):
-                        history.interrupted = True
-                        break
-                    record = self._record(valid)
-                except _Diverged as error:
-                    self.state.restore(*good)
-                    raise self._explain(folder, str(error)) from None
-                self.state.end_epoch(record)
-                self._show(bar, record["train_bound"])
-                if folder is not None:
-                    self._write(folder, history)
-                for callback in callbacks:
-                    callback(record)
-                history.stopped_early = _exhausted(history, patience)
-        if folder is not None:
-            self.state.write(folder)
-            if not history.records:
-                save(self.pair, folder)
-        return history
-
-    def _epoch(self, bar: tqdm, careful: bool = False) -> bool:
-        """Train from the state's position to the epoch's end; return False if interrupted before it."""
-        state, started = self.state, time.monotonic()
-        read = started
-        self.model.train(), self.guide.train()
-        for x in state.remaining(self.batches):
-            generators = state.generators() if careful else None
-            if callable(self.lr):
-                for group in state.optimizer.param_groups:
-                    group["lr"] = self.lr(self._fraction())
-            state.optimizer.zero_grad()
-            bound = self._backward(x)
-            if careful:
-                self._check_step(x, bound, generators)
-            if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.pair.parameters(), self.clip_norm)
-            state.optimizer.step()
-            state.count_step(bound, len(x))
-            bar.update(len(x))
-            now = time.monotonic()
-            if now - read > _SECONDS_BETWEEN_READS:
-                read = now
-                self._show(bar, self._mean_bound())
-            if self.interrupted.is_set():
-                state.seconds += now - started
-                return False
-        state.seconds += time.monotonic() - started
-        self._mean_bound()
-        if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
-            raise _Diverged
-        return True
-
-    def _backward(self, x: Tensor) -> Tensor:
-        """Accumulate the gradient of the mean loss per datum; return the summed bound, still on the device."""
-        model, guide = isolated(self.model), isolated(self.guide)
-        if isinstance(self.objective, Objective):
-            loss, bound = self.objective.loss_and_bound(model, guide, x)
-            (loss / len(x)).backward()
-            return bound.detach().sum()
-        if hasattr(self.objective, "differentiable_loss"):
-            loss = self.objective.differentiable_loss(model, guide, x)
-            (loss / len(x)).backward()
-            return -loss.detach()
-        loss = self.objective.loss_and_grads(model, guide, x)  # a few Pyro ELBOs offer nothing else
-        for parameter in self.pair.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= len(x)
-        return torch.as_tensor(-loss, device=x.device)
-
-    def _mean_bound(self) -> float:
-        mean = self.state.mean_bound()
-        if not math.isfinite(mean):
-            raise _Diverged
-        return mean
-
-    def _record(self, valid: Batches | None) -> Record:
-        state = self.state
-        record = {
-            "epoch": state.epoch + 1,
-            "step": state.step,
-            "train_bound": self._mean_bound(),
-            "valid_bound": None,
-            "learning_rate": state.optimizer.param_groups[0]["lr"],
-            "seconds": round(state.seconds, 3),
-        }
-        if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
-            record["valid_bound"] = mean_bound(self.model, self.guide, valid, self.objective, seed=0)
-            if not math.isfinite(record["valid_bound"]):
-                site = self._first_bad_site(next(iter(valid)))
-                raise _Diverged(
-                    f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
-                )
-        return record
-
-    def _write(self, folder: Path, history: History) -> None:
-        self.state.write(folder)
-        if history.best is history.records[-1]:
-            save(self.pair, folder)
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
-
-    def _show(self, bar: tqdm, bound: float) -> None:
-        shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
-
-    def _total(self) -> int | None:
-        return None if self.batches.num_data is None else self.num_epochs * self.batches.num_data
-
-    def _fraction(self) -> float:
-        """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""
-        try:
-            num_steps = len(self.batches)
-        except TypeError:
-            return self.state.epoch / self.num_epochs
-        return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
-
-    def _check_step(self, x: Tensor, bound: Tensor, generators: Any) -> None:
-        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
-        if not torch.isfinite(bound):
-            self.state.set_generators(generators)
-            site = self._first_bad_site(x)
-            raise FloatingPointError(f"{where}: found the bound {bound.item()}; the first value not finite is {site}")
-        for name, parameter in self.pair.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
-
-    def _first_bad_site(self, x: Tensor) -> str:
-        nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
-        return first_bad_site(self.model, self.guide, x, self.objective.num_particles, int(nesting))
-
-    def _explain(self, folder: Path | None, found: str) -> FloatingPointError:
-        """Run the epoch again from its beginning, checking every step, to say where it went wrong."""
-        good = self.state.snapshot()
-        try:
-            with tqdm(disable=True) as bar:
-                self._epoch(bar, careful=True)
-            what = found or "the bound was not finite, but is when the epoch is run again"
-            what = f"epoch {self.state.epoch + 1}, after step {self.state.step}: {what}"
-        except FloatingPointError as error:
-            what = str(error)
-        except _Diverged:
-            what = f"epoch {self.state.epoch + 1}: the step that ended it made a parameter infinite or NaN"
-        self.state.restore(*good)
-        kept = "" if folder is None else f"; the checkpoint in {folder} is that of the last good epoch"
-        return FloatingPointError(f"{what}; the programs hold the weights of the last good epoch{kept}")
-
-
-def _exhausted(history: History, patience: int | None) -> bool:
-    if patience is None or not history.records:
-        return False
-    return history.records[-1]["epoch"] - history.best["epoch"] >= patience
 
 
 def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Record], None]:

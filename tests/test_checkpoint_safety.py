@@ -88,6 +88,10 @@ class TestMalice:
         assert ran == [] and not (tmp_path / "pwned").exists()
 
     def test_nothing_is_pickled(self, tmp_path, monkeypatch):
+        program = vae()
+        options = {"batch_size": 3, "progress": False, "seed": 0}
+        training.fit(program.model, program.guide, X, num_epochs=1, **options)  # torch imports parts of itself late
+
         def refuse(*args, **kwargs):
             raise AssertionError("pickle was used")
 
@@ -95,8 +99,7 @@ class TestMalice:
             monkeypatch.setattr(pickle, name, refuse)
         monkeypatch.setattr(torch, "load", refuse)
         monkeypatch.setattr(torch, "save", refuse)
-        program = vae()
-        options = {"batch_size": 3, "checkpoint": tmp_path, "progress": False, "seed": 0}
+        options |= {"checkpoint": tmp_path}
         training.fit(program.model, program.guide, X, num_epochs=1, **options)
         training.fit(program.model, program.guide, X, num_epochs=2, **options, resume=True)
         pyro_vae.load(tmp_path)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE, training
+from pyro_vae import ELBO, IWAE, loop, training
 from tests.programs import named, same, weights
 
 NUM_DATA, BATCH = 12, 4  # three steps an epoch
@@ -70,7 +70,7 @@ def fit(pair, data=None, **options):
 def test_it_names_site_and_step_and_keeps_the_last_good_epoch(
     pair, objective, from_epoch, reads, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_READS", -1.0 if reads == "each step" else float("inf"))
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READS", -1.0 if reads == "each step" else float("inf"))
     good, bounds = [weights(*pair)], []
 
     def callback(record):

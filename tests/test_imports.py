@@ -32,6 +32,7 @@ ORDER = [
     "diagnostics",
     "checkpoint",
     "run_state",
+    "loop",
     "training",
 ]
 ALONE = ["plots"]  # imports nothing internal

@@ -11,6 +11,7 @@ import torch
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+import pyro_vae
 from pyro_vae.state import evaluating, isolated, matmul_precision, seeded
 
 
@@ -141,3 +142,12 @@ class TestMatmulPrecision:
         message = "^precision: found 'bf16', expected one of 'highest', 'high', 'medium'$"
         with pytest.raises(ValueError, match=message), matmul_precision("bf16"):
             raise AssertionError("never run")
+
+
+def test_frozen_parameters_raise_no_warning_about_the_store():
+    """Pyro warns that a parameter without gradients is not in its store; a pair whose model is frozen is no mistake."""
+    pair = pyro_vae.VAE((4,), 2, (5,))
+    pair.model.requires_grad_(False)
+    log_w = pyro_vae.log_weights(pair.model, pair.guide, torch.zeros(3, 4))
+    log_w.sum().backward()
+    assert all(parameter.grad is not None for parameter in pair.guide.parameters())

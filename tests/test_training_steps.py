@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE, training
+from pyro_vae import ELBO, IWAE, loop
 from tests.programs import Stream, bits, fit, vae
 
 X = bits(24)
@@ -71,7 +71,7 @@ class TestSteps:
 
     def test_no_step_waits_for_the_device(self, monkeypatch):
         # Whatever turns a tensor into a Python number waits for the device. Reading the bound now and then is put off.
-        monkeypatch.setattr(training, "_SECONDS_BETWEEN_READS", float("inf"))
+        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READS", float("inf"))
         calls = []
         for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__float__", "__int__", "__bool__", "__index__"):
             original = getattr(torch.Tensor, name)

@@ -48,6 +48,8 @@ class ELBO(Objective):
     ----------
     Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, equations 6 and 7.
 
+    Examples
+    --------
     >>> import torch
     >>> from pyro_vae import VAE
     >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))

@@ -36,6 +36,8 @@ class IWAE(Objective):
     ----------
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, equation 8.
 
+    Examples
+    --------
     >>> import torch
     >>> IWAE(num_particles=2).reduce(torch.tensor([[0.0], [math.log(3.0)]]))  # log of the mean of 1 and 3
     tensor([0.6931])

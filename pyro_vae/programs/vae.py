@@ -82,6 +82,8 @@ class VAE(Program):
     TypeError
         For a part that is no module.
 
+    Examples
+    --------
     >>> vae = VAE(data_shape=(28, 28), latent_dim=50, hidden_dims=(200, 200))
     >>> vae.sample(3).shape, vae.encode(torch.zeros(2, 28, 28)).shape
     (torch.Size([3, 28, 28]), torch.Size([2, 50]))
