@@ -81,9 +81,18 @@ def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
     Around ``raw = 0`` this is the plain :math:`\sigma = e^{m + \mathrm{raw}}`; far from it, where an exponential
     overflows early in training, it saturates. No finite or infinite ``raw`` gives NaN, zero or infinity.
 
+    Raises
+    ------
+    ValueError
+        Unless ``0 < low < high``.
+
+    Examples
+    --------
     >>> bounded_scale(torch.tensor([-1e30, 0.0, 1e30]), 0.01, 100.0)
     tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
     """
+    if not 0 < low < high:
+        raise ValueError(f"low, high: found {low!r} and {high!r}, expected 0 < low < high")
     middle = 0.5 * (math.log(high) + math.log(low))
     half = 0.5 * (math.log(high) - math.log(low))
     return torch.exp(middle + half * torch.tanh(raw / half))

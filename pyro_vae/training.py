@@ -156,8 +156,14 @@ def fit(
         interruptible() as interrupted,
     ):
         if folder is not None:
-            facts = {"batch_size": size_of_batch, "num_data": batches.num_data, "optimizer": type(stepper).__name__}
-            state.open(folder, resume, facts | {"scheduler": type(state.scheduler).__name__})
+            facts = {
+                "batch_size": size_of_batch,
+                "num_data": batches.num_data,
+                "optimizer": type(stepper).__name__,
+                "scheduler": type(state.scheduler).__name__,
+                "lr": stepper.param_groups[0]["lr"],  # at the start; where the schedule has got to is in the state
+            }
+            state.open(folder, resume, facts)
         loop = Loop(model, guide, pair, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress)
         return loop.all_epochs(valid_batches, folder, patience, callbacks)
 

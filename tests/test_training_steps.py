@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vae
@@ -94,3 +99,31 @@ class TestSteps:
             assert number_of_reads(objective, batch_size=2) == number_of_reads(objective, batch_size=20) > 0
         # A Pyro ELBO does wait, so the count can tell.
         assert number_of_reads(Trace_ELBO(), batch_size=2) > number_of_reads(Trace_ELBO(), batch_size=20)
+
+
+def test_latents_that_the_model_enumerates_need_no_guide():
+    """A mixture of two, its label summed out by TraceEnum_ELBO; our own bounds have no weight for such a latent."""
+
+    class Mixture(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                label = pyro.sample("label", dist.Categorical(x.new_ones(2)), infer={"enumerate": "parallel"})
+                pyro.sample("x", dist.Bernoulli(logits=self.logits[label]).to_event(1), obs=x)
+
+    class Nothing(PyroModule):
+        def forward(self, x):
+            pass
+
+    x = torch.tensor([[1.0, 1.0], [0.0, 0.0]]).repeat(10, 1)
+    options = {"batch_size": 5, "num_epochs": 40, "lr": 0.1, "seed": 0, "progress": False}
+    objective = TraceEnum_ELBO(max_plate_nesting=1)
+    history = pyro_vae.fit(Mixture(), Nothing(), x, objective=objective, **options)
+    assert history.records[-1]["train_bound"] == pytest.approx(
+        -math.log(2), abs=0.15
+    )  # each half has a class of its own
+    with pytest.raises(pyro_vae.ProgramError, match="'label': found in the model"):
+        pyro_vae.fit(Mixture(), Nothing(), x, **options)
