@@ -3,7 +3,7 @@
     python examples/train_vae.py                                  # 8 x 8 digits, nothing to download
     python examples/train_vae.py --latent-dim 2                   # with pictures of the two-dimensional latent plane
     python examples/train_vae.py --data mnist --data-root DATA --latent-dim 50
-    python examples/train_vae.py --data frey_faces --data-root DATA --hidden-dims 200 --activation relu --epochs 1500
+    python examples/train_vae.py --data frey_faces --data-root DATA --hidden-dims 200 --activation gelu --epochs 800
     python examples/train_vae.py --data my_images.npy
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
@@ -61,8 +61,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     training.add_argument("--num-particles", type=int, help="latents drawn per image and step (default: 1, iwae 5)")
     training.add_argument("--epochs", type=int, default=200, help="passes over the training data (default: 200)")
     training.add_argument("--batch-size", type=int, default=100, help="images a step (default: 100)")
-    training.add_argument("--lr", type=float, default=1e-3,
-                          help="Adam's learning rate, falling to zero by a cosine (default: 0.001)")  # fmt: skip
+    training.add_argument("--lr", type=float, default=2e-3,
+                          help="Adam's learning rate, falling to zero by a cosine (default: 0.002)")  # fmt: skip
     training.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     training.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                           help="auto takes a GPU where there is one (default: auto)")  # fmt: skip
