@@ -28,7 +28,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk-size", type=int, default=100, help="importance samples at once, for memory and speed")
     parser.add_argument("--seed", type=int, default=0, help="of the importance samples (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, least in (("num_particles", 2), ("num_data", 2), ("chunk_size", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
     over_data = score.values.std().item() / len(x) ** 0.5
-    khat = score.khat.nan_to_num(0.0)  # too few particles for a tail: nothing to warn of
     quantiles = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device=score.ess.device)
     summary = {
         "data": config["data"],
@@ -59,20 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         "log_likelihood_error_over_data": over_data,
         "bits_per_dim": score.bits_per_dim(),
         "ess_quantiles_5_50_95": score.ess.quantile(quantiles).tolist(),
-        "khat_quantiles_5_50_95": khat.quantile(quantiles).tolist(),
-        "khat_above_0.7": (khat > 0.7).double().mean().item(),
+        "khat_quantiles_5_50_95": None,
+        "khat_above_0.7": None,
     }
+    if score.khat.isfinite().all():
+        summary["khat_quantiles_5_50_95"] = score.khat.quantile(quantiles).tolist()
+        summary["khat_above_0.7"] = (score.khat > 0.7).double().mean().item()
     write_text(folder / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     low, middle, high = summary["ess_quantiles_5_50_95"]
     print(f"log p(x), {len(x)} test images, {args.num_particles} importance samples each")
     print(f"  mean            {score.mean():9.3f} nats per image = {score.bits_per_dim():.4f} bits per dimension")
     print(f"  ± {score.mean_error():.3f} Monte Carlo (these images), ± {over_data:.3f} over the choice of test images")
     print(f"  ESS             {middle:9.1f} median, 5 % below {low:.1f}, 5 % above {high:.1f}")
-    low, middle, high = summary["khat_quantiles_5_50_95"]
-    print(f"  Pareto k-hat    {middle:9.2f} median, 5 % below {low:.2f}, 5 % above {high:.2f}")
-    print(
-        f"                  {100 * summary['khat_above_0.7']:8.1f} % above 0.7, where the estimate is not to be trusted"
-    )
+    if summary["khat_quantiles_5_50_95"] is None:
+        print("  Pareto k-hat      unknown: too few importance samples, or weights too far apart, to fit a tail")
+    else:
+        low, middle, high = summary["khat_quantiles_5_50_95"]
+        print(f"  Pareto k-hat    {middle:9.2f} median, 5 % below {low:.2f}, 5 % above {high:.2f}")
+        print(
+            f"                  {100 * summary['khat_above_0.7']:8.1f} % above 0.7, where no estimate is to be trusted"
+        )
     print(f"written to {folder / 'evaluation.json'}")
     return 0
 

@@ -73,9 +73,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
     args = parser.parse_args(argv)
     for name in ("latent_dim", "epochs", "batch_size", "eval_particles", "num_particles"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected 1 or more")
+        value, least = getattr(args, name), 2 if name == "eval_particles" else 1  # an error bar takes two
+        if value is not None and value < least:
+            parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
     return args
 
 
@@ -106,6 +106,10 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             raise FileNotFoundError(f"--resume: found no config.json in {folder}, expected the folder of a run")
         return json.loads((folder / "config.json").read_text()), folder
     config = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
+    if args.data_root:
+        config["data_root"] = str(Path(args.data_root).resolve())  # --resume and evaluate.py may run elsewhere
+    if args.data.endswith(".npy"):
+        config["data"] = str(Path(args.data).resolve())
     folder = Path(args.out) if args.out else new_folder(Path(args.data).stem)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(
@@ -136,13 +140,14 @@ def build(config: dict[str, Any], splits: pyro_vae.data.Splits) -> pyro_vae.VAE:
 def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.History, folder: Path) -> None:
     """Write the pictures; data that are not images get the learning curve alone."""
     figures = {"learning_curve": plots.learning_curve(history.records)}
-    if len(splits.data_shape) in (2, 3):
+    images = len(splits.data_shape) == 2 or (len(splits.data_shape) == 3 and splits.data_shape[0] in (1, 3))
+    if images:
         x = splits.test[:10]
         figures["reconstructions"] = plots.reconstructions(x, vae.reconstruct(x))
         figures["samples"] = plots.samples(vae.sample(100, mean=True))
     if vae.prior.latent_dim == 2:
         figures["latent_space"] = plots.latent_space(vae.encode(splits.test[:]), splits.test.labels)
-        if len(splits.data_shape) in (2, 3):
+        if images:
             z, coordinates = plots.latent_grid(20)
             with torch.no_grad():
                 figures["manifold"] = plots.manifold(vae.likelihood(z.to(vae.prior.loc)).mean, coordinates)
@@ -163,7 +168,7 @@ def train(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any
             seed=config["seed"], checkpoint=folder, resume=resume,
         )  # fmt: skip
     except (ValueError, TypeError):
-        if not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
+        if not resume and not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
             (folder / "config.json").unlink()
             folder.rmdir()
         raise

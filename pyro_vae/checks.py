@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.batches import Batches
@@ -29,6 +29,7 @@ def check_program(
     max_plate_nesting: int = 1,
     enumerated: bool = False,
     reparameterised: bool = False,
+    trained: bool = False,
 ) -> None:
     """Run the pair once on the first of ``batches`` and hold the data against the observed site's support.
 
@@ -37,7 +38,8 @@ def check_program(
     Raises
     ------
     ProgramError
-        If the two programs do not form a pair; with ``reparameterised``, if the draw of a latent has no gradient.
+        If the two programs do not form a pair; with ``reparameterised``, if the draw of a latent has no gradient; with
+        ``trained``, if a parameter belongs to no module.
     ValueError
         If a value of the data lies outside the support of the observed site; the message names both.
     """
@@ -48,6 +50,8 @@ def check_program(
             if pair is None:
                 options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
                 pair = _trace(model, guide, x[:2], name, **options)
+                if trained:
+                    _check_params(pair)
                 if reparameterised:
                     with torch.enable_grad():
                         check_reparameterised(_trace(model, guide, x[:2], name, **options))
@@ -59,6 +63,18 @@ def check_program(
             start += len(x)
     if pair is None:
         raise ValueError(f"{name}: found no data, expected one datum or more")
+
+
+def _check_params(pair: PairTrace) -> None:
+    for trace in (pair.guide_trace, pair.model_trace):
+        params: dict[str, Any] = {name: trace.nodes[name]["value"] for name in trace.param_nodes}
+        for name, value in params.items():
+            owned = value.unconstrained() if hasattr(value, "unconstrained") else value
+            if not isinstance(owned, nn.Parameter):
+                raise ProgramError(
+                    f"parameter {name!r}: found in a bare pyro.param, which only SVI trains, expected an nn.Parameter "
+                    "or a PyroParam that is an attribute of the program"
+                )
 
 
 def _trace(model: Program, guide: Program, x: Tensor, name: str, **options: Any) -> PairTrace:

@@ -238,7 +238,7 @@ def log_weights(
     .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb}|x_b), \qquad z_{kb} \sim q(z|x_b)
 
     They are the same whatever scale the programs run under (subsampling plates, ``poutine.scale``); masks count.
-    Pyro's parameter store is neither read nor written.
+    Nothing is left in Pyro's parameter store, and only what a bare ``pyro.param`` keeps there is read from it.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
-from pyro_vae.networks import bounded_scale
+from pyro_vae.networks import bounded_scale, inverse_bounded_scale
 
 __all__ = ["Bernoulli", "Gaussian", "GaussianScale"]
 
@@ -110,14 +110,14 @@ class Gaussian(Rebuildable):
     initial_scale
         Start (or fixed value) of σ, unless the decoder gives it.
     low, high
-        Bounds of a σ that the decoder gives, see :func:`pyro_vae.networks.bounded_scale`: the density of a pixel that
+        Bounds of a σ that is not fixed, see :func:`pyro_vae.networks.bounded_scale`: the density of a pixel that
         never varies would grow without bound. The default ``low`` suits 8-bit pixels scaled to [0, 1].
 
     Raises
     ------
     ValueError
-        For an unknown ``scale`` or ``mean``, an ``initial_scale`` that is not positive, or a network output of another
-        shape.
+        For an unknown ``scale`` or ``mean``, an ``initial_scale`` that is not positive or, where it starts a learned
+        scale, not within its bounds, or a network output of another shape.
 
     References
     ----------
@@ -131,7 +131,7 @@ class Gaussian(Rebuildable):
     (torch.Size([3]), torch.Size([28, 20]))
     """
 
-    log_scale: Tensor
+    fixed_scale: Tensor
 
     def __init__(
         self,
@@ -155,11 +155,11 @@ class Gaussian(Rebuildable):
         self.data_shape = tuple(data_shape)
         self.scale, self.mean = scale, mean
         self.low, self.high = low, high
-        log_scale = torch.full(self.data_shape if scale == "per_pixel" else (), initial_scale).log()
+        start = torch.full(self.data_shape if scale == "per_pixel" else (), float(initial_scale))
         if scale == "fixed":
-            self.register_buffer("log_scale", log_scale)
+            self.register_buffer("fixed_scale", start)
         elif scale != "decoder":
-            self.log_scale = nn.Parameter(log_scale)
+            self.raw_scale = nn.Parameter(inverse_bounded_scale(start, low, high))
 
     def forward(self, z: Tensor) -> dist.Distribution:
         output = self.network(z)  # (*batch, [2,] *data_shape)
@@ -168,7 +168,8 @@ class Gaussian(Rebuildable):
             loc, raw = output.unbind(z.dim() - 1)  # (*batch, *data_shape) each
             scale = bounded_scale(raw, self.low, self.high)
         else:
-            loc, scale = output, self.log_scale.exp()
+            loc = output
+            scale = self.fixed_scale if self.scale == "fixed" else bounded_scale(self.raw_scale, self.low, self.high)
         if self.mean == "sigmoid":
             loc = loc.sigmoid()
         return dist.Normal(loc, scale).to_event(len(self.data_shape))

@@ -63,7 +63,7 @@ class History:
 
 
 class _Diverged(Exception):
-    """The bound or a parameter is no longer finite; caught by ``fit``, which then looks for the step."""
+    """The bound or a parameter is no longer finite; caught by the loop, which then looks for the step."""
 
 
 @dataclass
@@ -90,7 +90,15 @@ class Loop:
         callbacks: Sequence[Callable[[Record], None]],
     ) -> History:
         history = History(self.state.records)
-        bar = tqdm(total=self._total(), unit="img", unit_scale=True, disable=not self.progress, mininterval=0.5)
+        num_data = self.batches.num_data
+        bar = tqdm(
+            total=None if num_data is None else self.num_epochs * num_data,
+            initial=self.state.epoch * (num_data or 0) + self.state.count,
+            unit="img",
+            unit_scale=True,
+            disable=not self.progress,
+            mininterval=0.5,
+        )
         with bar:
             history.stopped_early = _exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
@@ -127,12 +135,13 @@ class Loop:
             if callable(self.lr):
                 for group in state.optimizer.param_groups:
                     group["lr"] = self.lr(self._fraction())
-            state.optimizer.zero_grad()
+            self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
             bound = self._backward(x)
             if careful:
                 self._check_step(x, bound, generators)
             if self.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.pair.parameters(), self.clip_norm)
+                stepped = [p for group in state.optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(stepped, self.clip_norm)
             state.optimizer.step()
             state.count_step(bound, len(x))
             bar.update(len(x))
@@ -192,17 +201,15 @@ class Loop:
         return record
 
     def _write(self, folder: Path, history: History) -> None:
-        self.state.write(folder)
+        """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
         if history.best is history.records[-1]:
             save(self.pair, folder)
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
+        self.state.write(folder)
 
     def _show(self, bar: tqdm, bound: float) -> None:
         shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
-
-    def _total(self) -> int | None:
-        return None if self.batches.num_data is None else self.num_epochs * self.batches.num_data
 
     def _fraction(self) -> float:
         """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""
@@ -238,7 +245,8 @@ class Loop:
             what = str(error)
         except _Diverged:
             what = f"epoch {self.state.epoch + 1}: the step that ended it made a parameter infinite or NaN"
-        self.state.restore(*good)
+        finally:
+            self.state.restore(*good)
         kept = "" if folder is None else f"; the checkpoint in {folder} is that of the last good epoch"
         return FloatingPointError(f"{what}; the programs hold the weights of the last good epoch{kept}")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
 
-__all__ = ["MLP", "Activation", "ImageDecoder", "ImageEncoder", "bounded_scale"]
+__all__ = ["MLP", "Activation", "ImageDecoder", "ImageEncoder", "bounded_scale", "inverse_bounded_scale"]
 
 Shape = int | Sequence[int]
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
@@ -50,6 +50,9 @@ def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: s
     """
     if activation is None or activation in _SATURATING:
         nn.init.xavier_uniform_(layer.weight)
+    elif isinstance(layer, nn.ConvTranspose2d):  # torch takes its fan from the wrong end
+        fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+        nn.init.uniform_(layer.weight, -math.sqrt(6 / fan_in), math.sqrt(6 / fan_in))
     else:
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
@@ -96,6 +99,26 @@ def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
     middle = 0.5 * (math.log(high) + math.log(low))
     half = 0.5 * (math.log(high) - math.log(low))
     return torch.exp(middle + half * torch.tanh(raw / half))
+
+
+def inverse_bounded_scale(scale: Tensor, low: float, high: float) -> Tensor:
+    """Return the ``raw`` that :func:`bounded_scale` maps to ``scale``.
+
+    Raises
+    ------
+    ValueError
+        Unless ``0 < low < scale < high`` everywhere.
+
+    Examples
+    --------
+    >>> bounded_scale(inverse_bounded_scale(torch.tensor(0.5), 0.01, 10.0), 0.01, 10.0)
+    tensor(0.5000)
+    """
+    if not 0 < low < high or not ((scale > low) & (scale < high)).all():
+        raise ValueError(f"scale: found {scale.min():g} to {scale.max():g}, expected it between {low!r} and {high!r}")
+    middle = 0.5 * (math.log(high) + math.log(low))
+    half = 0.5 * (math.log(high) - math.log(low))
+    return half * torch.atanh((scale.log() - middle) / half)
 
 
 class MLP(Rebuildable):

@@ -69,7 +69,10 @@ class RunState:
         self.epoch += 1
         self.epoch_step, self.count, self.seconds = 0, 0, 0.0
         self.bound.zero_()
-        if self.scheduler is not None:
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            bound = record["train_bound"] if record["valid_bound"] is None else record["valid_bound"]
+            self.scheduler.step(-bound)  # it waits for a loss to stop falling
+        elif self.scheduler is not None:
             self.scheduler.step()
 
     def generators(self) -> dict[str, Tensor]:

@@ -12,17 +12,20 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "interruptible", "isolated", "matmul_precision", "seeded"]
+__all__ = ["MatmulPrecision", "evaluating", "interruptible", "isolated", "matmul_precision", "seeded"]
+
+
+MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 def isolated(program: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``program`` run in a parameter store of its own, so that the caller's store is neither read nor written.
+    """Return ``program`` run in a parameter store of its own, so that nothing is left in the caller's.
 
     Pyro names a parameter by its attribute path alone: two modules that both have a ``.net`` meet in the one store, and
     the second silently runs with the first one's weights. A module owns its parameters, so it needs no store. What a
@@ -71,7 +74,10 @@ def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[Non
         return
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device there is
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -110,7 +116,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
     """Set torch's float32 matmul precision (``"highest"``, ``"high"`` or ``"medium"``) for a block.
 
     Raises
@@ -118,7 +124,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
     ValueError
         For any other name.
     """
-    choices = ("highest", "high", "medium")
+    choices = get_args(MatmulPrecision)
     if precision not in choices:
         raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(map(repr, choices))}")
     before = torch.get_float32_matmul_precision()

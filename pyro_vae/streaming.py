@@ -81,16 +81,19 @@ class StreamingWeights:
         return (spread * self.count / (self.count - 1)).sqrt()
 
     def khat(self) -> Tensor:
-        """The Pareto shape of the largest weights; NaN below 25 particles, which leave no tail to fit.
+        """The Pareto shape of the largest weights; NaN up to 20 particles, which leave no tail to fit.
 
-        Zero where the largest weights tie but for rounding, as they do under the exact posterior.
+        Zero where a quarter of them tie with the smallest but for rounding, as all do under the exact posterior and
+        many under a discrete one. Infinity where they span more than float64 can: a single weight is all there is.
         """
         if self.tail_size < 5:
             return torch.full_like(self._log_sum, math.nan)
         peak, threshold = self._largest[:, 0], self._largest[:, -1]
         excess = (self._largest[:, :-1] - peak[:, None]).exp() - (threshold - peak).exp()[:, None]
-        tied = peak - threshold <= 16 * self.rounding * (1 + peak.abs())
-        return torch.where(tied, 0.0, pareto_khat(excess.T.flip(0)))
+        quartile = self._largest[:, self.tail_size - 1 - int(self.tail_size / 4 - 0.5)]
+        tied = quartile - threshold <= 16 * self.rounding * (1 + peak.abs())
+        lost = (quartile - peak).exp() - (threshold - peak).exp() <= 0
+        return torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
 
 
 def pareto_khat(excess: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from pyro_vae.loop import History, Loop, Record
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.run_state import RunState
-from pyro_vae.state import evaluating, interruptible, matmul_precision, seeded
+from pyro_vae.state import MatmulPrecision, evaluating, interruptible, matmul_precision, seeded
 
 __all__ = ["History", "fit", "tensorboard"]
 
@@ -46,7 +46,7 @@ def fit(
     valid: Any = None,
     patience: int | None = None,
     device: torch.device | str | None = None,
-    precision: str = "highest",
+    precision: MatmulPrecision = "highest",
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -71,7 +71,8 @@ def fit(
     optimizer
         Called as ``optimizer(parameters, lr=lr)``; fused Adam by default.
     scheduler
-        Called as ``scheduler(optimizer)``; the torch scheduler it returns steps once an epoch.
+        Called as ``scheduler(optimizer)``; the torch scheduler it returns steps once an epoch (``ReduceLROnPlateau`` on
+        minus the validation bound). Not together with a function as ``lr``.
     clip_norm
         Largest global norm of the gradient of the mean loss per datum.
     valid
@@ -88,7 +89,7 @@ def fit(
         A folder for ``checkpoint.safetensors`` (the weights with the best validation bound, or the last; see
         :func:`pyro_vae.load`), ``last.safetensors`` (all it takes to go on) and ``metrics.jsonl``.
     resume
-        Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning.
+        Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
     callbacks
         Called with each epoch's record.
     progress
@@ -139,9 +140,11 @@ def fit(
     particles, nesting = objective.num_particles if ours else 1, objective.max_plate_nesting
     for name, held in (("data", batches), ("valid", valid_batches)):
         if held is not None:
-            kinds = {"enumerated": not ours, "reparameterised": ours}
+            kinds = {"enumerated": not ours, "reparameterised": ours, "trained": True}
             check_program(model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting, **kinds)
 
+    if callable(lr) and scheduler is not None:
+        raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
     initial_lr = lr(0.0) if callable(lr) else lr
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
     factory = _fused_adam if optimizer is None else optimizer
@@ -161,9 +164,14 @@ def fit(
                 "num_data": batches.num_data,
                 "optimizer": type(stepper).__name__,
                 "scheduler": type(state.scheduler).__name__,
-                "lr": stepper.param_groups[0]["lr"],  # at the start; where the schedule has got to is in the state
+                "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
+                "clip_norm": clip_norm,
             }
+            rates = [group["lr"] for group in stepper.param_groups]
             state.open(folder, resume, facts)
+            if scheduler is None and not callable(lr):  # a run may go on with another rate
+                for group, rate in zip(stepper.param_groups, rates, strict=True):
+                    group["lr"] = rate
         loop = Loop(model, guide, pair, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress)
         return loop.all_epochs(valid_batches, folder, patience, callbacks)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae import MLP, DiagonalNormal, Gaussian, StandardNormal
+from pyro_vae.networks import inverse_bounded_scale
 
 
 class SigmaPoints(dist.Normal):
@@ -42,11 +43,6 @@ class SigmaPointGuide(PyroModule):
         q = self.posterior(x).base_dist
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", SigmaPoints(q.loc, q.scale).to_event(1))
-
-
-def inverse_bounded_scale(scale: Tensor, low: float = 1e-3, high: float = 1e3) -> Tensor:
-    middle, half = 0.5 * (math.log(high) + math.log(low)), 0.5 * (math.log(high) - math.log(low))
-    return half * torch.atanh((scale.log() - middle) / half)
 
 
 @dataclass
@@ -100,9 +96,9 @@ def _linear_vae(weights: Tensor, variance: Tensor) -> pyro_vae.VAE:
     ).double()
     precision = weights.T @ weights + variance * torch.eye(2, dtype=torch.float64)
     with torch.no_grad():
-        vae.likelihood.log_scale.copy_(variance.log() / 2)  # after .double(): a float32 start would keep its rounding
+        vae.likelihood.raw_scale.copy_(inverse_bounded_scale(variance.sqrt(), 1e-2, 1e1))
         decoder.output.weight.copy_(weights)
         encoder.output.weight.zero_()
         encoder.output.weight[:2] = torch.linalg.solve(precision, weights.T)
-        encoder.output.bias[2:] = inverse_bounded_scale((variance / precision.diagonal()).sqrt())
+        encoder.output.bias[2:] = inverse_bounded_scale((variance / precision.diagonal()).sqrt(), 1e-3, 1e3)
     return vae

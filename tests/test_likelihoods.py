@@ -117,15 +117,15 @@ class TestGaussian:
     def test_where_the_scale_comes_from(self, scale, shape):
         part = Gaussian(decoder(scale), (3,), scale=scale, initial_scale=0.3)
         learned = {name: tuple(p.shape) for name, p in part.named_parameters() if not name.startswith("network")}
-        assert learned == ({} if shape is None else {"log_scale": shape})
+        assert learned == ({} if shape is None else {"raw_scale": shape})
         sigma = part(torch.randn(50, 2)).base_dist.scale.expand(50, 3)
         if scale == "decoder":
             assert (sigma.std(0) > 0).all() and (sigma > 1e-2).all() and (sigma < 1e1).all()
         else:
             torch.testing.assert_close(sigma, torch.full((50, 3), 0.3), rtol=1e-6, atol=0)
         part(torch.randn(5, 2)).log_prob(torch.zeros(3)).sum().backward()
-        assert all((p.grad != 0).all() for name, p in part.named_parameters() if name == "log_scale")
-        assert ("log_scale" in part.state_dict()) == (scale != "decoder")
+        assert all((p.grad != 0).all() for name, p in part.named_parameters() if name == "raw_scale")
+        assert ("fixed_scale" in part.state_dict()) == (scale == "fixed")
 
     def test_a_sigmoid_squashes_the_mean_alone(self):
         network = decoder("decoder")

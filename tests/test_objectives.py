@@ -212,6 +212,16 @@ def test_analytic_kl_falls_back_to_samples_where_there_is_no_formula(x):
     torch.testing.assert_close(*bounds, rtol=0, atol=0)
 
 
+def test_analytic_kl_is_left_to_samples_where_the_programs_scale_it_differently(vae, x):
+    """TraceMeanField_ELBO would weigh the whole KL by the guide's scale alone."""
+    guide = poutine.scale(vae.guide, scale=0.5)
+    bounds = []
+    for kl in ("sample", "analytic"):
+        torch.manual_seed(3)
+        bounds.append(ELBO(kl=kl).bound(vae.model, guide, x))
+    torch.testing.assert_close(*bounds, rtol=0, atol=0)
+
+
 def test_latent_scale_relative_to_the_data_weighs_its_kl(vae, x):
     class Annealed(pyro.nn.PyroModule):
         def __init__(self, weight):

@@ -198,7 +198,6 @@ class TestResuming:
         ("change", "message"),
         [
             ({"batch_size": 8}, "batch_size: found 8, expected 6 as in the run in "),
-            ({"lr": 0.5}, "lr: found 0.5, expected 0.0[0-9]* as in the run in "),
             ({"data": X[:20]}, "num_data: found 20, expected 24 as in the run in "),
             ({"data": DataLoader(X, batch_size=4)}, "batch_size: found 4, expected 6 as in the run in "),
             ({"optimizer": torch.optim.SGD}, "optimizer: found SGD, expected Adam as in the run in "),

@@ -95,3 +95,10 @@ def test_bounded_weights_have_a_negative_khat():
 def test_ties_at_the_threshold_do_not_divide_by_zero():
     log_w = torch.where(torch.rand(1000, 3) < 0.01, 1.0, 0.0).double()  # two values only, as a discrete latent gives
     assert (streamed(log_w, 100).khat() == 0).all()
+
+
+def test_weights_too_far_apart_for_float64_are_not_trusted():
+    log_w = -20.0 * torch.arange(5000, dtype=torch.float64)[:, None]  # one weight is all there is: ESS 1
+    weights = streamed(log_w, 1000)
+    assert weights.ess().item() == pytest.approx(1.0)
+    assert weights.khat().item() == math.inf

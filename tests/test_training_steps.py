@@ -45,7 +45,6 @@ class TestSteps:
         assert used == [0.01] * 4 + [0.005] * 4 + [0.0025] * 4
         assert recorded == [0.01, 0.005, 0.0025]
 
-    @pytest.mark.filterwarnings("ignore:.* was not registered in the param store because requires_grad=False")
     def test_the_optimizer_factory_gets_the_trainable_parameters_and_the_rate(self):
         got = {}
 
@@ -127,3 +126,32 @@ def test_latents_that_the_model_enumerates_need_no_guide():
     )  # each half has a class of its own
     with pytest.raises(pyro_vae.ProgramError, match="'label': found in the model"):
         pyro_vae.fit(Mixture(), Nothing(), x, **options)
+
+
+def test_bare_params_are_refused_since_nothing_would_train_them():
+    class Bare(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            loc = pyro.param("loc", torch.zeros(2))
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(loc + self.bias, 1.0).to_event(1))
+
+    pair = pyro_vae.VAE((4, 4), 2, (5,))
+    with pytest.raises(pyro_vae.ProgramError, match="parameter 'loc': found in a bare pyro.param"):
+        pyro_vae.fit(pair.model, Bare(), X, num_epochs=1, batch_size=6, progress=False)
+
+
+def test_plateau_scheduler_follows_the_validation_bound():
+    pair = pyro_vae.VAE((4, 4), 2, (5,))
+
+    def scheduler(optimizer):
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=1e9, threshold_mode="abs")
+
+    options = {"num_epochs": 4, "batch_size": 6, "lr": 0.1, "valid": X, "progress": False, "scheduler": scheduler}
+    records = pyro_vae.fit(pair.model, pair.guide, X, **options).records
+    assert [record["learning_rate"] for record in records] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    with pytest.raises(ValueError, match="scheduler: found one beside a function as lr"):
+        pyro_vae.fit(pair.model, pair.guide, X, **options | {"lr": lambda done: 0.1})

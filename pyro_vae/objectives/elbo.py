@@ -35,7 +35,7 @@ class ELBO(Objective):
     kl
         ``"sample"`` for the paper's :math:`\mathcal{L}^A`. ``"analytic"`` for :math:`\mathcal{L}^B`: the KL of each
         latent site in closed form where torch knows one for its two distributions *and* the model's depends on no
-        latent that the guide draws later; by samples elsewhere.
+        latent that the guide draws later *and* both programs scale and mask the site alike; by samples elsewhere.
     max_plate_nesting
         How many plates the programs have, the data plate included.
 
@@ -88,9 +88,13 @@ def _analytic_kl(pair: PairTrace, name: str) -> Tensor | None:
     before_in_model = set(model_order[: model_order.index(name)])
     if not before_in_model <= set(guide_order[: guide_order.index(name)]):
         return None
-    site = pair.guide_sites[name]
+    site, model_site = pair.guide_sites[name], pair.model_sites[name]
+    if site["scale"] is not model_site["scale"] and site["scale"] != model_site["scale"]:
+        return None  # one factor cannot weigh both halves
+    if site["mask"] is not model_site["mask"]:
+        return None
     try:
-        kl = kl_divergence(site["fn"], pair.model_sites[name]["fn"])
+        kl = kl_divergence(site["fn"], model_site["fn"])
     except NotImplementedError:
         return None
     return pair.per_datum(kl, site, scaled=True)
