@@ -112,7 +112,11 @@ def _check_support(site: dict[str, Any], x: Tensor, start: int, name: str) -> No
         base = site["fn"]
         while hasattr(base, "base_dist"):
             base = base.base_dist
-        hint = "; binarise it (see pyro_vae.data.load), or use another likelihood" if _is_boolean(support) else ""
+        hint = (
+            "; binarise it (see pyro_vae.data.load), or use another likelihood"
+            if support is constraints.boolean
+            else ""
+        )
         raise ValueError(
             f"{name}: found the value {found:g} at {where}, outside the support of site {site['name']!r}, "
             f"expected what a {type(base).__name__} covers, {support}{hint}"
@@ -131,10 +135,6 @@ def _elementwise(support: Any) -> Any:
         support = support.base_constraint
     bounds = [value for value in vars(support).values() if isinstance(value, Tensor) and value.numel() > 1]
     return None if bounds or support.event_dim else support
-
-
-def _is_boolean(support: Any) -> bool:
-    return support is constraints.boolean
 
 
 @torch.no_grad()

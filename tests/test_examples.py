@@ -162,7 +162,11 @@ def test_evaluating_no_run_is_refused(run, tmp_path):
 
 def test_custom_guide(succeed):
     text = succeed("custom_guide.py", "--epochs", 2, "--eval-particles", 50)
-    assert "±" in text
+    lines = re.findall(r"^[123]  \w+ +\w+ +(-[\d.]+) ± [\d.]+ +(-[\d.]+) ± [\d.]+ +(-?[\d.]+) ± ([\d.]+)", text, re.M)
+    assert len(lines) == 3
+    for elbo, log_p, gap, gap_error in ((float(number) for number in line) for line in lines):
+        assert gap == pytest.approx(log_p - elbo, abs=2e-3)  # printed to three digits
+        assert gap > 3 * gap_error  # log p(x) - ELBO is KL(q ‖ posterior), and no guide is exact after two epochs
 
 
 def test_plain_pyro_agrees_with_the_package(succeed):
