@@ -7,14 +7,16 @@ Write or pick a model and a guide; every bound, every estimate of log p(x) and e
     pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=5000).mean()
 """
 
-from pyro_vae import data
+from pyro_vae import data, schedules
 from pyro_vae.checkpoint import load, save
 from pyro_vae.diagnostics import active_units
+from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
-from pyro_vae.importance import ProgramError, log_weights
+from pyro_vae.handlers import anneal_kl
+from pyro_vae.importance import log_weights
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import MLP, ImageDecoder, ImageEncoder
-from pyro_vae.objectives import ELBO, IWAE, Objective
+from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs import VAE
@@ -23,9 +25,12 @@ from pyro_vae.training import History, fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "CIWAE",
     "ELBO",
     "IWAE",
+    "MIWAE",
     "MLP",
+    "PIWAE",
     "VAE",
     "Bernoulli",
     "DiagonalNormal",
@@ -36,12 +41,17 @@ __all__ = [
     "LogLikelihood",
     "Objective",
     "ProgramError",
+    "RenyiBound",
+    "ReweightedWakeSleep",
     "StandardNormal",
+    "WakeSleep",
     "active_units",
+    "anneal_kl",
     "data",
     "fit",
     "load",
     "log_likelihood",
     "log_weights",
     "save",
+    "schedules",
 ]

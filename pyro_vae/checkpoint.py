@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyro_vae.files import replacing, write_text
+from pyro_vae.handlers import bare
 from pyro_vae.modules import build
 
 __all__ = ["as_module", "load", "read_tensors", "restore", "save", "write_tensors"]
@@ -27,13 +28,20 @@ Folder = str | os.PathLike[str]
 
 
 def as_module(program: Any) -> nn.Module:
-    """A module, or a pair ``(model, guide)``, as one module with children ``model`` and ``guide``."""
+    """A module, or a pair as one module with children ``model`` and ``guide``; annealing is left out."""
     if isinstance(program, nn.Module):
-        return program
+        return _bare_module(program)
     if isinstance(program, (tuple, list)) and len(program) == 2 and all(isinstance(p, nn.Module) for p in program):
-        return nn.ModuleDict({"model": program[0], "guide": program[1]})
+        return nn.ModuleDict({"model": _bare_module(program[0]), "guide": _bare_module(program[1])})
     names = [type(part).__name__ for part in (program if isinstance(program, (tuple, list)) else [program])]
     raise TypeError(f"program: found ({', '.join(names)}), expected a module or a pair (model, guide) of modules")
+
+
+def _bare_module(program: nn.Module) -> nn.Module:
+    module = bare(program)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"program: found the annealed {type(module).__name__}, expected an annealed module")
+    return module
 
 
 def _recipe(program: nn.Module) -> dict[str, Any] | None:

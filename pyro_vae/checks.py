@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.batches import Batches
-from pyro_vae.importance import PairTrace, Program, ProgramError, trace_pair
+from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import Program, check_runs_again
+from pyro_vae.importance import PairTrace, trace_pair
 from pyro_vae.modules import placement
-from pyro_vae.objectives.objective import check_reparameterised
+from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
 
 __all__ = ["check_program", "first_bad_site"]
@@ -28,7 +31,7 @@ def check_program(
     num_particles: int = 1,
     max_plate_nesting: int = 1,
     enumerated: bool = False,
-    reparameterised: bool = False,
+    objective: Objective | None = None,
     trained: bool = False,
 ) -> None:
     """Run the pair once on the first of ``batches`` and hold the data against the observed site's support.
@@ -38,31 +41,37 @@ def check_program(
     Raises
     ------
     ProgramError
-        If the two programs do not form a pair; with ``reparameterised``, if the draw of a latent has no gradient; with
-        ``trained``, if a parameter belongs to no module.
+        If the two programs do not form a pair; with an ``objective``, if it cannot train them; with ``trained``, if a
+        parameter belongs to no module.
     ValueError
         If a value of the data lies outside the support of the observed site; the message names both.
     """
-    pair, observed, start = None, [], 0
+    pair, first, observed, start = None, None, [], 0
     with seeded(0, placement(model, guide)[0]):  # an order, binarised pixels and latents are drawn
         for x in batches.in_order() if batches.resident else islice(batches, 1):
             _check_finite(x, start, name)
             if pair is None:
                 options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
-                pair = _trace(model, guide, x[:2], name, **options)
+                pair, first = _trace(model, guide, x[:2], name, **options), x[:2]
                 if trained:
                     _check_params(pair)
-                if reparameterised:
-                    with torch.enable_grad():
-                        check_reparameterised(_trace(model, guide, x[:2], name, **options))
                 if num_particles > 1:  # not as many as data, so that the one cannot pass for the other
                     _trace(model, guide, x[:2], name, num_particles=3, **options)
                 observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, x[:2])]
             for site in observed:
                 _check_support(site, x, start, name)
             start += len(x)
+        if objective is not None and first is not None:
+            _check_objective(model, guide, objective, first, name)
     if pair is None:
         raise ValueError(f"{name}: found no data, expected one datum or more")
+
+
+def _check_objective(model: Program, guide: Program, objective: Objective, x: Tensor, name: str) -> None:
+    if objective.gradient != "reparam":
+        check_runs_again(guide)
+    with torch.enable_grad():
+        _run(lambda: objective.estimate(isolated(model), isolated(guide), x), model, guide, x, name)
 
 
 def _check_params(pair: PairTrace) -> None:
@@ -78,9 +87,13 @@ def _check_params(pair: PairTrace) -> None:
 
 
 def _trace(model: Program, guide: Program, x: Tensor, name: str, **options: Any) -> PairTrace:
+    return _run(lambda: trace_pair(isolated(model), isolated(guide), x, **options), model, guide, x, name)
+
+
+def _run(call: Callable[[], Any], model: Program, guide: Program, x: Tensor, name: str) -> Any:
     try:
         with evaluating(model, guide):
-            return trace_pair(isolated(model), isolated(guide), x, **options)
+            return call()
     except ProgramError:
         raise
     except (ValueError, RuntimeError, TypeError, IndexError) as error:

@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 
 from pyro_vae.batches import as_batches
 from pyro_vae.checks import check_program
-from pyro_vae.importance import Program, log_weights
+from pyro_vae.handlers import Annealed, Program, bare
+from pyro_vae.importance import log_weights
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights
 
-__all__ = ["LogLikelihood", "log_likelihood", "mean_bound"]
+__all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate"]
 
 
 class _Estimates(NamedTuple):
@@ -122,7 +123,7 @@ def log_likelihood(
     for argument, value in (("num_particles", num_particles), ("chunk_size", chunk_size), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{argument}: found {value!r}, expected a positive integer")
-    device, dtype = placement(model, guide)
+    device, dtype = placement(bare(model), bare(guide))
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
@@ -151,18 +152,32 @@ def mean_bound(
     batch_size: int = 100,
     seed: int | None = None,
 ) -> float:
-    """Return the mean of an objective's bound over data ``(N, *data_shape)``, in eval mode, nats per datum.
+    """Return the mean of an objective's true bound over data ``(N, *data_shape)``, in eval mode, nats per datum.
 
-    A Pyro ELBO serves as well as one of this package's objectives; its bound is minus its loss per datum.
+    Annealing, free bits and a capacity are left out of it. A Pyro ELBO serves as well as one of this package's
+    objectives; its bound is minus its loss per datum.
     """
-    device, dtype = placement(model, guide)
+    return mean_estimate(model, guide, x, objective, batch_size=batch_size, seed=seed)[0]
+
+
+@torch.no_grad()
+def mean_estimate(
+    model: Program, guide: Program, x: Any, objective: Any, *, batch_size: int = 100, seed: int | None = None
+) -> tuple[float, float]:
+    """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL."""
+    device, dtype = placement(bare(model), bare(guide))
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
+    annealed = isinstance(model, Annealed) or isinstance(guide, Annealed)
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:
             if isinstance(objective, Objective):
-                total += objective.bound(model, guide, batch).sum()
+                estimate = objective.estimate(isolated(model), isolated(guide), batch)
+                total += torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])
             else:
-                total -= objective.loss(isolated(model), isolated(guide), batch)
+                weighed = -objective.loss(isolated(model), isolated(guide), batch)
+                true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), batch) if annealed else weighed
+                total += torch.tensor([true, weighed], dtype=total.dtype, device=device)
             count += len(batch)
-    return total.item() / count
+    true_bound, bound = (total / count).tolist()
+    return true_bound, bound

@@ -5,12 +5,13 @@ r"""Run the two programs and weigh what they drew.
 This ``(K, B)`` tensor, in nats, is the one quantity that the package rests on. Bounds are reductions of it over the
 particles k, the marginal likelihood is its log-mean-exp, diagnostics read its terms site by site.
 
-All K particles are drawn in one run: a plate of K, left of the data plate, broadcasts the sample sites, while the
+All K particles are drawn in one run: a plate of K, left of the programs' own, broadcasts the sample sites, while the
 encoder, which depends on the data alone, still sees each datum once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,24 +25,26 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import Program, with_constant_parameters
 from pyro_vae.state import isolated
 
-__all__ = ["PairTrace", "ProgramError", "log_weights", "random_sites", "trace_pair"]
+__all__ = ["PairTrace", "log_weights", "random_sites", "trace_pair"]
 
-Program = Callable[..., Any]
 Site = dict[str, Any]
-
-
-class ProgramError(ValueError):
-    """A model and a guide that do not form a pair: the message names the site, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class PairTrace:
-    """One run of a pair on ``num_data`` data with ``num_particles`` particles, and the terms of its weights."""
+    """One run of a pair on ``num_data`` data with ``num_particles`` particles, and the terms of its weights.
+
+    ``scored_trace`` holds the densities of the guide that enter the weights: the guide's own trace, or one of the same
+    latents under the guide with constant parameters.
+    """
 
     model_trace: poutine.Trace
     guide_trace: poutine.Trace
+    scored_trace: poutine.Trace
     num_particles: int
     num_data: int
     max_plate_nesting: int
@@ -53,6 +56,19 @@ class PairTrace:
     @cached_property
     def guide_sites(self) -> dict[str, Site]:
         return random_sites(self.guide_trace)
+
+    @cached_property
+    def scored_sites(self) -> dict[str, Site]:
+        return random_sites(self.scored_trace)
+
+    @cached_property
+    def data_dim(self) -> int:
+        """Where the data's plate is: the one named ``"data"``, or else the last."""
+        if self.max_plate_nesting == 1:
+            return -1
+        sites = (*self.guide_sites.values(), *self.model_sites.values())
+        frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
+        return next((frame.dim for frame in frames if frame.name == "data"), -1)
 
     @property
     def latents(self) -> list[str]:
@@ -69,13 +85,25 @@ class PairTrace:
         """The scale common to the program: the one its observed site runs under (a number or a tensor)."""
         return self.model_sites[self.observed[0]]["scale"]
 
+    def relative_scale(self, site: Site) -> Any:
+        """The scale of a site relative to the common one (a number or a tensor): the weight that annealing gives it."""
+        scale, common = site["scale"], self.scale
+        if scale is common or (isinstance(scale, float) and isinstance(common, float) and scale == common):
+            return 1.0
+        return scale / common
+
+    @property
+    def is_annealed(self) -> bool:
+        """Whether a latent site has a scale of its own."""
+        latents = (*self.scored_sites.values(), *map(self.model_sites.__getitem__, self.latents))
+        return any(isinstance(r := self.relative_scale(site), Tensor) or r != 1.0 for site in latents)
+
     def per_datum(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
         """Sum what a site gave over all dimensions but the particles' and the data's, to ``(K, B)``; masks count.
 
         With ``scaled``, it is weighed by the site's scale relative to the common one; that is KL annealing.
         """
-        relative = 1.0 if not scaled or site["scale"] is self.scale else site["scale"] / self.scale
-        value = scale_and_mask(value, scale=relative, mask=site["mask"])
+        value = scale_and_mask(value, scale=self.relative_scale(site) if scaled else 1.0, mask=site["mask"])
         num_dims = self.max_plate_nesting + 1
         if value.dim() > num_dims:
             raise ProgramError(
@@ -83,21 +111,42 @@ class PairTrace:
                 f"{num_dims} dimensions, the data's plate last; declare dimensions of one datum with .to_event(n), or "
                 "pass max_plate_nesting if the program has further plates"
             )
-        value = value.reshape((1,) * (num_dims - value.dim()) + value.shape)  # (K or 1, *plates, B or 1)
-        value = value.reshape(value.shape[0], -1, value.shape[-1]).sum(1)
-        return value.expand(self.num_particles, self.num_data)
+        return self._flat(value, num_dims).sum(-1).expand(self.num_particles, self.num_data)
+
+    def per_unit(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
+        """Flatten what the units of a site's event gave to ``(K, B, U)``, further plates included; masks count."""
+        num_units_dims = len(site["fn"].event_shape)
+        scale = self.relative_scale(site) if scaled else 1.0
+        mask, weight = (_with_dims(factor, num_units_dims) for factor in (site["mask"], scale))
+        value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_units_dims)
+        return value.expand(self.num_particles, self.num_data, -1)
+
+    def _flat(self, value: Tensor, num_dims: int) -> Tensor:
+        """``(K or 1, *plates, *units)``, the data's plate among them, to ``(K or 1, B or 1, everything else)``."""
+        value = value.reshape((1,) * (num_dims - value.dim()) + value.shape)
+        value = value.movedim(self.max_plate_nesting + 1 + self.data_dim, 1)
+        return value.flatten(2) if value.dim() > 2 else value[..., None]
 
     def log_prob(self, site: Site, scaled: bool = False) -> Tensor:
         """The log-probability of a site's value given its parents, ``(K, B)``, nats."""
-        return self.per_datum(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), site, scaled)
+        return self.per_datum(_density(site), site, scaled)
+
+    def log_q(self, scaled: bool = False) -> Tensor:
+        """The log-probability of the latents under the guide, ``(K, B)``, nats."""
+        return torch.stack([self.log_prob(site, scaled) for site in self.scored_sites.values()]).sum(0)
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""
         terms = {name: self.log_prob(site, scaled) for name, site in self.model_sites.items()}
-        for name, site in self.guide_sites.items():
+        for name, site in self.scored_sites.items():
             log_q = self.log_prob(site, scaled)
             terms[name] = terms[name] - log_q if name in terms else -log_q
         return terms
+
+
+def _with_dims(value: Any, num_dims: int) -> Any:
+    """A mask or scale of a site's batch shape, beside ``num_dims`` dimensions of its event."""
+    return value[(..., *[None] * num_dims)] if isinstance(value, Tensor) and value.dim() else value
 
 
 def random_sites(trace: poutine.Trace) -> dict[str, Site]:
@@ -108,6 +157,27 @@ def random_sites(trace: poutine.Trace) -> dict[str, Site]:
         for name, site in nodes.items()
         if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
     }
+
+
+def _density(site: Site) -> Tensor:
+    """The log-probability of a site's value as its distribution gives it, computed once."""
+    if "unscaled_log_prob" not in site:  # Pyro's own name for it
+        try:
+            site["unscaled_log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        except (KeyError, NotImplementedError) as error:  # a flow that knows no inverse, at a value it did not draw
+            raise ProgramError(
+                f"site {site['name']!r}: found {site['fn']}, which has no density at a given value, expected one "
+                f"whose transforms can be inverted: {error}"
+            ) from error
+    return site["unscaled_log_prob"]
+
+
+def _scored(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
+    """The trace of a program on given latents, with their densities, some of which (a flow's) run networks as well."""
+    trace = poutine.trace(poutine.replay(program, trace=latents)).get_trace(x)
+    for site in random_sites(trace).values():
+        _density(site)
+    return trace
 
 
 def _check_pair(pair: PairTrace, enumerated: bool) -> None:
@@ -129,7 +199,8 @@ def _check_pair(pair: PairTrace, enumerated: bool) -> None:
         )
     for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):  # the model replays the guide
         for name, site in sites.items():
-            sizes = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
+            plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+            sizes = [frame.size for frame in plates if frame.dim == pair.data_dim]
             if not sizes:
                 raise ProgramError(
                     f"site {name!r}: found outside the data plate of the {program}, expected inside "
@@ -184,6 +255,8 @@ def trace_pair(
     *,
     max_plate_nesting: int = 1,
     enumerated: bool = False,
+    route: Callable[[poutine.Trace], poutine.Trace] | None = None,
+    constant_guide: bool = False,
 ) -> PairTrace:
     """Draw ``num_particles`` latents a datum from the guide and replay the model on them, in the caller's param store.
 
@@ -197,6 +270,11 @@ def trace_pair(
     enumerated
         Let the guide lack latents that the model marks for enumeration, as Pyro's TraceEnum_ELBO does. The weights of
         such a pair mean nothing.
+    route
+        Takes the guide's trace to the one whose latents the densities are evaluated at: the same values, by another
+        route for the gradient.
+    constant_guide
+        Score the latents under the guide with constant parameters.
 
     Raises
     ------
@@ -212,7 +290,11 @@ def trace_pair(
     try:
         with pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext():
             guide_trace = poutine.trace(guide).get_trace(x)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+            latents = guide_trace if route is None else route(guide_trace)
+            model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)
+            scored_trace = guide_trace
+            if constant_guide:
+                scored_trace = with_constant_parameters(functools.partial(_scored, guide, latents))(x)
     except ValueError as error:
         reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
         if "collide" in reason:
@@ -225,7 +307,7 @@ def trace_pair(
                 f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
             ) from error
         raise
-    pair = PairTrace(model_trace, guide_trace, num_particles, len(x), max_plate_nesting)
+    pair = PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), max_plate_nesting)
     _check_pair(pair, enumerated)
     return pair
 

@@ -19,7 +19,8 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,12 @@ from tqdm.auto import tqdm
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import save
 from pyro_vae.checks import first_bad_site
-from pyro_vae.evaluation import mean_bound
+from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
+from pyro_vae.handlers import Annealed, bare, kl_weights
 from pyro_vae.objectives import Objective
 from pyro_vae.run_state import RunState
+from pyro_vae.schedules import Schedule
 from pyro_vae.state import isolated
 
 __all__ = ["History", "Loop", "Record"]
@@ -48,7 +51,9 @@ class History:
     """What a run did: one record an epoch, and how it ended.
 
     A record holds ``epoch``, ``step``, ``train_bound`` (the mean over the epoch, while the weights changed) and
-    ``valid_bound`` (``None`` without validation data), both in nats per datum, ``learning_rate`` and ``seconds``.
+    ``valid_bound`` (``None`` without validation data), both in nats per datum; ``learning_rate`` and ``seconds``. These
+    are true bounds, whatever is annealed; ``train_loss`` and ``valid_loss`` are what training minimises, the second
+    with every schedule at its end. ``kl_weight`` is there when the KL is annealed, ``capacity`` when it has one.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -57,9 +62,9 @@ class History:
 
     @property
     def best(self) -> Record:
-        """The record with the largest validation bound, or the last one without validation."""
-        scored = [record for record in self.records if record["valid_bound"] is not None]
-        return max(scored, key=lambda record: record["valid_bound"]) if scored else self.records[-1]
+        """The record with the smallest validation loss, or the last one without validation."""
+        scored = [record for record in self.records if record["valid_loss"] is not None]
+        return min(scored, key=lambda record: record["valid_loss"]) if scored else self.records[-1]
 
 
 class _Diverged(Exception):
@@ -73,6 +78,7 @@ class Loop:
     model: nn.Module
     guide: nn.Module
     pair: nn.Module
+    schedules: list[Schedule]
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
     lr: float | Callable[[float], float]
@@ -135,70 +141,111 @@ class Loop:
             if callable(self.lr):
                 for group in state.optimizer.param_groups:
                     group["lr"] = self.lr(self._fraction())
+            for schedule in self.schedules:
+                schedule.set_step(state.step)
             self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
-            bound = self._backward(x)
+            bounds = self._backward(x)
             if careful:
-                self._check_step(x, bound, generators)
+                self._check_step(x, bounds, generators)
             if self.clip_norm is not None:
                 stepped = [p for group in state.optimizer.param_groups for p in group["params"]]
                 nn.utils.clip_grad_norm_(stepped, self.clip_norm)
             state.optimizer.step()
-            state.count_step(bound, len(x))
+            state.count_step(bounds, len(x))
             bar.update(len(x))
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
                 read = now
-                self._show(bar, self._mean_bound())
+                self._show(bar, self._mean_bounds()[0])
             if self.interrupted.is_set():
                 state.seconds += now - started
                 return False
         state.seconds += time.monotonic() - started
-        self._mean_bound()
+        self._mean_bounds()
         if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
             raise _Diverged
         return True
 
     def _backward(self, x: Tensor) -> Tensor:
-        """Accumulate the gradient of the mean loss per datum; return the summed bound, still on the device."""
+        """Accumulate the gradient of the mean loss per datum; return the summed bounds, still on the device."""
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
-            loss, bound = self.objective.loss_and_bound(model, guide, x)
+            loss, bound, true_bound = self.objective.estimate(model, guide, x)
             (loss / len(x)).backward()
-            return bound.detach().sum()
+            return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
         if hasattr(self.objective, "differentiable_loss"):
             loss = self.objective.differentiable_loss(model, guide, x)
             (loss / len(x)).backward()
-            return -loss.detach()
-        loss = self.objective.loss_and_grads(model, guide, x)  # a few Pyro ELBOs offer nothing else
-        for parameter in self.pair.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= len(x)
-        return torch.as_tensor(-loss, device=x.device)
+            loss = loss.detach()
+        else:  # a few Pyro ELBOs offer nothing else
+            loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
+            for parameter in self.pair.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= len(x)
+        return torch.stack([-self._true_loss(x, loss), -loss])
 
-    def _mean_bound(self) -> float:
-        mean = self.state.mean_bound()
-        if not math.isfinite(mean):
+    def _true_loss(self, x: Tensor, loss: Tensor) -> Tensor:
+        """A Pyro ELBO's loss without annealing, which takes a run of its own."""
+        if not isinstance(self.model, Annealed):
+            return loss
+        before = [buffer.clone() for buffer in self.pair.buffers()]
+        with torch.no_grad():
+            true_loss = self.objective.loss(isolated(bare(self.model)), isolated(bare(self.guide)), x)
+            for buffer, value in zip(self.pair.buffers(), before, strict=True):  # batch normalisation counts one run
+                buffer.copy_(value)
+        return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
+
+    def _mean_bounds(self) -> list[float]:
+        means = self.state.mean_bounds()
+        if not all(map(math.isfinite, means)):
             raise _Diverged
-        return mean
+        return means
 
     def _record(self, valid: Batches | None) -> Record:
         state = self.state
+        for schedule in self.schedules:  # also where the epoch was resumed at its end, with no step left
+            schedule.set_step(state.step)
+        train_bound, maximised = self._mean_bounds()
         record = {
             "epoch": state.epoch + 1,
             "step": state.step,
-            "train_bound": self._mean_bound(),
+            "train_bound": train_bound,
+            "train_loss": -maximised,
             "valid_bound": None,
+            "valid_loss": None,
+            **kl_weights(self.model),
+            **self._capacity(),
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "seconds": round(state.seconds, 3),
         }
         if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
-            record["valid_bound"] = mean_bound(self.model, self.guide, valid, self.objective, seed=0)
+            with self._at_the_end():
+                record["valid_bound"], maximised = mean_estimate(self.model, self.guide, valid, self.objective, seed=0)
+            record["valid_loss"] = -maximised
             if not math.isfinite(record["valid_bound"]):
                 site = self._first_bad_site(next(iter(valid)))
                 raise _Diverged(
                     f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
                 )
         return record
+
+    def _capacity(self) -> dict[str, float]:
+        capacity = getattr(self.objective, "capacity", None)
+        if capacity is None:
+            return {}
+        return {"capacity": capacity.value.item() if isinstance(capacity, Schedule) else capacity}
+
+    @contextmanager
+    def _at_the_end(self) -> Iterator[None]:
+        """Set the schedules to their end, so that what is maximised compares from epoch to epoch, and back."""
+        steps = [schedule.num_taken for schedule in self.schedules]
+        try:
+            for schedule in self.schedules:
+                schedule.set_step(schedule.num_steps)
+            yield
+        finally:
+            for schedule, step in zip(self.schedules, steps, strict=True):
+                schedule.set_step(step)
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
@@ -219,19 +266,22 @@ class Loop:
             return self.state.epoch / self.num_epochs
         return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
 
-    def _check_step(self, x: Tensor, bound: Tensor, generators: Any) -> None:
+    def _check_step(self, x: Tensor, bounds: Tensor, generators: Any) -> None:
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
-        if not torch.isfinite(bound):
+        if not torch.isfinite(bounds).all():
             self.state.set_generators(generators)
             site = self._first_bad_site(x)
-            raise FloatingPointError(f"{where}: found the bound {bound.item()}; the first value not finite is {site}")
+            raise FloatingPointError(
+                f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"
+            )
         for name, parameter in self.pair.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
 
     def _first_bad_site(self, x: Tensor) -> str:
         nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
-        return first_bad_site(self.model, self.guide, x, self.objective.num_particles, int(nesting))
+        particles = getattr(self.objective, "total_particles", self.objective.num_particles)
+        return first_bad_site(self.model, self.guide, x, particles, int(nesting))
 
     def _explain(self, folder: Path | None, found: str) -> FloatingPointError:
         """Run the epoch again from its beginning, checking every step, to say where it went wrong."""

@@ -36,7 +36,7 @@ class RunState:
         self.epoch_step = 0  # steps taken in the epoch under way
         self.count = 0  # data seen in it
         self.seconds = 0.0  # spent on it
-        self.bound = torch.zeros((), dtype=torch.float64, device=device)  # summed over it
+        self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
         self.epoch_generators = self.generators()  # as they were when it began
 
     def remaining(self, batches: Batches) -> Iterator[Tensor]:
@@ -52,26 +52,25 @@ class RunState:
             self.set_generators(now)
         yield from rest
 
-    def count_step(self, bound: Tensor, num_data: int) -> None:
-        """Count a step on ``num_data`` data whose bounds sum to ``bound``."""
-        self.bound += bound
+    def count_step(self, bounds: Tensor, num_data: int) -> None:
+        """Count a step on ``num_data`` data whose true bounds, and what was maximised, sum to ``bounds``."""
+        self.bounds += bounds
         self.count += num_data
         self.step += 1
         self.epoch_step += 1
 
-    def mean_bound(self) -> float:
-        """The mean bound of the epoch so far, nats per datum: reads the device."""
-        return self.bound.item() / self.count
+    def mean_bounds(self) -> list[float]:
+        """The mean true bound of the epoch so far, and of what was maximised, nats per datum: reads the device."""
+        return (self.bounds / self.count).tolist()
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Keep the epoch's record and move on to the next."""
         self.records.append(record)
         self.epoch += 1
         self.epoch_step, self.count, self.seconds = 0, 0, 0.0
-        self.bound.zero_()
+        self.bounds.zero_()
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            bound = record["train_bound"] if record["valid_bound"] is None else record["valid_bound"]
-            self.scheduler.step(-bound)  # it waits for a loss to stop falling
+            self.scheduler.step(record["train_loss"] if record["valid_loss"] is None else record["valid_loss"])
         elif self.scheduler is not None:
             self.scheduler.step()
 
@@ -100,7 +99,7 @@ class RunState:
                     plain.setdefault(str(index), {})[name] = value
         tensors |= {f"generator.{name}": state for name, state in self.generators().items()}
         tensors |= {f"epoch_generator.{name}": state for name, state in self.epoch_generators.items()}
-        tensors["bound"] = self.bound
+        tensors["bounds"] = self.bounds
         position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
         document = {
             "format": 1,
@@ -131,7 +130,7 @@ class RunState:
         for name, value in document["position"].items():
             setattr(self, name, value)
         self.records[:] = document["records"]
-        self.bound.copy_(tensors["bound"])
+        self.bounds.copy_(tensors["bounds"])
         self.epoch_generators = named("epoch_generator.")
         self.set_generators(named("generator."))
 

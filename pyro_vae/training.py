@@ -18,14 +18,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pyro_vae.batches import as_batches
+from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checkpoint import as_module
 from pyro_vae.checks import check_program
 from pyro_vae.data import Splits
+from pyro_vae.handlers import Annealed
 from pyro_vae.loop import History, Loop, Record
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.run_state import RunState
+from pyro_vae.schedules import Schedule
 from pyro_vae.state import MatmulPrecision, evaluating, interruptible, matmul_precision, seeded
 
 __all__ = ["History", "fit", "tensorboard"]
@@ -58,7 +60,8 @@ def fit(
     Parameters
     ----------
     model, guide
-        The programs, as modules; they are trained in place.
+        The programs, as modules; they are trained in place. Of a pair from :func:`pyro_vae.anneal_kl`, the history and
+        the progress bar show the true bound, and the checkpoint is that of the programs alone.
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
         ``(N, *data_shape)``, a ``Dataset`` or a ``DataLoader``. All but the last two stay on the device as they are.
@@ -78,7 +81,7 @@ def fit(
     valid
         Validation data, for data that bring none.
     patience
-        Stop when the validation bound has not risen for so many epochs.
+        Stop when the validation loss has not fallen for so many epochs.
     device
         Where to train; the programs are moved there. By default, where they are.
     precision
@@ -86,7 +89,7 @@ def fit(
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
-        A folder for ``checkpoint.safetensors`` (the weights with the best validation bound, or the last; see
+        A folder for ``checkpoint.safetensors`` (the weights with the best validation loss, or the last; see
         :func:`pyro_vae.load`), ``last.safetensors`` (all it takes to go on) and ``metrics.jsonl``.
     resume
         Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
@@ -106,7 +109,8 @@ def fit(
     ProgramError
         If the two programs do not form a pair.
     ValueError, TypeError
-        For data or arguments that cannot be trained on, before training starts.
+        For data or arguments that cannot be trained on, before training starts; such as a schedule that would not have
+        arrived when training ends.
     FileExistsError, FileNotFoundError
         If ``checkpoint`` holds another run and ``resume`` is false, or none and it is true.
     FloatingPointError
@@ -123,8 +127,10 @@ def fit(
     """
     objective = ELBO() if objective is None else objective
     pair = _check_arguments(model, guide, objective, num_epochs, batch_size, lr, clip_norm, patience)
+    schedules = _schedules(model, guide, objective)
     if device is not None:
-        pair.to(device)
+        for module in (pair, *schedules):
+            module.to(device)
     where, dtype = placement(pair)
     train = data.train if isinstance(data, Splits) else data
     valid = data.valid if isinstance(data, Splits) and valid is None else valid
@@ -136,12 +142,16 @@ def fit(
     valid_batches = None if valid is None else as_batches(valid, batch_size, **options, shuffle=False, name="valid")
     if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
         raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
-    ours = isinstance(objective, Objective)
-    particles, nesting = objective.num_particles if ours else 1, objective.max_plate_nesting
+    ours = objective if isinstance(objective, Objective) else None
+    particles, nesting = ours.total_particles if ours else 1, objective.max_plate_nesting
     for name, held in (("data", batches), ("valid", valid_batches)):
         if held is not None:
-            kinds = {"enumerated": not ours, "reparameterised": ours, "trained": True}
-            check_program(model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting, **kinds)
+            check_program(
+                model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting,
+                enumerated=ours is None, objective=ours, trained=True,
+            )  # fmt: skip
+
+    _check_warm_up(schedules, batches, num_epochs)
 
     if callable(lr) and scheduler is not None:
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
@@ -164,7 +174,10 @@ def fit(
                 "num_data": batches.num_data,
                 "optimizer": type(stepper).__name__,
                 "scheduler": type(state.scheduler).__name__,
-                "objective": f"{type(objective).__name__}(num_particles={objective.num_particles})",
+                "objective": repr(objective)
+                if ours
+                else f"{type(objective).__name__}(num_particles={objective.num_particles})",
+                "kl_weight": repr(model) if isinstance(model, Annealed) else None,
                 "clip_norm": clip_norm,
             }
             rates = [group["lr"] for group in stepper.param_groups]
@@ -172,8 +185,29 @@ def fit(
             if scheduler is None and not callable(lr):  # a run may go on with another rate
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate
-        loop = Loop(model, guide, pair, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress)
+        loop = Loop(
+            model, guide, pair, schedules, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress
+        )
         return loop.all_epochs(valid_batches, folder, patience, callbacks)
+
+
+def _schedules(model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO) -> list[Schedule]:
+    """Every schedule that training has to move on, once."""
+    modules = (*model.modules(), *guide.modules(), getattr(objective, "capacity", None))
+    return list(dict.fromkeys(module for module in modules if isinstance(module, Schedule)))
+
+
+def _check_warm_up(schedules: list[Schedule], batches: Batches, num_epochs: int) -> None:
+    try:
+        num_steps = num_epochs * len(batches)
+    except TypeError:  # a stream
+        return
+    for schedule in schedules:
+        if schedule.num_steps > num_steps:
+            raise ValueError(
+                f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of {len(batches)} "
+                f"steps, expected at most {num_steps}"
+            )
 
 
 def _fused_adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:

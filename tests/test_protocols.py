@@ -13,17 +13,27 @@ from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE
-from tests.programs import IMAGE, LATENT_DIM, LIKELIHOODS, NETWORKS, PAIRS, bits, named, packaged, same, weights
+from tests.every_objective import GRADIENTS, all_of_them
+from tests.programs import (
+    IMAGE,
+    LATENT_DIM,
+    LIKELIHOODS,
+    NETWORKS,
+    PAIRS,
+    bits,
+    fit,
+    named,
+    packaged,
+    same,
+    vae,
+    weights,
+)
 
 X = bits(5)
-OBJECTIVES = {
-    f"{name}-{num_particles}": make(num_particles)
-    for name, make in {
-        "ELBO": ELBO,
-        "analytic": lambda num_particles: ELBO(num_particles, kl="analytic"),
-        "IWAE": IWAE,
-    }.items()
-    for num_particles in (1, 3)
+OBJECTIVES = all_of_them(num_particles=2) | {
+    f"one particle of {make.__name__}, {gradient}": make(1, gradient=gradient)
+    for make in (ELBO, IWAE)
+    for gradient in GRADIENTS
 }
 
 
@@ -94,6 +104,38 @@ class TestObjectives:
         torch.manual_seed(2)
         assert not torch.equal(objective.bound(*clone, X), bounds[0])
         assert same(weights(*pair), before)
+
+
+class TestEveryObjective:
+    def test_each_class_of_the_package_is_gone_over(self):
+        exported = {getattr(pyro_vae.objectives, name) for name in pyro_vae.objectives.__all__}
+        assert {type(objective) for objective in OBJECTIVES.values()} == exported - {pyro_vae.Objective}
+        assert exported <= {getattr(pyro_vae, name) for name in pyro_vae.__all__}
+
+    def test_svi_and_fit_take_it(self, objective):
+        program = vae()
+        before = weights(program)
+        svi = SVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.01}), loss=objective)
+        assert isinstance(svi.step(X), float) and isinstance(svi.evaluate_loss(X), float)
+        after = weights(program)
+        assert all(not torch.equal(after[f"0.{name}"], before[f"0.{name}"]) for name, _ in program.named_parameters())
+        pyro.clear_param_store()
+        history = fit(program, objective=objective, num_epochs=2)
+        trained = weights(program)
+        assert all(not torch.equal(after[f"0.{name}"], trained[f"0.{name}"]) for name, _ in program.named_parameters())
+        assert history.records[1]["train_bound"] > history.records[0]["train_bound"] - 5  # nats, of about 11
+        assert list(pyro.get_param_store().keys()) == []
+
+    def test_it_says_what_it_is(self, objective):
+        assert repr(objective).startswith(f"{type(objective).__name__}(")
+        assert f"num_particles={objective.num_particles}" in repr(objective)
+        assert objective.total_particles >= objective.num_particles
+
+    def test_no_gradient_is_followed_without_one(self, objective):
+        program = vae()
+        with torch.no_grad():
+            estimate = objective.estimate(program.model, program.guide, X)
+        assert not estimate.loss.requires_grad and estimate.true_bound.shape == (5,)
 
 
 class TestSVI:

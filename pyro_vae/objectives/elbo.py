@@ -8,19 +8,31 @@ r"""The evidence lower bound, by both estimators of the AEVB paper.
 with :math:`z_k \sim q(z|x)`. Both have the same mean, and
 
 .. math:: \log p(x) = \mathcal{L}(x) + \mathrm{KL}\bigl(q(z|x) \,\|\, p(z|x)\bigr).
+
+Two changes of the KL's part in training are arguments here, since they act on its mean over the batch,
+:math:`\overline{\mathrm{KL}}`: a floor λ under it, and a target C for it,
+
+.. math:: -\sum_i \max(\lambda, \overline{\mathrm{KL}}_i), \qquad\qquad -\gamma\, |\overline{\mathrm{KL}} - C| .
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
 
+from pyro_vae.divergence import analytic_kl, log_ratio_per_unit
+from pyro_vae.errors import ProgramError
 from pyro_vae.importance import PairTrace
+from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.schedules import Schedule
 
 __all__ = ["ELBO"]
+
+_CHOICES = {"kl": ("sample", "analytic"), "free_bits_per": ("site", "unit")}
 
 
 class ELBO(Objective):
@@ -31,22 +43,36 @@ class ELBO(Objective):
     Parameters
     ----------
     num_particles
-        K; more particles lower the variance of the gradient and leave the bound where it is.
+        K; more particles lower the variance of the gradient and leave the bound where it is. A guide with latents that
+        cannot be reparameterised needs 2 or more for the baseline of its score.
     kl
         ``"sample"`` for the paper's :math:`\mathcal{L}^A`. ``"analytic"`` for :math:`\mathcal{L}^B`: the KL of each
         latent site in closed form where torch knows one for its two distributions *and* the model's depends on no
         latent that the guide draws later *and* both programs scale and mask the site alike; by samples elsewhere.
-    max_plate_nesting
-        How many plates the programs have, the data plate included.
+    free_bits
+        λ, nats: a floor under the mean KL of each latent site, below which it has no gradient. 0 for none.
+    free_bits_per
+        ``"site"``, or ``"unit"`` for a floor under each unit of each site.
+    capacity
+        C, nats: a number or a :class:`~pyro_vae.schedules.Schedule`; the KL of all latents together is held at it.
+    capacity_weight
+        γ, how firmly.
+    gradient, max_plate_nesting
+        As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
     ValueError
-        For an unknown ``kl`` or a count that is not a positive integer.
+        For an unknown choice, a count that is not a positive integer, a negative number, or ``free_bits`` beside
+        ``capacity``.
+    ProgramError
+        When run: with ``free_bits_per="unit"``, for a latent that does not factorise over its units.
 
     References
     ----------
-    Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, equations 6 and 7.
+    Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013, equations 6 and 7. Kingma et al., *Improving
+    Variational Inference with Inverse Autoregressive Flow*, 2016, appendix C.8 (free bits). Burgess et al.,
+    *Understanding disentangling in beta-VAE*, 2018, equation 8 (capacity).
 
     Examples
     --------
@@ -58,43 +84,79 @@ class ELBO(Objective):
     """
 
     def __init__(
-        self, num_particles: int = 1, *, kl: Literal["sample", "analytic"] = "sample", max_plate_nesting: int = 1
+        self,
+        num_particles: int = 1,
+        *,
+        kl: Literal["sample", "analytic"] = "sample",
+        free_bits: float = 0.0,
+        free_bits_per: Literal["site", "unit"] = "site",
+        capacity: float | Schedule | None = None,
+        capacity_weight: float = 1000.0,
+        gradient: Gradient = "reparam",
+        max_plate_nesting: int = 1,
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
-        if kl not in ("sample", "analytic"):
-            raise ValueError(f"kl: found {kl!r}, expected one of 'sample', 'analytic'")
-        self.kl = kl
+        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        for name, value in (("kl", kl), ("free_bits_per", free_bits_per)):
+            if value not in _CHOICES[name]:
+                raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, _CHOICES[name]))}")
+        numbers = {"free_bits": free_bits, "capacity_weight": capacity_weight}
+        if capacity is not None and not isinstance(capacity, Schedule):
+            numbers["capacity"] = capacity
+        for name, number in numbers.items():
+            if not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+                raise ValueError(f"{name}: found {number!r}, expected a finite number, 0 or more")
+        if free_bits and capacity is not None:
+            raise ValueError(f"free_bits: found {free_bits!r} beside capacity={capacity!r}, expected one of the two")
+        self.kl, self.free_bits, self.free_bits_per = kl, free_bits, free_bits_per
+        self.capacity, self.capacity_weight = capacity, capacity_weight
+
+    def arguments(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {} if self.kl == "sample" else {"kl": self.kl}
+        if self.free_bits:
+            shown |= {"free_bits": self.free_bits, "free_bits_per": self.free_bits_per}
+        if self.capacity is not None:
+            shown |= {"capacity": self.capacity, "capacity_weight": self.capacity_weight}
+        return shown
 
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
 
-    def terms(self, pair: PairTrace) -> dict[str, Tensor]:
-        terms = super().terms(pair)
+    def is_true(self, pair: PairTrace) -> bool:
+        return super().is_true(pair) and not self.free_bits and self.capacity is None
+
+    def terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
+        terms = pair.terms(scaled)
         if self.kl == "analytic":
             for name in pair.latents:
-                kl = _analytic_kl(pair, name)
+                kl = analytic_kl(pair, name, scaled)
                 if kl is not None:
                     terms[name] = -kl
+        if scaled and self.free_bits:
+            for name in pair.latents:
+                terms[name] = self._with_floor(pair, name, terms[name])
+        if scaled and self.capacity is not None:
+            terms |= self._held_at_capacity({name: terms[name] for name in pair.latents})
         return terms
 
+    def _with_floor(self, pair: PairTrace, name: str, term: Tensor) -> Tensor:
+        """The site's term where its mean KL is above the floor, the floor itself where it is not, ``(K, B)``."""
+        site = pair.guide_sites[name]
+        floor = pair.per_datum(term.new_full((), -self.free_bits), site, scaled=True)
+        if self.free_bits_per == "site":
+            return torch.where(term.detach().mean() < floor.mean(), term, floor)
+        units = log_ratio_per_unit(pair, name, scaled=True)
+        if units is None:
+            raise ProgramError(
+                f"site {name!r}: found {site['fn']} beside {pair.model_sites[name]['fn']}, expected both to be "
+                "independent over the units for free_bits_per='unit'"
+            )
+        return torch.where(units.detach().mean((0, 1)) < floor.mean(), units, floor[..., None]).sum(-1)
 
-def _analytic_kl(pair: PairTrace, name: str) -> Tensor | None:
-    """KL(q ‖ p) of one site given the sites before it, ``(K, B)``, or ``None`` where it must be sampled.
-
-    Integrating a latent out is right only if the model's distribution of it was fixed before it was drawn: every
-    latent that comes before it in the model must come before it in the guide as well.
-    """
-    model_order, guide_order = list(pair.latents), list(pair.guide_sites)
-    before_in_model = set(model_order[: model_order.index(name)])
-    if not before_in_model <= set(guide_order[: guide_order.index(name)]):
-        return None
-    site, model_site = pair.guide_sites[name], pair.model_sites[name]
-    if site["scale"] is not model_site["scale"] and site["scale"] != model_site["scale"]:
-        return None  # one factor cannot weigh both halves
-    if site["mask"] is not model_site["mask"]:
-        return None
-    try:
-        kl = kl_divergence(site["fn"], model_site["fn"])
-    except NotImplementedError:
-        return None
-    return pair.per_datum(kl, site, scaled=True)
+    def _held_at_capacity(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """-γ |KL - C| of the batch's mean KL, as terms of each datum: γ s (log p - log q + C), s the sign of KL - C."""
+        capacity: Any = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
+        total = torch.stack(list(latents.values())).sum(0)  # (K, B), minus the KL
+        sign = self.capacity_weight * torch.sign(-total.detach().mean() - capacity)
+        return {name: sign * term for name, term in latents.items()} | {
+            "capacity": (sign * capacity).expand_as(total).to(total)
+        }

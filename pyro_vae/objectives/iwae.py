@@ -24,13 +24,13 @@ class IWAE(Objective):
     ----------
     num_particles
         K; the bound tightens as it grows.
-    max_plate_nesting
-        How many plates the programs have, the data plate included.
+    gradient, max_plate_nesting
+        As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
     ValueError
-        If a count is not a positive integer.
+        If a count is not a positive integer, or for an unknown ``gradient``.
 
     References
     ----------
@@ -44,4 +44,4 @@ class IWAE(Objective):
     """
 
     def reduce(self, log_w: Tensor) -> Tensor:
-        return log_w.logsumexp(0) - math.log(log_w.shape[0])
+        return log_w.logsumexp(0) - math.log(len(log_w))

@@ -7,22 +7,42 @@ An objective reduces the log weights of K particles to one number a datum, large
 
 The sign changes here and nowhere else. So does the scale: what a subsampling plate or ``poutine.scale`` multiplies the
 observed site with, s, is common to the program and multiplies the loss, outside every logarithm. A latent site scaled
-otherwise than the observed one has its log p and log q weighed by the ratio; that is KL annealing.
+otherwise than the observed one has its log p and log q weighed by the ratio; that is KL annealing. The *true* bound is
+the one without it, and is what gets reported.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.importance import PairTrace, Program, ProgramError, trace_pair
+from pyro_vae.handlers import Program
+from pyro_vae.importance import PairTrace, trace_pair
+from pyro_vae.objectives.gradients import (
+    Gradient,
+    Path,
+    curvature,
+    differentiated,
+    learning_signal,
+    refuse,
+    sites_without_path,
+    slope,
+)
 from pyro_vae.state import isolated
 
-__all__ = ["Objective", "check_reparameterised"]
+__all__ = ["Estimate", "Objective", "positive_integer"]
+
+
+class Estimate(NamedTuple):
+    """What a run of a pair gives: the scalar ``loss`` and two bounds ``(B,)`` in nats, as weighed and the true one."""
+
+    loss: Tensor
+    bound: Tensor
+    true_bound: Tensor
 
 
 class Objective(pyro.infer.ELBO):
@@ -35,75 +55,150 @@ class Objective(pyro.infer.ELBO):
     ----------
     num_particles
         K, the number of latents drawn for each datum.
+    gradient
+        How the guide's gradient is estimated, see :mod:`pyro_vae.objectives.gradients`: ``"reparam"`` by the path
+        through the draws and the score; ``"stl"`` by the path alone (unbiased for the ELBO only);
+        ``"dreg"`` by the path alone, weighed so as to be unbiased for every bound. The value of the bound is the same.
+        Latents that cannot be reparameterised are learnt by their score, under ``"reparam"``.
     max_plate_nesting
         How many plates the programs have, the data plate included.
 
     Raises
     ------
     ValueError
-        If ``num_particles`` or ``max_plate_nesting`` is not a positive integer.
+        If ``num_particles`` or ``max_plate_nesting`` is not a positive integer, or for an unknown ``gradient``.
+    ProgramError
+        When run: if the programs do not form a pair, or a latent has no gradient of the kind that is asked for.
     """
 
-    def __init__(self, num_particles: int = 1, *, max_plate_nesting: int = 1) -> None:
-        for name, value in (("num_particles", num_particles), ("max_plate_nesting", max_plate_nesting)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: found {value!r}, expected a positive integer")
+    def __init__(self, num_particles: int = 1, *, gradient: Gradient = "reparam", max_plate_nesting: int = 1) -> None:
+        positive_integer("num_particles", num_particles)
+        positive_integer("max_plate_nesting", max_plate_nesting)
+        if gradient not in get_args(Gradient):
+            raise ValueError(
+                f"gradient: found {gradient!r}, expected one of {', '.join(map(repr, get_args(Gradient)))}"
+            )
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        self.gradient = gradient
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(num_particles={self.num_particles})"
+        shown = {**self.arguments(), "num_particles": self.num_particles}
+        if self.gradient != "reparam":
+            shown["gradient"] = self.gradient
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    def arguments(self) -> dict[str, Any]:
+        """What is particular to this bound, by argument name; for its ``repr``."""
+        return {}
+
+    @property
+    def total_particles(self) -> int:
+        """How many latents are drawn for each datum in all."""
+        return self.num_particles
 
     @abstractmethod
     def reduce(self, log_w: Tensor) -> Tensor:
-        """Reduce log weights ``(K, B)`` to the bound ``(B,)``, both in nats."""
+        """Reduce log weights ``(K, B)`` to the bound ``(B,)``, both in nats; each datum by itself."""
 
-    def terms(self, pair: PairTrace) -> dict[str, Tensor]:
-        """What each site adds to the log weight, ``(K, B)``."""
-        return pair.terms(scaled=True)
+    def reduce_for_guide(self, log_w: Tensor) -> Tensor:
+        """The bound that the guide is trained on, where it is another than the model's."""
+        return self.reduce(log_w)
+
+    def terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
+        """What each site adds to the log weight, ``(K, B)``; without ``scaled``, to that of the true bound."""
+        return pair.terms(scaled)
+
+    def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
+        """The sum of the terms: the log weights that the bound is a reduction of, ``(K, B)``."""
+        return torch.stack(list(self.terms(pair, scaled).values())).sum(0)
+
+    def is_true(self, pair: PairTrace) -> bool:
+        """Whether the bound is the true one, nothing in it being weighed otherwise."""
+        return not pair.is_annealed
 
     def bound(self, model: Program, guide: Program, x: Tensor) -> Tensor:
         """The bound of each datum of ``x``, ``(B,)``, nats, larger is better; Pyro's parameter store is left alone."""
-        return self.loss_and_bound(isolated(model), isolated(guide), x)[1]
+        return self.estimate(isolated(model), isolated(guide), x).bound
 
     def differentiable_loss(self, model: Program, guide: Program, x: Tensor) -> Tensor:
         """Minus the scaled bound, summed over the batch: a scalar to call ``backward`` on."""
-        return self.loss_and_bound(isolated(model), isolated(guide), x)[0]
+        return self.estimate(isolated(model), isolated(guide), x).loss
 
     def loss(self, model: Program, guide: Program, x: Tensor) -> float:
         """The loss as a number, for ``SVI.evaluate_loss``; in the caller's parameter store, as in Pyro."""
         with torch.no_grad():
-            return self.loss_and_bound(model, guide, x)[0].item()
+            return self.estimate(model, guide, x).loss.item()
 
     def loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> float:
         """The loss as a number, its gradients accumulated, for ``SVI.step``; in the caller's parameter store."""
-        loss, _ = self.loss_and_bound(model, guide, x)
+        loss = self.estimate(model, guide, x).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def loss_and_bound(self, model: Program, guide: Program, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The scalar loss and the bound ``(B,)``, from one run of the programs in the caller's parameter store."""
-        pair = self._trace(model, guide, x)
-        bound = self.reduce(torch.stack(list(self.terms(pair).values())).sum(0))
-        return -(pair.scale * bound).sum(), bound
+    def estimate(self, model: Program, guide: Program, x: Tensor) -> Estimate:
+        """The loss and the bounds from one run of the programs, in the caller's parameter store."""
+        pair, path = self._trace(model, guide, x)
+        log_w = self.log_weights(pair, scaled=True)
+        bound = self.reduce(log_w)
+        surrogate = self._surrogate(pair, path, log_w, bound) if torch.is_grad_enabled() else bound
+        return self._estimate(pair, bound, surrogate)
 
-    def _trace(self, model: Program, guide: Program, x: Tensor) -> PairTrace:
-        pair = trace_pair(model, guide, x, self.num_particles, max_plate_nesting=self.max_plate_nesting)
-        check_reparameterised(pair)
-        return pair
+    def _trace(self, model: Program, guide: Program, x: Tensor) -> tuple[PairTrace, Path]:
+        path = Path(self.max_plate_nesting)
+        by_score = self.gradient == "reparam" or not torch.is_grad_enabled()
+        pair = trace_pair(
+            model,
+            guide,
+            x,
+            self.total_particles,
+            max_plate_nesting=self.max_plate_nesting,
+            route=None if by_score and not self._has_two_bounds else path,
+            constant_guide=not by_score,
+        )
+        return pair, path
+
+    def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
+        """Something whose gradient is the estimate of the bound's; see :mod:`pyro_vae.objectives.gradients`."""
+        by_score = sites_without_path(pair)
+        surrogate = bound
+        if self.gradient != "reparam":
+            refuse(pair, by_score, self.gradient)
+        if self._has_two_bounds:
+            model_slope = slope(self.reduce, log_w).clamp(min=1e-20)  # it divides: see the next but one line
+            guide_slope = slope(self.reduce_for_guide, log_w)
+            surrogate = (model_slope * log_w).sum(0)
+            path.weights = guide_slope / model_slope
+            if self.gradient == "reparam":
+                surrogate = surrogate + ((model_slope - guide_slope) * pair.log_q(scaled=True)).sum(0)
+            elif self.gradient == "dreg":
+                path.weights = (guide_slope - curvature(self.reduce_for_guide, log_w)) / model_slope
+        elif self.gradient == "dreg":
+            path.weights = 1 - curvature(self.reduce, log_w) / slope(self.reduce, log_w).clamp(min=1e-20)
+        if by_score:
+            log_q = torch.stack([pair.log_prob(pair.guide_sites[name]) for name in by_score]).sum(0)
+            surrogate = surrogate + (learning_signal(self.reduce_for_guide, log_w) * log_q).sum(0)
+        return surrogate
+
+    @property
+    def _has_two_bounds(self) -> bool:
+        return type(self).reduce_for_guide is not Objective.reduce_for_guide
+
+    def _estimate(self, pair: PairTrace, bound: Tensor, surrogate: Tensor) -> Estimate:
+        true_bound = bound
+        if not self.is_true(pair):
+            with torch.no_grad():
+                true_bound = self.reduce(self.log_weights(pair, scaled=False))
+        if surrogate is not bound:
+            bound = differentiated(bound, surrogate)
+        return Estimate(-(pair.scale * bound).sum(), bound, true_bound)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        pair = self._trace(model, guide, *args, **kwargs)
+        pair, _ = self._trace(model, guide, *args, **kwargs)
         return pair.model_trace, pair.guide_trace
 
 
-def check_reparameterised(pair: PairTrace) -> None:
-    """Raise ``ProgramError`` if the gradient of a latent's draw would be missing from a traced pair's."""
-    for name in pair.latents:
-        fn = pair.guide_sites[name]["fn"]
-        if not fn.has_rsample and torch.is_grad_enabled() and pair.log_prob(pair.guide_sites[name]).requires_grad:
-            raise ProgramError(
-                f"site {name!r}: found a latent that cannot be reparameterised ({fn}) in a guide with gradients, "
-                "expected one with rsample, since the gradient through its draw would be silently zero; train it with "
-                "pyro.infer.TraceGraph_ELBO or TraceEnum_ELBO"
-            )
+def positive_integer(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless an argument is a positive integer."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: found {value!r}, expected a positive integer")

@@ -1,0 +1,266 @@
+r"""Effect handlers: programs run with another weight of their KL, or with their parameters held constant.
+
+A handler stands around a program and changes what its ``pyro.sample`` and ``pyro.param`` statements mean; the program
+itself stays as it is. Weighing the Kullback-Leibler divergence of the latents,
+
+.. math:: \mathcal{L}_\beta(x) = \mathbb{E}_q[\log p(x|z)] - \beta \, \mathrm{KL}\bigl(q(z|x) \,\|\, p(z)\bigr),
+
+is such a change: every latent site gets the scale β, in model and guide alike, and the observed site keeps its own.
+With β from 0 to 1 while training starts it is the warm-up of Bowman et al. (2016) and Sønderby et al. (2016), with a
+constant β > 1 the β-VAE of Higgins et al. (2017).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyro_vae.errors import ProgramError
+from pyro_vae.schedules import Schedule
+from pyro_vae.state import isolated
+
+__all__ = [
+    "Annealed",
+    "DetachedLatents",
+    "Program",
+    "anneal_kl",
+    "bare",
+    "check_runs_again",
+    "kl_weights",
+    "with_constant_parameters",
+]
+
+Program = Callable[..., Any]
+
+
+class _Weigh(Messenger):
+    """Scale latent sites. A factor of exactly 0, which ``poutine.scale`` refuses, is as good as any."""
+
+    def __init__(self, weight: float | Tensor, sites: frozenset[str] | None) -> None:
+        super().__init__()
+        self.weight, self.sites = weight, sites
+        self.latents: list[str] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["infer"].get("enumerate") or site_is_subsample(msg):
+            return
+        self.latents.append(msg["name"])
+        if self.sites is None or msg["name"] in self.sites:
+            plain = isinstance(msg["scale"], float) and msg["scale"] == 1.0
+            msg["scale"] = self.weight if plain else msg["scale"] * self.weight
+
+
+class Annealed(nn.Module):
+    """A program whose latent sites are weighed; made by :func:`anneal_kl`.
+
+    No PyroModule, which would rename the parameters of the program that it wraps.
+    """
+
+    def __init__(self, program: Program, weight: float | Tensor | Schedule, sites: frozenset[str] | None) -> None:
+        super().__init__()
+        self.program = program
+        self.sites = sites
+        self._held = (weight,)  # in a tuple: neither a parameter nor a part of the program
+        if isinstance(weight, Schedule):
+            self.schedule = weight
+
+    @property
+    def weight(self) -> float | Tensor:
+        """The current weight."""
+        (weight,) = self._held
+        return weight.value if isinstance(weight, Schedule) else weight
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _Weigh(self.weight, self.sites) as weigh:
+            result = self.program(*args, **kwargs)
+        for name in sorted((self.sites or frozenset()).difference(weigh.latents)):
+            raise ProgramError(f"site {name!r}: found in sites, but the program has the latents {weigh.latents}")
+        return result
+
+    def __repr__(self) -> str:
+        inner = f"{self.program}, " if isinstance(self.program, Annealed) else ""
+        return f"Annealed({inner}{self.label}={self._held[0]})"
+
+    @property
+    def label(self) -> str:
+        """``kl_weight``, with the names of the sites if it is not that of all."""
+        return "kl_weight" if self.sites is None else f"kl_weight({', '.join(sorted(self.sites))})"
+
+
+def anneal_kl(
+    model: Program, guide: Program, weight: float | Tensor | Schedule, sites: Sequence[str] | None = None
+) -> tuple[Annealed, Annealed]:
+    r"""Weigh log p(z) - log q(z) of latent sites, in model and guide alike.
+
+    .. math:: \mathcal{L}(x) = \mathbb{E}_q\Bigl[\log p(x|z) + \sum_i \beta_i
+              \bigl(\log p(z_i|\cdot) - \log q(z_i|\cdot)\bigr)\Bigr]
+
+    The pair that is returned has the parameters of the given one and trains them, with this package's objectives and
+    with Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO``. What is reported of it, by :func:`pyro_vae.fit`,
+    :func:`pyro_vae.log_likelihood` and :func:`pyro_vae.log_weights`, is not weighed.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs.
+    weight
+        β, 0 or more: a number; a schedule such as :class:`pyro_vae.schedules.Linear`, which :func:`pyro_vae.fit` moves
+        on at each step (in a loop of your own, call its ``step()``); or a tensor with one entry, which you change in
+        place.
+    sites
+        The names of the latents to weigh; all of them by default. Latents that are enumerated stay as they are, and so
+        do observed sites. Calls can be nested, for weights that differ from site to site.
+
+    Returns
+    -------
+    tuple
+        The annealed model and guide, whose attribute ``program`` is the program that was given.
+
+    Raises
+    ------
+    ValueError
+        If the weight is negative or not finite, or a tensor with more than one entry.
+    TypeError
+        If it is none of the above.
+    ProgramError
+        When run, if a program has no latent of a name in ``sites``.
+
+    References
+    ----------
+    Bowman et al., *Generating Sentences from a Continuous Space*, 2016. Sønderby et al., *Ladder Variational
+    Autoencoders*, 2016. Higgins et al., *beta-VAE*, 2017.
+
+    Examples
+    --------
+    >>> import torch, pyro_vae
+    >>> vae = pyro_vae.VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> model, guide = anneal_kl(vae.model, vae.guide, weight=0.0)
+    >>> pyro_vae.ELBO().bound(model, guide, torch.zeros(3, 4)).shape  # the reconstruction alone
+    torch.Size([3])
+    """
+    if isinstance(weight, Tensor):
+        if weight.numel() != 1:
+            raise ValueError(f"weight: found a tensor of shape {tuple(weight.shape)}, expected one entry")
+    elif isinstance(weight, (int, float)):
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"weight: found {weight!r}, expected a finite number, 0 or more")
+        weight = float(weight)
+    elif not isinstance(weight, Schedule):
+        raise TypeError(f"weight: found {type(weight).__name__}, expected a number, a Schedule or a tensor")
+    if isinstance(sites, str):
+        raise TypeError(f"sites: found the string {sites!r}, expected a sequence of names such as [{sites!r}]")
+    names = None if sites is None else frozenset(sites)
+    return Annealed(model, weight, names), Annealed(guide, weight, names)
+
+
+def bare(program: Program) -> Program:
+    """The program under its annealing."""
+    return bare(program.program) if isinstance(program, Annealed) else program
+
+
+def kl_weights(program: Program) -> dict[str, float]:
+    """The weights that a program is annealed with now, by label; none for a bare one. Reads the device.
+
+    >>> kl_weights(anneal_kl(*anneal_kl(len, len, 0.5), 0.5)[0])
+    {'kl_weight': 0.25}
+    """
+    if not isinstance(program, Annealed):
+        return {}
+    weights = kl_weights(program.program)
+    return weights | {program.label: float(program.weight) * weights.get(program.label, 1.0)}
+
+
+class DetachedLatents(Messenger):
+    """Cut the gradient at every draw. To stand outside of the trace that records the draws."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["value"] = msg["value"].detach()
+
+
+class _ConstantParams(Messenger):
+    """Answer ``pyro.param`` statements with constants; refuse a module's live parameter, which they cannot replace."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *init = msg["args"]
+        if init and isinstance(init[0], nn.Parameter):
+            raise ProgramError(
+                f"parameter {name!r}: found in a module that the guide closes over, expected the guide to be that "
+                "module, or a method of it, so that its parameters can be held constant; gradient='reparam' needs no "
+                "such thing"
+            )
+        msg["stop"] = True  # a constant is no parameter of whoever looks on, such as SVI
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        msg["value"] = msg["value"].detach()
+
+
+class _Call(nn.Module):
+    """A callable as a module, so that ``functional_call`` can swap the parameters of the modules it uses."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.owners = nn.ModuleList(_owners(program))
+        self.run = (program,)  # in a tuple: not a child a second time
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run[0](*args, **kwargs)
+
+
+def _owners(program: Any) -> Iterator[nn.Module]:
+    """The modules that a callable is made of: itself, the object of a method, what a handler or ``partial`` wraps."""
+    if isinstance(program, Annealed):
+        yield from _owners(program.program)
+    elif isinstance(program, nn.Module):
+        yield program
+    elif isinstance(program, functools.partial):  # Pyro's handlers too
+        for part in (program.func, *program.args, *program.keywords.values()):
+            yield from _owners(part)
+    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
+        yield owner
+
+
+def check_runs_again(program: Program, only_now: bool = False) -> None:
+    """Raise ``ProgramError`` if a second run of a program would not be of the same program: dropout drops other units.
+
+    With ``only_now``, dropout that is off (in eval mode) passes.
+    """
+    for name, module in _Call(program).owners.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and (module.training or not only_now):
+            raise ProgramError(
+                f"module {name.partition('.')[2]!r}: found {module} in the guide, which is run twice and would drop "
+                "other units the second time; expected gradient='reparam', or no dropout"
+            )
+
+
+def with_constant_parameters(program: Program) -> Program:
+    """Return ``program`` run on the values of its parameters: gradients pass through what it is given, not to them.
+
+    Buffers that it updates (batch normalisation) stay as they are; for all else it is the program.
+
+    Raises
+    ------
+    ProgramError
+        If dropout is on, since a second run would not be of the same program; when run, if a parameter belongs to a
+        module that a function closes over.
+    """
+    check_runs_again(program, only_now=True)
+    call = _Call(program)
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in call.named_modules():  # each module once: what is swapped twice would not be swapped back
+        own = {"recurse": False, "remove_duplicate": False, "prefix": prefix}
+        tensors |= {name: parameter.detach() for name, parameter in module.named_parameters(**own)}
+        tensors |= {name: buffer.clone() for name, buffer in module.named_buffers(**own)}
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with poutine.block(hide_types=["param"]), _ConstantParams():  # SVI steps every parameter that it hears of
+            return functional_call(call, tensors, args, kwargs, tie_weights=False)
+
+    return isolated(run, frozen=True)

@@ -1,0 +1,141 @@
+r"""The gradient of a bound, for every bound at once.
+
+Let a bound be :math:`f(\ell_1, \dots, \ell_K)` of the log weights of K particles, and write :math:`f_k` and
+:math:`f_{kk}` for its first and second derivative by :math:`\ell_k`. For IWAE these are the normalised weight
+:math:`\tilde w_k` and :math:`\tilde w_k - \tilde w_k^2`, for the ELBO 1/K and 0. The guide's parameters φ reach
+:math:`\ell_k = \log p(x, z_k) - \log q_\phi(z_k|x)` by the path through the draw :math:`z_k = z(\epsilon_k, \phi)` and
+directly, by the score:
+
+.. math:: \nabla_\phi f = \sum_k f_k \Bigl[\frac{\partial \ell_k}{\partial z_k} \frac{\partial z_k}{\partial \phi}
+          - \nabla_\phi \log q_\phi(z_k|x)\Bigr] .
+
+* ``"reparam"`` takes both (Kingma and Welling, 2013).
+* ``"stl"``, sticking the landing, drops the score (Roeder, Wu and Duvenaud, 2017). Its mean is zero in the ELBO, and
+  where q is the posterior so is all that is left. In IWAE its mean is not zero, and the estimator is biased.
+* ``"dreg"``, doubly reparameterised (Tucker, Lawson, Gu and Maddison, 2018), turns the score into a path by
+  :math:`\mathbb{E}_q[g(z) \nabla_\phi \log q] = \mathbb{E}_\epsilon[\partial_z g \; \partial_\phi z]` with
+  :math:`g = f_k`, whose derivative is :math:`f_{kk}\, \partial_z \ell_k`. So for any f it is unbiased to weigh the path
+  by :math:`f_k - f_{kk}` and drop the score: :math:`\tilde w_k^2` in IWAE, and sticking the landing in the ELBO.
+
+A latent that cannot be reparameterised has no path, and its score is multiplied by what the draw was worth,
+
+.. math:: \sum_k \bigl(f(\ell) - f(\ell^{[-k]})\bigr) \nabla_\phi \log q_\phi(z_k|x), \qquad
+          \ell^{[-k]}_k = \tfrac{1}{K-1} \sum_{j \ne k} \ell_j ,
+
+where :math:`\ell^{[-k]}` has the k-th log weight replaced by the mean of the others, which does not know of
+:math:`z_k`. In the ELBO this is the score function with the leave-one-out baseline, in IWAE it is VIMCO (Mnih and
+Rezende, 2016). A single particle has no others, and no baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import ProgramError
+from pyro_vae.importance import PairTrace, random_sites
+
+__all__ = ["Gradient", "Path", "curvature", "differentiated", "learning_signal", "sites_without_path", "slope"]
+
+Gradient = Literal["reparam", "stl", "dreg"]
+Reduction = Callable[[Tensor], Tensor]
+
+
+class Path:
+    """Hands the latents on to the densities, and weighs the gradient that comes back by ``weights``, ``(K, B)``.
+
+    The weights depend on the densities, so they are set when these are known. Each latent is handed on as a new tensor:
+    a flow that drew it remembers how, parameters included, and must not recognise it.
+    """
+
+    weights: Tensor | None = None
+
+    def __init__(self, max_plate_nesting: int) -> None:
+        self.max_plate_nesting = max_plate_nesting
+
+    def __call__(self, guide_trace: poutine.Trace) -> poutine.Trace:
+        trace = guide_trace.copy()
+        for name, site in random_sites(guide_trace).items():
+            z = site["value"].view_as(site["value"])
+            if z.requires_grad:
+                z.register_hook(self._weigh(site))
+            node: Any = {**site, "value": z}
+            trace.nodes[name] = node
+        return trace
+
+    def _weigh(self, site: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+        num_event_dims = len(site["fn"].event_shape)
+        num_batch_dims = site["value"].dim() - num_event_dims
+        plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+        data_dim = next((frame.dim for frame in plates if frame.name == "data"), -1)
+
+        def weigh(gradient: Tensor) -> Tensor:
+            if self.weights is None:
+                return gradient
+            num_particles, num_data = self.weights.shape
+            shape = [num_particles, *[1] * self.max_plate_nesting]
+            shape[data_dim] = num_data
+            weights = self.weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
+            return gradient * weights
+
+        return weigh
+
+
+def slope(reduce: Reduction, log_w: Tensor) -> Tensor:
+    """The derivative of a bound by each of its log weights, ``(K, B)``, constants; over the particles they sum to 1."""
+    with torch.enable_grad():
+        log_w = log_w.detach().requires_grad_()
+        return torch.autograd.grad(reduce(log_w).sum(), log_w)[0]
+
+
+def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
+    """The second derivative of a bound by each of its log weights alone, ``(K, B)``, constants."""
+    num_particles = len(log_w)
+    with torch.enable_grad():
+        log_w = log_w.detach().requires_grad_()
+        first = torch.autograd.grad(reduce(log_w).sum(), log_w, create_graph=True)[0]
+        if not first.requires_grad:  # a linear bound
+            return torch.zeros_like(first)
+        each = torch.eye(num_particles, dtype=log_w.dtype, device=log_w.device)[..., None].expand(-1, *log_w.shape)
+        second = torch.autograd.grad(first, log_w, each, is_grads_batched=True)[0]  # (K, K, B)
+    return second.diagonal().T
+
+
+def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
+    """What each particle's draw was worth, ``(K, B)``, constants: the bound less the bound without it."""
+    log_w = log_w.detach()
+    bound = reduce(log_w)
+    num_particles, num_data = log_w.shape
+    if num_particles == 1:
+        return bound[None]
+    others = (log_w.sum(0) - log_w) / (num_particles - 1)
+    itself = torch.eye(num_particles, dtype=torch.bool, device=log_w.device)[..., None]
+    without = torch.where(itself, others, log_w[:, None])  # (K, K', B): of the K weights, the K'-th replaced
+    return bound - reduce(without.flatten(1)).unflatten(0, (num_particles, num_data))
+
+
+def sites_without_path(pair: PairTrace) -> list[str]:
+    """The names of the guide's sites whose draws cannot be differentiated although their densities have a gradient."""
+    return [
+        name
+        for name, site in pair.guide_sites.items()
+        if not site["fn"].has_rsample and torch.is_grad_enabled() and pair.log_prob(site).requires_grad
+    ]
+
+
+def differentiated(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value``, with the gradient of ``surrogate``."""
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def refuse(pair: PairTrace, names: list[str], gradient: Gradient) -> None:
+    """Raise ``ProgramError`` for latents without a path, where an estimator lives on it."""
+    for name in names:
+        raise ProgramError(
+            f"site {name!r}: found a latent that cannot be reparameterised ({pair.guide_sites[name]['fn']}), expected "
+            f"one with rsample for gradient={gradient!r}; gradient='reparam' takes its score instead"
+        )

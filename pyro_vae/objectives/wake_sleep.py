@@ -1,0 +1,157 @@
+r"""Wake-sleep: the model learns from data, the guide from dreams or from weighed draws.
+
+These are no bounds on which both programs climb. Each program has a criterion of its own, and neither needs a draw that
+can be differentiated, so any latent will do. With p the model and q the guide,
+
+.. math::
+
+    \text{wake, model:} \quad & \nabla_\theta\, \mathbb{E}_{q(z|x)}[\log p_\theta(x, z)] \\
+    \text{sleep, guide:} \quad & \nabla_\phi\, \mathbb{E}_{p(x', z')}[\log q_\phi(z'|x')]
+
+so the guide descends KL(p ‖ q) on the model's dreams where the ELBO would have it descend KL(q ‖ p) on the data. It
+was the rival of the AEVB paper's figure 2. *Reweighted* wake-sleep gives the model IWAE's gradient, and lets the guide
+learn from the data as well, from the same draws and weights :math:`\tilde w_k = w_k / \sum_j w_j`:
+
+.. math:: \text{wake, guide:} \quad \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k|x)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import DetachedLatents, Program
+from pyro_vae.importance import PairTrace, random_sites, trace_pair
+from pyro_vae.objectives.gradients import slope
+from pyro_vae.objectives.objective import Estimate, Objective
+
+__all__ = ["ReweightedWakeSleep", "WakeSleep"]
+
+Phase = Literal["wake", "sleep", "both"]
+
+
+class WakeSleep(Objective):
+    r"""Wake-sleep for two programs; the bound that it reports is the ELBO.
+
+    The value of the loss is minus that bound; the sleep phase is in the gradient alone. In it, the model runs without
+    its observation, as often as there are data, and its dreams are given to the guide.
+
+    Parameters
+    ----------
+    num_particles
+        K, latents drawn by the guide for each datum in the wake phase.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+
+    Raises
+    ------
+    ValueError
+        If a count is not a positive integer.
+    ProgramError
+        When run, if the model does not observe exactly the data, so that it cannot dream them.
+
+    References
+    ----------
+    Hinton, Dayan, Frey and Neal, *The wake-sleep algorithm for unsupervised neural networks*, 1995.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> WakeSleep().bound(vae.model, vae.guide, torch.zeros(5, 4)).shape
+    torch.Size([5])
+    """
+
+    guide_phase: Phase = "sleep"
+
+    def __init__(self, num_particles: int = 1, *, max_plate_nesting: int = 1) -> None:
+        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        return log_w.mean(0)
+
+    def estimate(self, model: Program, guide: Program, x: Tensor) -> Estimate:
+        with DetachedLatents():
+            pair = trace_pair(model, guide, x, self.num_particles, max_plate_nesting=self.max_plate_nesting)
+        log_w = self.log_weights(pair, scaled=True)
+        bound = self.reduce(log_w)
+        if not torch.is_grad_enabled():
+            return self._estimate(pair, bound, bound)
+        weights, log_q = slope(self.reduce, log_w), pair.log_q(scaled=True)
+        surrogate = (weights * (log_w + log_q)).sum(0)  # log w + log q = log p
+        if self.guide_phase != "sleep":
+            surrogate = surrogate + (weights * pair.log_q()).sum(0)
+        if self.guide_phase != "wake":
+            surrogate = surrogate + self._dream(model, guide, x, pair)
+        return self._estimate(pair, bound, surrogate)
+
+    def _dream(self, model: Program, guide: Program, x: Tensor, pair: PairTrace) -> Tensor:
+        """log q(z'|x') of as many data as ``x`` has, dreamt by the model, ``(B,)``."""
+        if len(pair.observed) != 1:
+            raise ProgramError(f"found the observed sites {pair.observed}, expected one, of which the model can dream")
+        (name,) = pair.observed
+        with torch.no_grad():
+            dreamt = poutine.trace(poutine.uncondition(model)).get_trace(x)
+        site = dreamt.nodes[name]
+        value: Any = site["value"]
+        if value.numel() != x.numel():
+            raise ProgramError(
+                f"site {name!r}: found a dream of shape {tuple(value.shape)}, expected data of shape {tuple(x.shape)}"
+            )
+        dreams = value.reshape(x.shape).to(x.dtype)
+        recognised = poutine.trace(poutine.replay(guide, trace=dreamt)).get_trace(dreams)
+        one = PairTrace(dreamt, recognised, recognised, 1, len(x), self.max_plate_nesting)
+        return torch.stack([one.log_prob(site)[0] for site in random_sites(recognised).values()]).sum(0)
+
+
+class ReweightedWakeSleep(WakeSleep):
+    r"""Reweighted wake-sleep; the bound that it reports is IWAE's.
+
+    Parameters
+    ----------
+    num_particles
+        K; at K = 1 all weights are 1, and the wake phase of the guide would teach it its own draws.
+    guide_phase
+        Where the guide learns: ``"wake"`` from weighed draws on the data, ``"sleep"`` from dreams, or ``"both"``.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+
+    Raises
+    ------
+    ValueError
+        If ``num_particles`` is below 2, another count is not a positive integer, or for an unknown ``guide_phase``.
+    ProgramError
+        When run: in a sleep phase, if the model does not observe exactly the data.
+
+    References
+    ----------
+    Bornschein and Bengio, *Reweighted Wake-Sleep*, 2015, equations 3, 5 and 7.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> ReweightedWakeSleep(num_particles=5).bound(vae.model, vae.guide, torch.zeros(3, 4)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, num_particles: int, *, guide_phase: Phase = "both", max_plate_nesting: int = 1) -> None:
+        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        if num_particles < 2:
+            raise ValueError(f"num_particles: found {num_particles}, expected 2 or more to be weighed")
+        if guide_phase not in get_args(Phase):
+            raise ValueError(
+                f"guide_phase: found {guide_phase!r}, expected one of {', '.join(map(repr, get_args(Phase)))}"
+            )
+        self.guide_phase = guide_phase
+
+    def arguments(self) -> dict[str, Any]:
+        return {"guide_phase": self.guide_phase}
+
+    def reduce(self, log_w: Tensor) -> Tensor:
+        return log_w.logsumexp(0) - math.log(len(log_w))

@@ -1,0 +1,149 @@
+r"""Numbers that follow the training step: the weight of a KL term while training warms up, or its capacity.
+
+A schedule says its value at any step, :meth:`Schedule.at`, and holds the current one as a tensor on the device, so that
+what reads it need not be run or compiled anew when it changes. :func:`pyro_vae.fit` moves it on; in a loop of your own
+``schedule.step()`` does, once a training step, like torch's learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Cosine", "Cyclical", "Linear", "Schedule"]
+
+
+class Schedule(nn.Module):
+    """A number that goes from ``start`` to ``end`` in ``num_steps`` training steps and stays there.
+
+    A subclass says how, in :meth:`shape`.
+
+    Parameters
+    ----------
+    num_steps
+        After so many steps the schedule has arrived.
+    start, end
+        Its values before the first step and from then on; finite, 0 or more.
+
+    Raises
+    ------
+    ValueError
+        If ``num_steps`` is not a positive integer, or an end of the schedule is negative or not finite.
+    """
+
+    value: Tensor  # the current value, of no dimension
+
+    def __init__(self, num_steps: int, start: float = 0.0, end: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(num_steps, int) or num_steps < 1:
+            raise ValueError(f"num_steps: found {num_steps!r}, expected a positive integer")
+        for name, number in (("start", start), ("end", end)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{name}: found {number!r}, expected a finite number, 0 or more")
+        self.num_steps, self.start, self.end = num_steps, float(start), float(end)
+        self.num_taken = 0
+        # float64, which as a tensor without dimensions leaves the type of what it multiplies alone
+        self.register_buffer("value", torch.tensor(self.start, dtype=torch.float64), persistent=False)
+
+    @abstractmethod
+    def shape(self, fraction: float) -> float:
+        """How far from ``start`` (0) to ``end`` (1) the schedule is when a ``fraction`` in [0, 1) of it is over."""
+
+    def at(self, step: int) -> float:
+        """The value after ``step`` training steps."""
+        arrived = step >= self.num_steps
+        return self.start + (self.end - self.start) * (1.0 if arrived else self.shape(step / self.num_steps))
+
+    def set_step(self, step: int) -> None:
+        """Take the value after ``step`` training steps, in place."""
+        self.num_taken = step
+        self.value.fill_(self.at(step))
+
+    def step(self) -> None:
+        """Move on by one training step."""
+        self.set_step(self.num_taken + 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_steps}, start={self.start:g}, end={self.end:g}"
+
+
+class Linear(Schedule):
+    r"""A straight line.
+
+    .. math:: v(t) = v_0 + (v_1 - v_0) \min(t / T, 1)
+
+    Examples
+    --------
+    >>> warm_up = Linear(num_steps=4)
+    >>> [warm_up.at(step) for step in range(6)]
+    [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+
+    def shape(self, fraction: float) -> float:
+        return fraction
+
+
+class Cosine(Schedule):
+    r"""Half a wave, level at both ends.
+
+    .. math:: v(t) = v_0 + (v_1 - v_0) \, \tfrac12 \bigl(1 - \cos(\pi \min(t / T, 1))\bigr)
+
+    Examples
+    --------
+    >>> [round(Cosine(num_steps=4).at(step), 3) for step in range(6)]
+    [0.0, 0.146, 0.5, 0.854, 1.0, 1.0]
+    """
+
+    def shape(self, fraction: float) -> float:
+        return 0.5 * (1 - math.cos(math.pi * fraction))
+
+
+class Cyclical(Schedule):
+    r"""Warm-ups one after the other: each of M cycles rises in a line for a part R of it, then stays at the end.
+
+    .. math:: v(t) = v_0 + (v_1 - v_0) \min(\tau / R, 1), \qquad \tau = (M t / T) \bmod 1
+
+    Parameters
+    ----------
+    num_steps
+        T, the length of all cycles together.
+    start, end
+        The values between which it rises.
+    num_cycles
+        M.
+    ramp
+        R, in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        As for any schedule, and if ``num_cycles`` is not a positive integer or ``ramp`` is outside (0, 1].
+
+    References
+    ----------
+    Fu, Li, Liu, Gao, Celikyilmaz and Carin, *Cyclical Annealing Schedule*, 2019, equations 6 and 7.
+
+    Examples
+    --------
+    >>> [Cyclical(num_steps=8, num_cycles=2).at(step) for step in range(9)]
+    [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(
+        self, num_steps: int, start: float = 0.0, end: float = 1.0, *, num_cycles: int = 4, ramp: float = 0.5
+    ) -> None:
+        super().__init__(num_steps, start, end)
+        if not isinstance(num_cycles, int) or num_cycles < 1:
+            raise ValueError(f"num_cycles: found {num_cycles!r}, expected a positive integer")
+        if not 0 < ramp <= 1:
+            raise ValueError(f"ramp: found {ramp!r}, expected a part of a cycle, in (0, 1]")
+        self.num_cycles, self.ramp = num_cycles, ramp
+
+    def shape(self, fraction: float) -> float:
+        return min((fraction * self.num_cycles) % 1.0 / self.ramp, 1.0)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_cycles={self.num_cycles}, ramp={self.ramp:g}"
