@@ -5,6 +5,8 @@
     python examples/train_vae.py --data mnist --data-root DATA --latent-dim 50
     python examples/train_vae.py --data frey_faces --data-root DATA --hidden-dims 200 --activation gelu --epochs 800
     python examples/train_vae.py --data my_images.npy
+    python examples/train_vae.py --objective iwae --num-particles 5 --gradient dreg     # another bound
+    python examples/train_vae.py --kl-weight 4                    # a β-VAE; --warm-up 20 starts from a weight of 0
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
 scores, nats per image), checkpoint.safetensors (the best weights) and the pictures. Ctrl-C stops cleanly, and --resume
@@ -30,8 +32,22 @@ from pyro_vae import plots
 from pyro_vae.evaluation import mean_bound
 from pyro_vae.files import write_text
 from pyro_vae.networks import Activation
+from pyro_vae.objectives.gradients import Gradient
+from pyro_vae.schedules import Linear, Schedule
 
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
+
+# What each objective takes besides the number of particles, with defaults.
+OBJECTIVES: dict[str, tuple[type[pyro_vae.Objective], dict[str, Any]]] = {
+    "elbo": (pyro_vae.ELBO, {"num_particles": 1, "free_bits": 0.0, "gradient": "reparam"}),
+    "iwae": (pyro_vae.IWAE, {"num_particles": 5, "gradient": "reparam"}),
+    "miwae": (pyro_vae.MIWAE, {"num_batches": 5, "num_particles": 5, "gradient": "reparam"}),
+    "piwae": (pyro_vae.PIWAE, {"num_batches": 5, "num_particles": 5, "gradient": "reparam"}),
+    "ciwae": (pyro_vae.CIWAE, {"beta": 0.5, "num_particles": 5, "gradient": "reparam"}),
+    "renyi": (pyro_vae.RenyiBound, {"alpha": 0.5, "num_particles": 5, "gradient": "reparam"}),
+    "wake-sleep": (pyro_vae.WakeSleep, {"num_particles": 1}),
+    "reweighted-wake-sleep": (pyro_vae.ReweightedWakeSleep, {"num_particles": 5}),
+}
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -55,10 +71,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        help="p(x|z): bernoulli for black and white pixels, gaussian for real ones in [0, 1] "
                             "(default: what suits the data)")  # fmt: skip
     training = parser.add_argument_group("training")
-    training.add_argument(
-        "--objective", choices=["elbo", "iwae"], default="elbo", help="bound to maximise (default: elbo)"
+    bound = parser.add_argument_group("bound")
+    bound.add_argument("--objective", choices=list(OBJECTIVES), default="elbo", help="what to maximise (default: elbo)")
+    bound.add_argument("--num-particles", type=int,
+                       help="latents drawn per image (default: 1 for elbo and wake-sleep, else 5)")  # fmt: skip
+    bound.add_argument("--num-batches", type=int, help="batches of particles, for miwae and piwae (default: 5)")
+    bound.add_argument("--alpha", type=float, help="order of the Rényi divergence, for renyi (default: 0.5)")
+    bound.add_argument("--beta", type=float, help="share of the ELBO, for ciwae (default: 0.5)")
+    bound.add_argument("--gradient", choices=get_args(Gradient), default="reparam",
+                       help="estimator of the guide's gradient (default: reparam)")  # fmt: skip
+    bound.add_argument(
+        "--free-bits", type=float, help="floor under the latent's mean KL in nats, for elbo (default: 0)"
     )
-    training.add_argument("--num-particles", type=int, help="latents drawn per image and step (default: 1, iwae 5)")
+    bound.add_argument("--kl-weight", type=float, default=1.0, help="weight of the KL in training; 4 makes a β-VAE; "
+                       "what is reported is never weighed (default: 1)")  # fmt: skip
+    bound.add_argument("--warm-up", type=int, default=0, metavar="EPOCHS",
+                       help="raise that weight from 0 in a line, over so many epochs (default: 0)")  # fmt: skip
     training.add_argument("--epochs", type=int, default=200, help="passes over the training data (default: 200)")
     training.add_argument("--batch-size", type=int, default=100, help="images a step (default: 100)")
     training.add_argument("--lr", type=float, default=2e-3,
@@ -72,10 +100,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     results.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
     args = parser.parse_args(argv)
-    for name in ("latent_dim", "epochs", "batch_size", "eval_particles", "num_particles"):
+    for name in ("latent_dim", "epochs", "batch_size", "eval_particles", "num_particles", "num_batches"):
         value, least = getattr(args, name), 2 if name == "eval_particles" else 1  # an error bar takes two
         if value is not None and value < least:
             parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
+    if not 0 <= args.warm_up <= args.epochs:
+        parser.error(f"argument --warm-up: found {args.warm_up}, expected at most the {args.epochs} epochs of training")
+    own = OBJECTIVES[args.objective][1]
+    for name in ("num_batches", "alpha", "beta", "free_bits"):
+        if name not in own and getattr(args, name) is not None:
+            takers = [taker for taker, (_, options) in OBJECTIVES.items() if name in options]
+            parser.error(f"argument --{name.replace('_', '-')}: found one beside --objective {args.objective}, "
+                         f"expected --objective {' or '.join(takers)}")  # fmt: skip
+    if args.gradient != "reparam" and "gradient" not in own:
+        parser.error(f"argument --gradient: found {args.gradient}, expected reparam for --objective {args.objective}")
     return args
 
 
@@ -115,8 +153,8 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         raise FileExistsError(
             f"--out: found files in {folder}, expected a new folder; --resume {folder} goes on with a run"
         )
-    if config["num_particles"] is None:
-        config["num_particles"] = 5 if args.objective == "iwae" else 1
+    for name, default in OBJECTIVES[args.objective][1].items():
+        config[name] = default if config[name] is None else config[name]
     if config["likelihood"] is None:
         binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
         config["likelihood"] = "bernoulli" if binary else "gaussian"
@@ -155,15 +193,28 @@ def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.Hist
         figure.savefig(folder / f"{name}.png", dpi=150)
 
 
+def weighed(vae: pyro_vae.VAE, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Model and guide, their KL weighed as the settings say, an epoch being so many steps."""
+    weight: float | Schedule = config["kl_weight"]
+    if config["warm_up"]:
+        weight = Linear(config["warm_up"] * num_steps, end=config["kl_weight"])
+    elif weight == 1:
+        return vae.model, vae.guide
+    return pyro_vae.anneal_kl(vae.model, vae.guide, weight)
+
+
 def train(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
-    objective = {"elbo": pyro_vae.ELBO, "iwae": pyro_vae.IWAE}[config["objective"]](config["num_particles"])
-    print(f"{len(splits.train)} training data {splits.data_shape}, {objective}, on {vae.prior.loc.device}; "
+    make, options = OBJECTIVES[config["objective"]]
+    objective = make(**{name: config[name] for name in options})
+    model, guide = weighed(vae, math.ceil(len(splits.train) / config["batch_size"]), config)
+    kl = "" if model is vae.model else f" under {model}"
+    print(f"{len(splits.train)} training data {splits.data_shape}, {objective}{kl}, on {vae.prior.loc.device}; "
           f"results in {folder}", flush=True)  # fmt: skip
     if not resume:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     try:
         return pyro_vae.fit(
-            vae.model, vae.guide, splits, objective=objective, num_epochs=config["epochs"],
+            model, guide, splits, objective=objective, num_epochs=config["epochs"],
             batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
             seed=config["seed"], checkpoint=folder, resume=resume,
         )  # fmt: skip

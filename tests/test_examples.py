@@ -96,6 +96,27 @@ def test_train_then_evaluate(run, succeed, tmp_path):
     assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        (["--objective", "miwae", "--num-batches", 2, "--gradient", "dreg"],
+         "MIWAE(num_batches=2, num_particles=5, gradient='dreg')"),
+        (["--objective", "renyi", "--alpha", -1], "RenyiBound(alpha=-1.0, num_particles=5)"),
+        (["--objective", "reweighted-wake-sleep"], "ReweightedWakeSleep(guide_phase='both', num_particles=5)"),
+        (["--kl-weight", 4, "--warm-up", 1], "under Annealed(kl_weight=Linear(11, start=0, end=4))"),
+        (["--free-bits", 0.5, "--kl-weight", 2], "under Annealed(kl_weight=2.0)"),
+    ],
+)  # fmt: skip
+def test_bounds_and_weights_of_the_kl(succeed, tmp_path, arguments, shown):
+    text = succeed("train_vae.py", "--epochs", 2, "--hidden-dims", 10, "--batch-size", 120, "--eval-particles", 5,
+                   "--out", tmp_path / "run", *arguments)  # fmt: skip
+    assert shown in text
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    if "--kl-weight" in arguments:
+        assert records[1]["kl_weight"] == arguments[arguments.index("--kl-weight") + 1]
+        assert records[1]["train_loss"] > -records[1]["train_bound"]  # more of the KL is more to lose
+
+
 def test_default_folder_is_a_new_one(succeed, tmp_path):
     for _ in range(2):
         succeed("train_vae.py", "--epochs", 1, "--hidden-dims", 10, "--eval-particles", 5, cwd=tmp_path)
@@ -145,6 +166,12 @@ def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
         (["--resume", "nowhere"], "--resume: found no config.json in nowhere"),
         (["--likelihood", "bernoulli", "--binarize", "none"], "outside the support of site 'x'"),
         (["--lr", -1], "lr: found -1"),
+        (["--alpha", 0.5], "--alpha: found one beside --objective elbo, expected --objective renyi"),
+        (["--objective", "iwae", "--num-batches", 2], "--num-batches: .* expected --objective miwae or piwae"),
+        (["--objective", "wake-sleep", "--gradient", "stl"], "--gradient: found stl, expected reparam"),
+        (["--objective", "ciwae", "--beta", 2], "beta: found 2.0, expected a number in .0, 1."),
+        (["--kl-weight", -1], "weight: found -1.0"),
+        (["--warm-up", 2], "--warm-up: found 2, expected at most the 1 epochs"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no CUDA device")]),
     ],
 )
