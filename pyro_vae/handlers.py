@@ -86,7 +86,8 @@ class Annealed(nn.Module):
 
     def __repr__(self) -> str:
         inner = f"{self.program}, " if isinstance(self.program, Annealed) else ""
-        return f"Annealed({inner}{self.label}={self._held[0]})"
+        (weight,) = self._held
+        return f"Annealed({inner}{self.label}={'a tensor' if isinstance(weight, Tensor) else weight})"
 
     @property
     def label(self) -> str:
@@ -115,8 +116,9 @@ def anneal_kl(
         on at each step (in a loop of your own, call its ``step()``); or a tensor with one entry, which you change in
         place.
     sites
-        The names of the latents to weigh; all of them by default. Latents that are enumerated stay as they are, and so
-        do observed sites. Calls can be nested, for weights that differ from site to site.
+        The names of the latents to weigh; all of them by default. Observed sites stay as they are, and so do latents
+        that the programs mark for enumeration (mark them before annealing; Pyro's TraceEnum_ELBO also wants one scale
+        for all that an enumerated latent feeds). Calls can be nested, for weights that differ from site to site.
 
     Returns
     -------
@@ -126,7 +128,7 @@ def anneal_kl(
     Raises
     ------
     ValueError
-        If the weight is negative or not finite, or a tensor with more than one entry.
+        If the weight is a number that is negative or not finite, or a tensor with more than one entry.
     TypeError
         If it is none of the above.
     ProgramError
@@ -196,7 +198,6 @@ class _ConstantParams(Messenger):
                 "module, or a method of it, so that its parameters can be held constant; gradient='reparam' needs no "
                 "such thing"
             )
-        msg["stop"] = True  # a constant is no parameter of whoever looks on, such as SVI
 
     def _pyro_post_param(self, msg: Any) -> None:
         msg["value"] = msg["value"].detach()

@@ -113,12 +113,11 @@ class PairTrace:
             )
         return self._flat(value, num_dims).sum(-1).expand(self.num_particles, self.num_data)
 
-    def per_unit(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
-        """Flatten what the units of a site's event gave to ``(K, B, U)``, further plates included; masks count."""
-        num_units_dims = len(site["fn"].event_shape)
+    def per_unit(self, value: Tensor, site: Site, num_unit_dims: int, scaled: bool = False) -> Tensor:
+        """Flatten what the units in the last dimensions gave to ``(K, B, U)``, further plates included; masks count."""
         scale = self.relative_scale(site) if scaled else 1.0
-        mask, weight = (_with_dims(factor, num_units_dims) for factor in (site["mask"], scale))
-        value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_units_dims)
+        mask, weight = (_with_dims(factor, num_unit_dims) for factor in (site["mask"], scale))
+        value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_unit_dims)
         return value.expand(self.num_particles, self.num_data, -1)
 
     def _flat(self, value: Tensor, num_dims: int) -> Tensor:
@@ -295,6 +294,8 @@ def trace_pair(
             scored_trace = guide_trace
             if constant_guide:
                 scored_trace = with_constant_parameters(functools.partial(_scored, guide, latents))(x)
+    except ProgramError as error:
+        raise ProgramError(str(error).partition("Trace Shapes:")[0].strip()) from error
     except ValueError as error:
         reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
         if "collide" in reason:

@@ -185,3 +185,9 @@ def refused(model, guide, data, error, message, folder: Path, **options):
 def named(objective: pyro.infer.ELBO) -> str:
     """The name of a test's parameter, the same in every process (Pyro's objects print their address)."""
     return repr(objective) if isinstance(objective, pyro_vae.Objective) else type(objective).__name__
+
+
+def seeded(call, *args):
+    """What a call returns that draws from one and the same seed."""
+    torch.manual_seed(3)
+    return call(*args)

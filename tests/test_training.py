@@ -131,8 +131,12 @@ class TestRecords:
         assert lines == history.records
         assert [record["epoch"] for record in lines] == [1, 2, 3]
         assert [record["step"] for record in lines] == [4, 8, 12]  # 20 data for training
-        keys = {"epoch", "step", "train_bound", "valid_bound", "learning_rate", "seconds"}
+        bounds = {"train_bound", "train_loss", "valid_bound", "valid_loss"}
+        keys = {"epoch", "step", "learning_rate", "seconds"} | bounds
         assert all(record.keys() == keys and math.isfinite(record["train_bound"]) for record in lines)
+        assert all(
+            record[f"{part}_loss"] == -record[f"{part}_bound"] for record in lines for part in ("train", "valid")
+        )
         assert [record["learning_rate"] for record in lines] == [0.01] * 3
         assert (history.interrupted, history.stopped_early) == (False, False)
         valid = pyro_vae.data.load(X).valid
@@ -147,10 +151,10 @@ class TestRecords:
         history = fit(program, batch_size=20, num_epochs=1, lr=1e-12, seed=3)
         assert history.records[0]["train_bound"] == pytest.approx(sum(parts).item() / 24, rel=1e-6)
 
-    def test_the_best_record_is_the_one_with_the_largest_validation_bound(self):
-        records = [{"epoch": i, "valid_bound": bound} for i, bound in enumerate([-3.0, -1.0, -2.0])]
+    def test_the_best_record_is_the_one_with_the_smallest_validation_loss(self):
+        records = [{"epoch": i, "valid_loss": loss, "valid_bound": loss} for i, loss in enumerate([3.0, 1.0, 2.0])]
         assert training.History(records).best is records[1]
-        assert training.History([{"valid_bound": None}, {"valid_bound": None, "epoch": 2}]).best["epoch"] == 2
+        assert training.History([{"valid_loss": None}, {"valid_loss": None, "epoch": 2}]).best["epoch"] == 2
 
     def test_callbacks_are_called_in_order_with_each_record(self):
         seen = []
@@ -181,7 +185,7 @@ class TestStopping:
     def declining(self, monkeypatch, bounds):
         """Validation bounds as given, epoch by epoch."""
         bounds = iter(bounds)
-        monkeypatch.setattr(loop, "mean_bound", lambda *args, **kwargs: next(bounds))
+        monkeypatch.setattr(loop, "mean_estimate", lambda *args, **kwargs: ((b := next(bounds)), b))
 
     def test_training_stops_when_the_validation_bound_has_not_risen_for_patience_epochs(self, monkeypatch):
         self.declining(monkeypatch, [-5.0, -3.0, -4.0, -3.5, -3.0, 0.0])

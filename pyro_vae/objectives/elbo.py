@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.divergence import analytic_kl, log_ratio_per_unit
+from pyro_vae.divergence import analytic_kl, factorises, sampled_kl
 from pyro_vae.errors import ProgramError
 from pyro_vae.importance import PairTrace
 from pyro_vae.objectives.gradients import Gradient
@@ -130,7 +130,7 @@ class ELBO(Objective):
             for name in pair.latents:
                 kl = analytic_kl(pair, name, scaled)
                 if kl is not None:
-                    terms[name] = -kl
+                    terms[name] = -kl.sum(-1)
         if scaled and self.free_bits:
             for name in pair.latents:
                 terms[name] = self._with_floor(pair, name, terms[name])
@@ -144,12 +144,13 @@ class ELBO(Objective):
         floor = pair.per_datum(term.new_full((), -self.free_bits), site, scaled=True)
         if self.free_bits_per == "site":
             return torch.where(term.detach().mean() < floor.mean(), term, floor)
-        units = log_ratio_per_unit(pair, name, scaled=True)
-        if units is None:
+        if not factorises(pair, name):
             raise ProgramError(
                 f"site {name!r}: found {site['fn']} beside {pair.model_sites[name]['fn']}, expected both to be "
                 "independent over the units for free_bits_per='unit'"
             )
+        kl = analytic_kl(pair, name, scaled=True) if self.kl == "analytic" else None
+        units = -(sampled_kl(pair, name, scaled=True) if kl is None else kl)
         return torch.where(units.detach().mean((0, 1)) < floor.mean(), units, floor[..., None]).sum(-1)
 
     def _held_at_capacity(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
