@@ -12,8 +12,7 @@ constant β > 1 the β-VAE of Higgins et al. (2017).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro import poutine
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.modules import owners
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import isolated
 
@@ -70,6 +70,10 @@ class Annealed(nn.Module):
         self._held = (weight,)  # in a tuple: neither a parameter nor a part of the program
         if isinstance(weight, Schedule):
             self.schedule = weight
+
+    @property
+    def __wrapped__(self) -> Program:
+        return self.program
 
     @property
     def weight(self) -> float | Tensor:
@@ -208,24 +212,11 @@ class _Call(nn.Module):
 
     def __init__(self, program: Program) -> None:
         super().__init__()
-        self.owners = nn.ModuleList(_owners(program))
+        self.owners = nn.ModuleList(owners(program))
         self.run = (program,)  # in a tuple: not a child a second time
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.run[0](*args, **kwargs)
-
-
-def _owners(program: Any) -> Iterator[nn.Module]:
-    """The modules that a callable is made of: itself, the object of a method, what a handler or ``partial`` wraps."""
-    if isinstance(program, Annealed):
-        yield from _owners(program.program)
-    elif isinstance(program, nn.Module):
-        yield program
-    elif isinstance(program, functools.partial):  # Pyro's handlers too
-        for part in (program.func, *program.args, *program.keywords.values()):
-            yield from _owners(part)
-    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
-        yield owner
 
 
 def check_runs_again(program: Program, only_now: bool = False) -> None:

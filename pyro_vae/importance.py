@@ -34,6 +34,9 @@ __all__ = ["PairTrace", "log_weights", "random_sites", "trace_pair"]
 Site = dict[str, Any]
 
 
+_UNSIZED = -1  # what Pyro calls the size of a plate that was given none
+
+
 @dataclass(frozen=True)
 class PairTrace:
     """One run of a pair on ``num_data`` data with ``num_particles`` particles, and the terms of its weights.
@@ -205,7 +208,7 @@ def _check_pair(pair: PairTrace, enumerated: bool) -> None:
                     f"site {name!r}: found outside the data plate of the {program}, expected inside "
                     'pyro.plate("data", len(x), dim=-1)'
                 )
-            if sizes[0] != pair.num_data:
+            if sizes[0] not in (pair.num_data, _UNSIZED):
                 raise ProgramError(
                     f"site {name!r}: found in a data plate of size {sizes[0]} in the {program}, expected one of size "
                     f"len(x) = {pair.num_data}"
@@ -234,6 +237,13 @@ def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
         raise ProgramError(
             f"site {site['name']!r}: found a value of shape {value_shape} in the {program}, expected one of a "
             f"distribution of batch shape {tuple(site['fn'].batch_shape)} and event shape {event_shape}"
+        )
+    if plates[pair.data_dim].size == _UNSIZED and (
+        len(shape) < -pair.data_dim or shape[pair.data_dim] != pair.num_data
+    ):
+        raise ProgramError(
+            f"site {site['name']!r}: found a log-probability of shape {tuple(shape)} in a data plate without a size in "
+            f'the {program}, expected one for each of {pair.num_data} data, or pyro.plate("data", len(x), dim=-1)'
         )
     if any(size != 1 and dim - len(shape) not in plates for dim, size in enumerate(shape)):
         raise ProgramError(

@@ -11,13 +11,15 @@ a recipe from a stranger is data and cannot name other code.
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Rebuildable", "build", "placement"]
+__all__ = ["Rebuildable", "build", "owners", "placement"]
 
 _registry: dict[str, type[Rebuildable]] = {}
 
@@ -90,16 +92,32 @@ def build(recipe: Any) -> Any:
         raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}") from error
 
 
+def owners(program: Any) -> Iterator[nn.Module]:
+    """Go through the modules that a callable is made of: itself, a method's object, what a handler or partial wraps.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> list(owners(functools.partial(layer.forward, torch.ones(1))))
+    [Linear(in_features=1, out_features=1, bias=True)]
+    """
+    if (wrapped := getattr(program, "__wrapped__", None)) is not None:
+        yield from owners(wrapped)
+    elif isinstance(program, nn.Module):
+        yield program
+    elif isinstance(program, functools.partial):  # Pyro's handlers too
+        for part in (program.func, *program.args, *program.keywords.values()):
+            yield from owners(part)
+    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
+        yield owner
+
+
 def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
     """Return the device and the floating dtype of the first parameter or buffer found (else the CPU and the default).
 
     >>> placement(nn.Linear(1, 1).double())
     (device(type='cpu'), torch.float64)
     """
-    for program in programs:
-        owner = getattr(program, "__self__", program)  # a bound method lives where its object does
-        if isinstance(owner, nn.Module):
-            for tensor in (*owner.parameters(), *owner.buffers()):
-                if tensor.is_floating_point():
-                    return tensor.device, tensor.dtype
+    for owner in (owner for program in programs for owner in owners(program)):
+        for tensor in (*owner.parameters(), *owner.buffers()):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.get_default_dtype()

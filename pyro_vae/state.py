@@ -19,6 +19,8 @@ import pyro
 import torch
 from torch import nn
 
+from pyro_vae.modules import owners
+
 __all__ = ["MatmulPrecision", "evaluating", "interruptible", "isolated", "matmul_precision", "seeded"]
 
 
@@ -34,7 +36,7 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[.
     passed through. ``frozen`` says that parameters without gradients are no news; in a module that has some they are
     none anyway.
     """
-    frozen = frozen or (isinstance(program, nn.Module) and not all(p.requires_grad for p in program.parameters()))
+    frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     return functools.partial(_run_isolated, program, frozen)  # which shows what it wraps
 
 

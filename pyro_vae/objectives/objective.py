@@ -120,18 +120,18 @@ class Objective(pyro.infer.ELBO):
         """The bound of each datum of ``x``, ``(B,)``, nats, larger is better; Pyro's parameter store is left alone."""
         return self.estimate(isolated(model), isolated(guide), x).bound
 
-    def differentiable_loss(self, model: Program, guide: Program, x: Tensor) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the scaled bound, summed over the batch: a scalar to call ``backward`` on."""
-        return self.estimate(isolated(model), isolated(guide), x).loss
+        return self.estimate(isolated(model), isolated(guide), _data(args, kwargs)).loss
 
-    def loss(self, model: Program, guide: Program, x: Tensor) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, for ``SVI.evaluate_loss``; in the caller's parameter store, as in Pyro."""
         with torch.no_grad():
-            return self.estimate(model, guide, x).loss.item()
+            return self.estimate(model, guide, _data(args, kwargs)).loss.item()
 
-    def loss_and_grads(self, model: Program, guide: Program, x: Tensor) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradients accumulated, for ``SVI.step``; in the caller's parameter store."""
-        loss = self.estimate(model, guide, x).loss
+        loss = self.estimate(model, guide, _data(args, kwargs)).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
@@ -194,7 +194,7 @@ class Objective(pyro.infer.ELBO):
         return Estimate(-(pair.scale * bound).sum(), bound, true_bound)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        pair, _ = self._trace(model, guide, *args, **kwargs)
+        pair, _ = self._trace(model, guide, _data(args, kwargs))
         return pair.model_trace, pair.guide_trace
 
 
@@ -202,3 +202,13 @@ def positive_integer(name: str, value: Any) -> None:
     """Raise ``ValueError`` unless an argument is a positive integer."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: found {value!r}, expected a positive integer")
+
+
+def _data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The one argument of the programs, as SVI and Pyro's ELBO pass it on."""
+    if len(args) != 1 or kwargs:
+        raise TypeError(
+            f"x: found {len(args) + len(kwargs)} arguments for the programs, expected one, the data; give them the "
+            "others beforehand, as in functools.partial(model, y), or as parts of x"
+        )
+    return args[0]
