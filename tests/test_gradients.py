@@ -206,6 +206,39 @@ class TestPaths:
         for parameter_name, reference in expected.items():
             torch.testing.assert_close(found[parameter_name], reference, rtol=1e-9, atol=1e-10)
 
+    @pytest.mark.parametrize("gradient", GRADIENTS)
+    @pytest.mark.parametrize("name", BOUNDS | EXTREMES)
+    def test_single_precision_is_enough_for_weights_far_apart(self, name, gradient):
+        """Weights that differ by hundreds of nats: of most particles nothing is left, and must not be divided by."""
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            model, guide, x = chain(40)
+            with torch.no_grad():
+                guide.log_s.fill_(1.5)
+                guide.log_t.fill_(1.0)
+            torch.manual_seed(3)
+            noise = torch.randn(2, 8, 40).double()
+
+            class Noised(dist.Normal):
+                def rsample(self, sample_shape=(), noise=noise):
+                    return self.loc + self.scale * noise[0 if self.scale[0, 0] > 3 else 1].to(self.loc)
+
+            class NoisedGuide(type(guide)):
+                def forward(self, x, normal=Noised):
+                    with pyro.plate("data", len(x), dim=-1):
+                        z1 = pyro.sample("z1", normal(self.c * x, self.log_s.exp()))
+                        pyro.sample("z2", normal(self.d * z1, self.log_t.exp()))
+
+            noised = NoisedGuide(40)
+            noised.load_state_dict(guide.state_dict())
+            objective = (BOUNDS | EXTREMES)[name](8, gradient=gradient)
+            log_w = pyro_vae.log_weights(model, noised, x, 8)
+            assert (log_w.max(0).values - log_w.min(0).values).max() > 200
+            found.append(gradients(objective, model.to(dtype), noised.to(dtype), x.to(dtype)))
+        for parameter, single in found[0].items():
+            double = found[1][parameter]
+            torch.testing.assert_close(single.double(), double, rtol=2e-3, atol=2e-4 * double.abs().max().item())
+
     def test_slope_and_curvature_by_their_formulas(self):
         log_w = torch.randn(4, 7, dtype=torch.float64)
         normal = log_w.softmax(0)

@@ -161,20 +161,18 @@ class Objective(pyro.infer.ELBO):
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
         """Something whose gradient is the estimate of the bound's; see :mod:`pyro_vae.objectives.gradients`."""
         by_score = sites_without_path(pair)
-        surrogate = bound
         if self.gradient != "reparam":
             refuse(pair, by_score, self.gradient)
-        if self._has_two_bounds:
-            model_slope = slope(self.reduce, log_w).clamp(min=1e-20)  # it divides: see the next but one line
-            guide_slope = slope(self.reduce_for_guide, log_w)
-            surrogate = (model_slope * log_w).sum(0)
-            path.weights = guide_slope / model_slope
+        surrogate = bound
+        if self.gradient == "dreg" or self._has_two_bounds:
+            for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # a divisor; so much more changes no gradient
+            for_guide = slope(self.reduce_for_guide, log_w)
+            surrogate = (for_model * log_w).sum(0)
             if self.gradient == "reparam":
-                surrogate = surrogate + ((model_slope - guide_slope) * pair.log_q(scaled=True)).sum(0)
-            elif self.gradient == "dreg":
-                path.weights = (guide_slope - curvature(self.reduce_for_guide, log_w)) / model_slope
-        elif self.gradient == "dreg":
-            path.weights = 1 - curvature(self.reduce, log_w) / slope(self.reduce, log_w).clamp(min=1e-20)
+                surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
+            if self.gradient == "dreg":
+                for_guide = for_guide - curvature(self.reduce_for_guide, log_w)
+            path.weights = for_guide / for_model
         if by_score:
             log_q = torch.stack([pair.log_prob(pair.guide_sites[name]) for name in by_score]).sum(0)
             surrogate = surrogate + (learning_signal(self.reduce_for_guide, log_w) * log_q).sum(0)

@@ -66,10 +66,10 @@ class RenyiBound(Objective):
     def reduce(self, log_w: Tensor) -> Tensor:
         if math.isinf(self.alpha):
             return log_w.max(0).values if self.alpha < 0 else log_w.min(0).values
-        center = log_w.mean(0)
         power = 1 - self.alpha
         if power == 0:
-            return center
+            return log_w.mean(0)
+        center = log_w.detach().mean(0)  # of which the bound does not depend
         # the power mean of w / exp(center): as α → 1 the first order cancels, so that logsumexp alone would lose digits
         scaled = power * (log_w - center)  # (K, B)
         is_small = scaled.detach().abs().amax(0) < 1
