@@ -1,8 +1,8 @@
-"""Score a trained run: the importance-sampled log-likelihood of its test set, with its error and diagnostics.
+"""Score a trained run: the importance-sampled log-likelihood of its test set, with its error, and what its latents do.
 
     python examples/evaluate.py runs/digits-20260101-120000 --num-particles 5000
 
-Prints a summary and writes it to evaluation.json in the run's folder.
+Prints a summary and writes it to evaluation.json in the run's folder, next to kl_per_unit.png.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from train_vae import best_device, load_data
 
 import pyro_vae
+from pyro_vae import plots
+from pyro_vae.diagnostics import Diagnosis, diagnose
 from pyro_vae.files import write_text
+
+THRESHOLD = 0.01  # of a unit's activity, as in the papers
+ESTIMATOR = "index code, Hoffman & Johnson 2016"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,7 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per image (default: 5000)")
     parser.add_argument("--num-data", type=int, help="score only the first so many test images (default: all)")
     parser.add_argument("--chunk-size", type=int, default=100, help="importance samples at once, for memory and speed")
-    parser.add_argument("--seed", type=int, default=0, help="of the importance samples (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args(argv)
     for name, least in (("num_particles", 2), ("num_data", 2), ("chunk_size", 1)):
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         score = pyro_vae.log_likelihood(
             vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
         )
+        diagnosis = diagnose(vae.model, vae.guide, x, seed=args.seed, threshold=THRESHOLD)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
@@ -69,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if score.khat.isfinite().all():
         summary["khat_quantiles_5_50_95"] = score.khat.quantile(quantiles).tolist()
         summary["khat_above_0.7"] = (score.khat > 0.7).double().mean().item()
+    summary["diagnosis"] = as_json(diagnosis)
     write_text(folder / "evaluation.json", json.dumps(summary, indent=2) + "\n")
     low, middle, high = summary["ess_quantiles_5_50_95"]
     print(f"log p(x), {len(x)} test images, {args.num_particles} importance samples each")
@@ -83,8 +91,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"                  {100 * summary['khat_above_0.7']:8.1f} % above 0.7, where no estimate is to be trusted"
         )
-    print(f"written to {folder / 'evaluation.json'}")
+    print_diagnosis(diagnosis)
+    active = {
+        name: activity > THRESHOLD
+        for name, activity in diagnosis.activity.items()
+        if activity.shape == diagnosis.kl_per_unit[name].shape  # not so where a site is one unit to the KL
+    }
+    plots.kl_per_unit(diagnosis.kl_per_unit, active).savefig(folder / "kl_per_unit.png", dpi=150)
+    print(f"written to {folder / 'evaluation.json'} and {folder / 'kl_per_unit.png'}")
     return 0
+
+
+def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The fields of a diagnosis, tensors as lists, and how the mutual information was estimated."""
+    fields = {
+        name: {site: v.tolist() if isinstance(v, torch.Tensor) else v for site, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in vars(diagnosis).items()
+    }
+    return fields | {"mutual_information_estimator": ESTIMATOR}
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    d = diagnosis
+    print(f"\nELBO               {d.elbo:8.3f} ± {d.elbo_error:.3f} nats, {d.num_data} test images")
+    print("  site        nats       ±   of the ELBO   active units")
+    for name, fraction in d.fractions.items():
+        is_latent = name in d.kl
+        nats, error = (-d.kl[name], d.kl_error[name]) if is_latent else (fraction * d.elbo, None)
+        units = f"{d.active_units[name]} of {d.units[name]}" if name in d.units else ""
+        kind = "-KL" if is_latent else "log p"
+        shown = f"{error:.3f}" if error is not None else ""
+        print(f"  {name:<4} {kind:<5} {nats:9.3f} {shown:>7} {100 * fraction:11.1f} % {units:>14}".rstrip())
+    print(f"mutual information {d.mutual_information:8.3f} ± {d.mutual_information_error:.3f} nats ({ESTIMATOR})")
+    near = ", so near that more images would give more" if d.mutual_information_bound - d.mutual_information < 1 else ""
+    print(f"                   first {d.num_data_mi} images; at most log {d.num_data_mi} = "
+          f"{d.mutual_information_bound:.3f}{near}")  # fmt: skip
+    print(f"aggregate KL       {d.aggregate_kl:8.3f} ± {d.aggregate_kl_error:.3f} nats, of the codes of those images "
+          "to the prior")  # fmt: skip
+    for sentence in d.warnings:
+        print(f"warning: {sentence}")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ from itertools import islice
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.batches import Batches
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Program, check_runs_again
-from pyro_vae.importance import PairTrace, trace_pair
+from pyro_vae.handlers import Program, check_runs_again, with_copied_buffers
+from pyro_vae.importance import scored_with_constants, trace_pair
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
+from pyro_vae.traces import PairTrace, random_sites
 
 __all__ = ["check_program", "first_bad_site"]
 
@@ -70,8 +72,21 @@ def check_program(
 def _check_objective(model: Program, guide: Program, objective: Objective, x: Tensor, name: str) -> None:
     if objective.gradient != "reparam":
         check_runs_again(guide)
+        _check_second_run(guide, x)
     with torch.enable_grad():
         _run(lambda: objective.estimate(isolated(model), isolated(guide), x), model, guide, x, name)
+
+
+def _check_second_run(guide: Program, x: Tensor) -> None:
+    """The guide, run twice on its own latents in the mode that it is in, must give them the same density twice."""
+    latents = poutine.trace(with_copied_buffers(isolated(guide))).get_trace(x)
+    first, second = (scored_with_constants(guide, latents, x) for _ in range(2))
+    for name, site in random_sites(first).items():
+        if not torch.equal(site["unscaled_log_prob"], second.nodes[name]["unscaled_log_prob"]):
+            raise ProgramError(
+                f"site {name!r}: found another density of the same latents when the guide ran again, expected a guide "
+                "without dropout or other noise of its own, or gradient='reparam'"
+            )
 
 
 def _check_params(pair: PairTrace) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyro_vae.importance import PairTrace
+from pyro_vae.traces import PairTrace
 
 __all__ = ["analytic_kl", "factorises", "sampled_kl"]
 
@@ -80,6 +80,8 @@ def _unwrapped(fn: Distribution) -> tuple[Any, int]:
 
 def _same(a: Any, b: Any) -> bool:
     """Whether two scales or masks are equal; that of tensors which are not one and the same is read from the device."""
-    if a is b or not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return bool(a is b or a == b)
-    return torch.equal(a, b)
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return not any(isinstance(each, Tensor) and each.numel() > 1 for each in (a, b)) and bool(a == b)

@@ -35,21 +35,31 @@ __all__ = [
     "check_runs_again",
     "kl_weights",
     "with_constant_parameters",
+    "with_copied_buffers",
 ]
 
 Program = Callable[..., Any]
 
 
 class _Weigh(Messenger):
-    """Scale latent sites. A factor of exactly 0, which ``poutine.scale`` refuses, is as good as any."""
+    """Scale latent sites. A factor of exactly 0, which ``poutine.scale`` refuses, is as good as any.
 
-    def __init__(self, weight: float | Tensor, sites: frozenset[str] | None) -> None:
+    Only one half of a pair may mark a latent for enumeration, most often the guide, which runs first: ``enumerated`` is
+    what the other one marked.
+    """
+
+    def __init__(self, weight: float | Tensor, sites: frozenset[str] | None, enumerated: frozenset[str]) -> None:
         super().__init__()
-        self.weight, self.sites = weight, sites
+        self.weight, self.sites, self.enumerated = weight, sites, enumerated
         self.latents: list[str] = []
+        self.marked: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or msg["infer"].get("enumerate") or site_is_subsample(msg):
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if msg["infer"].get("enumerate"):
+            self.marked.add(msg["name"])
+        if msg["infer"].get("enumerate") or msg["name"] in self.enumerated:
             return
         self.latents.append(msg["name"])
         if self.sites is None or msg["name"] in self.sites:
@@ -67,6 +77,8 @@ class Annealed(nn.Module):
         super().__init__()
         self.program = program
         self.sites = sites
+        self.guide: tuple[Annealed, ...] = ()  # of a model, in a tuple: not a part of the program
+        self.marked: frozenset[str] = frozenset()  # for enumeration, by the last run
         self._held = (weight,)  # in a tuple: neither a parameter nor a part of the program
         if isinstance(weight, Schedule):
             self.schedule = weight
@@ -82,8 +94,10 @@ class Annealed(nn.Module):
         return weight.value if isinstance(weight, Schedule) else weight
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _Weigh(self.weight, self.sites) as weigh:
+        enumerated = frozenset().union(*(guide.marked for guide in self.guide))
+        with _Weigh(self.weight, self.sites, enumerated) as weigh:
             result = self.program(*args, **kwargs)
+        self.marked = frozenset(weigh.marked)
         for name in sorted((self.sites or frozenset()).difference(weigh.latents)):
             raise ProgramError(f"site {name!r}: found in sites, but the program has the latents {weigh.latents}")
         return result
@@ -163,7 +177,9 @@ def anneal_kl(
     if isinstance(sites, str):
         raise TypeError(f"sites: found the string {sites!r}, expected a sequence of names such as [{sites!r}]")
     names = None if sites is None else frozenset(sites)
-    return Annealed(model, weight, names), Annealed(guide, weight, names)
+    annealed_model, annealed_guide = Annealed(model, weight, names), Annealed(guide, weight, names)
+    annealed_model.guide = (annealed_guide,)
+    return annealed_model, annealed_guide
 
 
 def bare(program: Program) -> Program:
@@ -218,6 +234,12 @@ class _Call(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.run[0](*args, **kwargs)
 
+    def copied_buffers(self) -> dict[str, Tensor]:
+        """A copy of every buffer, by name; each module once, for what is swapped twice would not be swapped back."""
+        modules = self.named_modules()
+        owned = (module.named_buffers(prefix, False, remove_duplicate=False) for prefix, module in modules)
+        return {name: buffer.clone() for named in owned for name, buffer in named}
+
 
 def check_runs_again(program: Program, only_now: bool = False) -> None:
     """Raise ``ProgramError`` if a second run of a program would not be of the same program: dropout drops other units.
@@ -245,14 +267,19 @@ def with_constant_parameters(program: Program) -> Program:
     """
     check_runs_again(program, only_now=True)
     call = _Call(program)
-    tensors: dict[str, Tensor] = {}
-    for prefix, module in call.named_modules():  # each module once: what is swapped twice would not be swapped back
-        own = {"recurse": False, "remove_duplicate": False, "prefix": prefix}
-        tensors |= {name: parameter.detach() for name, parameter in module.named_parameters(**own)}
-        tensors |= {name: buffer.clone() for name, buffer in module.named_buffers(**own)}
+    tensors = call.copied_buffers()
+    for prefix, module in call.named_modules():
+        tensors |= {name: p.detach() for name, p in module.named_parameters(prefix, False, remove_duplicate=False)}
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with poutine.block(hide_types=["param"]), _ConstantParams():  # SVI steps every parameter that it hears of
             return functional_call(call, tensors, args, kwargs, tie_weights=False)
 
     return isolated(run, frozen=True)
+
+
+def with_copied_buffers(program: Program) -> Program:
+    """Return ``program`` run on copies of its buffers: what batch normalisation learns from the run is forgotten."""
+    call = _Call(program)
+    buffers = call.copied_buffers()
+    return lambda *args, **kwargs: functional_call(call, buffers, args, kwargs, tie_weights=False)

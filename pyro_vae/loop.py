@@ -34,7 +34,7 @@ from pyro_vae.checkpoint import save
 from pyro_vae.checks import first_bad_site
 from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
-from pyro_vae.handlers import Annealed, bare, kl_weights
+from pyro_vae.handlers import Annealed, bare, kl_weights, with_copied_buffers
 from pyro_vae.objectives import Objective
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
@@ -188,11 +188,9 @@ class Loop:
         """A Pyro ELBO's loss without annealing, which takes a run of its own."""
         if not isinstance(self.model, Annealed):
             return loss
-        before = [buffer.clone() for buffer in self.pair.buffers()]
+        model, guide = (with_copied_buffers(isolated(bare(half))) for half in (self.model, self.guide))
         with torch.no_grad():
-            true_loss = self.objective.loss(isolated(bare(self.model)), isolated(bare(self.guide)), x)
-            for buffer, value in zip(self.pair.buffers(), before, strict=True):  # batch normalisation counts one run
-                buffer.copy_(value)
+            true_loss = self.objective.loss(model, guide, x)
         return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
 
     def _mean_bounds(self) -> list[float]:

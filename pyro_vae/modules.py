@@ -93,7 +93,10 @@ def build(recipe: Any) -> Any:
 
 
 def owners(program: Any) -> Iterator[nn.Module]:
-    """Go through the modules that a callable is made of: itself, a method's object, what a handler or partial wraps.
+    """Go through the modules that a callable is made of.
+
+    They are itself, a method's object, what a handler or ``partial`` wraps, and what a function closes over or knows by
+    a global name.
 
     >>> layer = nn.Linear(1, 1)
     >>> list(owners(functools.partial(layer.forward, torch.ones(1))))
@@ -108,6 +111,9 @@ def owners(program: Any) -> Iterator[nn.Module]:
             yield from owners(part)
     elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
         yield owner
+    elif inspect.isfunction(program):
+        known = inspect.getclosurevars(program)
+        yield from (value for value in {**known.globals, **known.nonlocals}.values() if isinstance(value, nn.Module))
 
 
 def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:

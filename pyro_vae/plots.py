@@ -1,8 +1,9 @@
 r"""Pictures of a variational autoencoder: arrays in, a matplotlib ``Figure`` out.
 
 What one looks at, in order: does the bound still rise (:func:`learning_curve`); does a code keep what matters about
-its datum (:func:`reconstructions`); does the model dream plausible data (:func:`samples`); and, with a latent space of
-two dimensions, what lies where in it (:func:`latent_space`, :func:`manifold`).
+its datum (:func:`reconstructions`); does the model dream plausible data (:func:`samples`); which latents does it use at
+all (:func:`kl_per_unit`); and, with a latent space of two dimensions, what lies where in it (:func:`latent_space`,
+:func:`manifold`).
 
 The last is Figure 4 of [1]. Under the prior :math:`z \sim N(0, I)` the map :math:`u = \Phi(z)` makes each coordinate
 uniform, so a regular grid on the unit square, pulled back by the inverse distribution function,
@@ -33,7 +34,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-__all__ = ["latent_grid", "latent_space", "learning_curve", "manifold", "reconstructions", "samples"]
+__all__ = ["kl_per_unit", "latent_grid", "latent_space", "learning_curve", "manifold", "reconstructions", "samples"]
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
@@ -93,7 +94,9 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
         x, y = epochs[was_validated], valid[was_validated]
         axes.plot(x, y, color=_COLORS[6], label="validation", **style)
     if np.isfinite(valid).any():
-        best = int(np.argmax(np.where(np.isfinite(valid), valid, -np.inf)))
+        losses = [record.get("valid_loss") for record in records]  # another than minus the bound where it is annealed
+        score = valid if None in losses else -np.array(losses, dtype=float)
+        best = int(np.argmax(np.where(np.isfinite(valid), score, -np.inf)))
         label = f"best validation: {_minus(f'{valid[best]:.2f}')} at epoch {epochs[best]}"
         axes.plot(epochs[best], valid[best], "*", color="black", markersize=9, zorder=3, label=label)
     if entropy_floor is not None:
@@ -160,6 +163,68 @@ def samples(x: Array, num_columns: int = 10) -> Figure:
     tiles = np.concatenate((images, blank)).reshape(num_rows, num_columns, *images.shape[1:])
     figure, axes = _mosaic(tiles)
     _hairlines(axes, num_rows, num_columns)
+    return figure
+
+
+def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = None) -> Figure:
+    """The KL of each latent unit, largest first, one panel a layer.
+
+    The panels stand in the order of the mapping, from the top down. A model draws its top layer first, so for
+    ``diagnose(...).kl_per_unit`` the layer next to the data is at the bottom. Each panel has its own scales: a layer
+    that has collapsed shows by the numbers on its axis and by the total in its title.
+
+    Args:
+        kl: mean KL of the units of each site, ``(D,)``, in nats.
+        active: which of them are active, ``(D,)`` booleans a site. Bars are coloured by it; those of a site that
+            is missing here are gray.
+
+    Raises:
+        ValueError: there is no site, ``kl`` or ``active`` of a site are not ``D`` numbers, or ``active`` names a site
+            that ``kl`` lacks.
+
+    >>> figure = kl_per_unit({"z2": [0.01, 0.02], "z1": [0.5, 3.0, 1.5]})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['z2: 0.03 nats in 2 units', 'z1: 5.00 nats in 3 units']
+    """
+    if not kl:
+        raise ValueError("kl: found no site, expected one or more")
+    active = {} if active is None else active
+    if unknown := [name for name in active if name not in kl]:
+        raise ValueError(f"active: found the sites {unknown}, expected none but those of kl, {list(kl)}")
+    figure = Figure(figsize=(6.4, 0.6 + 2.2 * len(kl)), layout="constrained")
+    panels = figure.subplots(len(kl), squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, kl.items(), strict=True):
+        nats = _finite(f"kl[{name!r}]", values)
+        if nats.ndim != 1 or len(nats) == 0:
+            raise ValueError(f"kl[{name!r}]: found shape {nats.shape}, expected (D,) with D at least 1")
+        order = np.argsort(-nats, kind="stable")
+        position = np.arange(1, len(nats) + 1)
+        # Bars that touch from a hundred on, or the gaps between them would be thinner than a pixel.
+        width = 0.8 if len(nats) < 100 else 1.0
+        groups = [("units", np.ones(len(nats), dtype=bool), _COLORS[8] if active else _COLORS[0])]
+        title = f"{name}: {_minus(f'{nats.sum():.2f}')} nats in {len(nats)} unit{'s' * (len(nats) > 1)}"
+        if name in active:
+            on = _finite(f"active[{name!r}]", active[name]).astype(bool)
+            if on.shape != nats.shape:
+                raise ValueError(f"active[{name!r}]: found shape {on.shape}, expected that of kl, {nats.shape}")
+            groups = [("active", on[order], _COLORS[0]), ("not active", ~on[order], _COLORS[6])]
+            title += f", {on.sum()} active"
+        for label, chosen, color in groups:
+            if chosen.any():
+                axes.bar(position[chosen], nats[order][chosen], width, color=color, label=label)
+        if name in active:
+            axes.legend(frameon=False, loc="upper right")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_title(title, fontsize=_FONT_POINTS)
+        axes.set_xlim(0.25, max(len(nats), 4) + 0.75)  # a single bar does not fill the panel
+        if len(nats) <= 10:
+            axes.set_xticks(position)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+        axes.set_ylabel("KL (nats)")
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    panels[-1].set_xlabel("unit, by its KL")
     return figure
 
 

@@ -22,6 +22,7 @@ from pyro_vae.checkpoint import WEIGHTS, read_tensors, restore, write_tensors
 __all__ = ["RunState"]
 
 _FILE = "last.safetensors"
+_FORMAT = 2  # 1 had no losses in its records
 
 
 class RunState:
@@ -102,7 +103,7 @@ class RunState:
         tensors["bounds"] = self.bounds
         position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
         document = {
-            "format": 1,
+            "format": _FORMAT,
             "position": position,
             "records": list(self.records),
             "facts": self.facts,
@@ -163,9 +164,11 @@ class RunState:
         tensors, metadata = read_tensors(path)
         try:
             document = json.loads(metadata["run"])
-            found = document["facts"]
+            found, form = document["facts"], document["format"]
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: not the state of a training run: {error!r}") from error
+        if form != _FORMAT:
+            raise ValueError(f"{path}: found a run in format {form}, expected {_FORMAT}: begin it anew")
         for name, value in facts.items():
             if found.get(name) != value:
                 raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")

@@ -21,7 +21,14 @@ from torch import nn
 
 from pyro_vae.modules import owners
 
-__all__ = ["MatmulPrecision", "evaluating", "interruptible", "isolated", "matmul_precision", "seeded"]
+__all__ = [
+    "MatmulPrecision",
+    "evaluating",
+    "interruptible",
+    "isolated",
+    "matmul_precision",
+    "seeded",
+]
 
 
 MatmulPrecision = Literal["highest", "high", "medium"]

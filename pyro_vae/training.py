@@ -75,7 +75,7 @@ def fit(
         Called as ``optimizer(parameters, lr=lr)``; fused Adam by default.
     scheduler
         Called as ``scheduler(optimizer)``; the torch scheduler it returns steps once an epoch (``ReduceLROnPlateau`` on
-        minus the validation bound). Not together with a function as ``lr``.
+        the validation loss). Not together with a function as ``lr``.
     clip_norm
         Largest global norm of the gradient of the mean loss per datum.
     valid
@@ -227,6 +227,8 @@ def _check_arguments(
     pair = as_module((model, guide))
     if not any(parameter.requires_grad for parameter in pair.parameters()):
         raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
+    if isinstance(model, Annealed) != isinstance(guide, Annealed):
+        raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
     if not isinstance(objective, pyro.infer.ELBO):
         raise TypeError(f"objective: found {objective!r}, expected one such as ELBO() or a Pyro ELBO")
     counts = {"num_epochs": num_epochs, "batch_size": batch_size, "patience": 1 if patience is None else patience}

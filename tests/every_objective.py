@@ -44,5 +44,6 @@ def all_of_them(num_particles: int) -> dict[str, Objective]:
         f"{name}, {gradient}": make(num_particles, gradient=gradient)
         for name, make in {**BOUNDS, **EXTREMES, **OTHERS}.items()
         for gradient in GRADIENTS
+        if not (name in EXTREMES and gradient == "dreg")  # which takes a smooth bound
     }
     return made | {name: make(num_particles) for name, make in WAKE_SLEEP.items()}

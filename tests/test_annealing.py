@@ -196,6 +196,11 @@ class TestTraining:
         refused(*pair, X, ValueError, message, tmp_path, **options)
         fit(pair, num_epochs=1, batch_size=4, objective=options.get("objective"))  # six steps are enough
 
+    def test_one_half_alone_is_refused(self, tmp_path):
+        model, guide = fresh()
+        for pair in ((anneal_kl(model, guide, 0.5)[0], guide), (model, anneal_kl(model, guide, 0.5)[1])):
+            refused(*pair, X, ValueError, "^model, guide: found one of the two annealed", tmp_path)
+
     def test_data_without_a_length_are_warmed_up_as_long_as_they_last(self):
         history = fit(anneal_kl(*fresh(), Linear(100)), Stream(), num_epochs=1)
         assert column(history, "kl_weight") == [0.04]

@@ -13,10 +13,10 @@ from pyro.infer import SVI
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
-from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl
+from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl, fit
 from pyro_vae.handlers import check_runs_again, with_constant_parameters
 from pyro_vae.schedules import Linear
-from tests.programs import TutorialGuide, bits, same, seeded, vae, weights
+from tests.programs import TutorialGuide, bits, refused, same, seeded, vae, weights
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -183,20 +183,56 @@ def test_svi_takes_the_step_of_that_gradient(gradient, x):
         torch.testing.assert_close(parameter.detach(), reference, rtol=0, atol=1e-12)
 
 
-def test_parameters_out_of_reach_are_named(x):
-    network, program = nn.Linear(16, 2), TutorialGuide()
-
-    def registered(x):
+def closing_over(network):
+    def guide(x):
         pyro.module("network", network)
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(network(x.flatten(1)), 1.0).to_event(1))
 
-    for guide, name in ((registered, r"network\$\$\$weight"), (lambda x: program(x), r"hidden\$\$\$weight")):
-        message = (
-            f"parameter '{name}': found in a module that the guide closes over, expected the guide to be that module"
-        )
-        with pytest.raises(ProgramError, match=message):
-            with_constant_parameters(guide)(x)
-        with pytest.raises(ProgramError, match=message):
-            ELBO(gradient="dreg").bound(vae().model, guide, x)
-        ELBO().bound(vae().model, guide, x)  # with the gradient that needs no second run
+    return guide
+
+
+def test_a_function_that_closes_over_a_module(x):
+    """As good as the module: sticking the landing drops the score, which the gradient by its weight would show."""
+    network = nn.Linear(16, 2)
+
+    class Same(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return closing_over(self.network)(x)
+
+    model = vae().model
+    found = [
+        torch.autograd.grad(seeded(IWAE(2, gradient="stl").bound, model, guide, x).sum(), network.weight)[0]
+        for guide in (closing_over(network), Same())
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+    kept = torch.autograd.grad(seeded(IWAE(2).bound, model, Same(), x).sum(), network.weight)[0]
+    assert (kept - found[0]).abs().max() > 1e-3
+
+
+def test_parameters_out_of_reach_are_named(x):
+    hidden = [closing_over(nn.Linear(16, 2))]  # in a list in a closure: too far to be found
+    guide = lambda x: hidden[0](x)  # noqa: E731
+    message = r"parameter 'network\$\$\$weight': found in a module that the guide closes over, expected the guide to be"
+    with pytest.raises(ProgramError, match=message):
+        with_constant_parameters(guide)(x)
+    with pytest.raises(ProgramError, match=message):
+        ELBO(gradient="dreg").bound(vae().model, guide, x)
+    ELBO().bound(vae().model, guide, x)  # with the gradient that needs no second run
+
+
+def test_noise_of_a_guides_own_is_found_before_training(tmp_path):
+    """Dropout as a function is no module to be found by name; two runs on the same latents tell."""
+
+    class Noisy(TutorialGuide):
+        def forward(self, x):
+            super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+    program = vae()
+    message = "^site 'z': found another density of the same latents when the guide ran again"
+    refused(program.model, Noisy(), bits(10), ProgramError, message, tmp_path, objective=ELBO(gradient="stl"))
+    fit(program.model, Noisy(), bits(10), num_epochs=1, batch_size=5, progress=False)

@@ -91,6 +91,17 @@ def test_train_then_evaluate(run, succeed, tmp_path):
     assert summary["num_particles"] == 50 and summary["num_data"] == 250
     difference = abs(summary["log_likelihood"] - metrics["test_log_likelihood"])
     assert difference < 0.5  # nats; same weights, and both Monte Carlo errors are below 0.05
+    assert (out / "kl_per_unit.png").read_bytes().startswith(b"\x89PNG")
+    diagnosis = summary["diagnosis"]
+    assert diagnosis["active_units"] == {"z": metrics["active_units"]} and diagnosis["units"] == {"z": 2}
+    assert sum(diagnosis["kl_per_unit"]["z"]) == pytest.approx(diagnosis["kl"]["z"])
+    assert sum(diagnosis["fractions"].values()) == pytest.approx(1)
+    assert diagnosis["num_data_mi"] == 250 and diagnosis["mutual_information_bound"] == pytest.approx(math.log(250))
+    for shown in ("ELBO", "-KL", "active units", "Hoffman & Johnson", "aggregate KL"):
+        assert shown in text
+    for number in (diagnosis["elbo"], diagnosis["mutual_information"], diagnosis["aggregate_kl"]):
+        assert f"{number:.3f} ±" in text
+    assert all(sentence in text for sentence in diagnosis["warnings"])
 
     again = run("train_vae.py", "--epochs", 3, "--out", out)
     assert again.returncode == 2 and "--resume" in again.stderr and again.stderr.count("\n") == 1

@@ -195,6 +195,35 @@ class TestPyrosLosses:
             expected = log_p_x + weight * (dist.Normal(0.0, 1.0).log_prob(z) - q.log_prob(z))
             assert loss == pytest.approx(-expected.sum().item(), abs=1e-10)
 
+    def test_a_latent_that_the_guide_alone_marks_for_enumeration(self, x):
+        """As Pyro's M2 does; then the model's half is told."""
+        logits = torch.tensor([0.3, -0.2])
+
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                y = pyro.sample("y", dist.Categorical(torch.tensor([0.4, 0.6])))
+                pyro.sample("x", dist.Normal(y + z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(0.4 * x, 0.6))
+                pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+        x = x.flatten(1).sum(1)
+        annealed = anneal_kl(model, guide, 0.3, sites=["z"])
+        sited = seeded(TraceEnum_ELBO(max_plate_nesting=1).loss, *annealed, x)
+        whole = seeded(TraceEnum_ELBO(max_plate_nesting=1).loss, *anneal_kl(model, guide, 0.3), x)
+        assert whole == pytest.approx(sited, abs=1e-12)  # y has the weight of one in both
+        torch.manual_seed(3)
+        q = dist.Normal(0.4 * x, 0.6)
+        z = q.sample()
+        log_q_y, y = logits.log_softmax(-1), torch.arange(2)
+        log_p = torch.tensor([0.4, 0.6]).log() + dist.Normal(y + z[:, None], 1.0).log_prob(x[:, None])
+        expected = (log_q_y.exp() * (log_p - log_q_y)).sum(-1)
+        expected = expected + 0.3 * (dist.Normal(0.0, 1.0).log_prob(z) - q.log_prob(z))
+        assert whole == pytest.approx(-expected.sum().item(), abs=1e-10)
+
 
 def test_what_is_reported_is_not_weighed(pair, x):
     annealed = anneal_kl(*pair, 0.3)

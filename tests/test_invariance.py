@@ -17,6 +17,7 @@ CASES = [
     for gradient in GRADIENTS
     for discrete in (False, True)
     if not (gradient != "reparam" and (discrete or name == "reweighted, wake"))
+    if not (gradient == "dreg" and name in EXTREMES)
 ]
 MAKE = {**BOUNDS, **EXTREMES, **OTHERS, **WAKE_SLEEP}
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from pyro_vae.plots import latent_grid, latent_space, learning_curve, manifold, reconstructions, samples
+from pyro_vae.plots import kl_per_unit, latent_grid, latent_space, learning_curve, manifold, reconstructions, samples
 
 
 def rendered(figure: Figure, dpi: float = 150) -> np.ndarray:
@@ -404,6 +404,71 @@ def test_latent_space_refuses(z, labels, message):
         latent_space(z, labels)
 
 
+def bars(axes: Axes) -> list[tuple[float, float, tuple]]:
+    """Centre, height and colour of each bar, from the left."""
+    found = [(bar.get_x() + bar.get_width() / 2, bar.get_height(), bar.get_facecolor()) for bar in axes.patches]
+    return sorted(found)
+
+
+def test_kl_per_unit_falls_from_the_left_in_the_order_of_the_layers():
+    figure = kl_per_unit({"z2": torch.tensor([0.5, 2.0, 1.0]), "z1": np.array([0.25, 4.0])})
+    top, bottom = figure.axes
+    rendered(figure)
+    assert top.get_position().y0 > bottom.get_position().y1
+    assert top.get_title() == "z2: 3.50 nats in 3 units" and bottom.get_title() == "z1: 4.25 nats in 2 units"
+    np.testing.assert_allclose([bar[:2] for bar in bars(top)], [(1, 2), (2, 1), (3, 0.5)])
+    np.testing.assert_allclose([bar[:2] for bar in bars(bottom)], [(1, 4), (2, 0.25)])
+    assert top.get_ylabel() == "KL (nats)" and bottom.get_xlabel() == "unit, by its KL"
+    assert top.get_legend() is None
+
+
+def test_kl_per_unit_tells_active_units_by_colour():
+    kl = {"z2": torch.tensor([3.0]), "z1": torch.tensor([0.5, 2.0, 0.1])}
+    top, bottom = kl_per_unit(kl, {"z1": torch.tensor([False, True, True])}).axes
+    colors = [bar[2] for bar in bars(bottom)]
+    assert colors[0] == colors[2] != colors[1]  # 2.0 and 0.1 are active, 0.5 between them is not
+    assert legend(bottom) == ["active", "not active"]
+    assert bottom.get_title() == "z1: 2.60 nats in 3 units, 2 active"
+    assert bars(top)[0][2] not in colors and top.get_legend() is None
+
+
+@pytest.mark.parametrize("num_units", [1, 10, 50, 500])
+def test_kl_per_unit_of_few_and_many(num_units):
+    kl = torch.linspace(1, 2, num_units)
+    figure = kl_per_unit({"z": kl}, {"z": kl < 3})
+    (axes,) = figure.axes
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert low < 1 and num_units < high and bottom <= 0 and top > kl.max()
+    heights = [bar[1] for bar in bars(axes)]
+    np.testing.assert_allclose(heights, kl.flip(0))
+    assert legend(axes) == ["active"]
+    ticks = [tick for tick in axes.get_xticks() if low < tick < high]
+    assert all(tick in range(num_units + 1) for tick in ticks)
+    ink = (np.abs(rendered(figure) - np.array(to_rgba("#3f90da")[:3])).max(-1) < 0.1).mean()
+    assert ink > 0.05  # bars are seen, not hairlines between their gaps
+
+
+def test_a_kl_below_zero_by_its_noise_is_drawn_below_zero():
+    (axes,) = kl_per_unit({"z": torch.tensor([-0.1, 0.5])}).axes
+    assert axes.get_ylim()[0] < -0.1 and bars(axes)[1][1] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(
+    "kl, active, message",
+    [
+        ({}, None, "kl: found no site"),
+        ({"z": torch.rand(2, 3)}, None, r"kl\['z'\]: found shape \(2, 3\), expected \(D,\)"),
+        ({"z": torch.rand(0)}, None, r"kl\['z'\]: found shape \(0,\), expected \(D,\) with D at least 1"),
+        ({"z": torch.tensor([1.0, math.nan])}, None, r"kl\['z'\]: found 1 of 2 values not finite"),
+        ({"z": torch.rand(3)}, {"z": [True]}, r"active\['z'\]: found shape \(1,\), expected that of kl, \(3,\)"),
+        ({"z": torch.rand(3)}, {"y": [True]}, r"active: found the sites \['y'\]"),
+    ],
+)
+def test_kl_per_unit_refuses(kl, active, message):
+    with pytest.raises(ValueError, match=message):
+        kl_per_unit(kl, active)
+
+
 def every_figure(device: torch.device | None = None) -> dict[str, Figure]:
     x = torch.rand(16, 1, 8, 8, device=device, requires_grad=True)
     return {
@@ -412,6 +477,7 @@ def every_figure(device: torch.device | None = None) -> dict[str, Figure]:
         "samples": samples(x),
         "manifold": manifold(x, latent_grid(4)[1].to(x.device)),
         "latent_space": latent_space(x[:, 0, 0, :2], torch.arange(16, device=device) % 10),
+        "kl_per_unit": kl_per_unit({"z2": x[0, 0, 0], "z1": x.flatten()}, {"z1": x.flatten() > 0.1}),
     }
 
 

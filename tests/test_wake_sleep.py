@@ -92,6 +92,23 @@ def test_reweighted_wake_phase_of_the_guide_is_weighed_scores(vae, x):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-12)
 
 
+def test_dreams_do_not_move_batch_statistics(x):
+    class Guide(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.network = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.BatchNorm1d(3)).double()
+
+        def forward(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(self.network(x), 1.0).to_event(1))
+
+    model, guide = pyro_vae.VAE((5,), 3, (7,)).double().model, Guide()
+    WakeSleep().differentiable_loss(model, guide, x).backward()
+    norm = guide.network[1]
+    assert norm.num_batches_tracked == 1
+    torch.testing.assert_close(norm.running_mean, 0.1 * guide.network[0](x).mean(0).detach())
+
+
 def test_without_gradients_there_is_no_dream(vae, x):
     with torch.no_grad():
         before = torch.get_rng_state()

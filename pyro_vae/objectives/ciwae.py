@@ -60,4 +60,6 @@ class CIWAE(Objective):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         iwae = log_w.logsumexp(0) - math.log(len(log_w))
+        if self.beta == 0:  # even where a weight is zero, and its logarithm not finite
+            return iwae
         return self.beta * log_w.mean(0) + (1 - self.beta) * iwae

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from pyro_vae.divergence import analytic_kl, factorises, sampled_kl
 from pyro_vae.errors import ProgramError
-from pyro_vae.importance import PairTrace
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.schedules import Schedule
+from pyro_vae.traces import PairTrace
 
 __all__ = ["ELBO"]
 
@@ -141,7 +141,7 @@ class ELBO(Objective):
     def _with_floor(self, pair: PairTrace, name: str, term: Tensor) -> Tensor:
         """The site's term where its mean KL is above the floor, the floor itself where it is not, ``(K, B)``."""
         site = pair.guide_sites[name]
-        floor = pair.per_datum(term.new_full((), -self.free_bits), site, scaled=True)
+        floor = -self.free_bits * torch.ones_like(term) * pair.weight(site)
         if self.free_bits_per == "site":
             return torch.where(term.detach().mean() < floor.mean(), term, floor)
         if not factorises(pair, name):
@@ -159,5 +159,5 @@ class ELBO(Objective):
         total = torch.stack(list(latents.values())).sum(0)  # (K, B), minus the KL
         sign = self.capacity_weight * torch.sign(-total.detach().mean() - capacity)
         return {name: sign * term for name, term in latents.items()} | {
-            "capacity": (sign * capacity).expand_as(total).to(total)
+            "|KL - C|": (sign * capacity).expand_as(total).to(total)
         }

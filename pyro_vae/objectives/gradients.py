@@ -14,8 +14,10 @@ directly, by the score:
   where q is the posterior so is all that is left. In IWAE its mean is not zero, and the estimator is biased.
 * ``"dreg"``, doubly reparameterised (Tucker, Lawson, Gu and Maddison, 2018), turns the score into a path by
   :math:`\mathbb{E}_q[g(z) \nabla_\phi \log q] = \mathbb{E}_\epsilon[\partial_z g \; \partial_\phi z]` with
-  :math:`g = f_k`, whose derivative is :math:`f_{kk}\, \partial_z \ell_k`. So for any f it is unbiased to weigh the path
-  by :math:`f_k - f_{kk}` and drop the score: :math:`\tilde w_k^2` in IWAE, and sticking the landing in the ELBO.
+  :math:`g = f_k`, whose derivative is :math:`f_{kk}\, \partial_z \ell_k`. So for any smooth f it is unbiased to weigh
+  the path by :math:`f_k - f_{kk}` and drop the score: :math:`\tilde w_k^2` in IWAE, and sticking the landing in the
+  ELBO. Where the latents' terms have a weight β in :math:`\ell_k`, so has the score, and the path's is
+  :math:`f_k - \beta f_{kk}`; all latents must have one and the same.
 
 A latent that cannot be reparameterised has no path, and its score is multiplied by what the draw was worth,
 
@@ -29,6 +31,7 @@ Rezende, 2016). A single particle has no others, and no baseline.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -37,9 +40,19 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.importance import PairTrace, random_sites
+from pyro_vae.traces import PairTrace, random_sites
 
-__all__ = ["Gradient", "Path", "curvature", "differentiated", "learning_signal", "sites_without_path", "slope"]
+__all__ = [
+    "Gradient",
+    "Path",
+    "curvature",
+    "differentiated",
+    "learning_signal",
+    "refuse",
+    "sites_without_path",
+    "slope",
+    "weight_of_latents",
+]
 
 Gradient = Literal["reparam", "stl", "dreg"]
 Reduction = Callable[[Tensor], Tensor]
@@ -112,10 +125,14 @@ def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
     num_particles, num_data = log_w.shape
     if num_particles == 1:
         return bound[None]
-    others = (log_w.sum(0) - log_w) / (num_particles - 1)
+    is_finite = log_w > -math.inf  # an impossible draw has nothing to say of what the others are worth
+    finite = torch.where(is_finite, log_w, 0.0)
+    count = is_finite.sum(0) - is_finite.int()
+    others = torch.where(count > 0, (finite.sum(0) - finite) / count.clamp(min=1), -math.inf)
     itself = torch.eye(num_particles, dtype=torch.bool, device=log_w.device)[..., None]
     without = torch.where(itself, others, log_w[:, None])  # (K, K', B): of the K weights, the K'-th replaced
-    return bound - reduce(without.flatten(1)).unflatten(0, (num_particles, num_data))
+    baseline = reduce(without.flatten(1)).unflatten(0, (num_particles, num_data))
+    return bound - torch.where(baseline > -math.inf, baseline, 0.0)
 
 
 def sites_without_path(pair: PairTrace) -> list[str]:
@@ -123,13 +140,31 @@ def sites_without_path(pair: PairTrace) -> list[str]:
     return [
         name
         for name, site in pair.guide_sites.items()
-        if not site["fn"].has_rsample and torch.is_grad_enabled() and pair.log_prob(site).requires_grad
+        if not site["fn"].has_rsample and torch.is_grad_enabled() and pair.score(name).requires_grad
     ]
 
 
+def weight_of_latents(pair: PairTrace) -> Any:
+    """The weight that annealing and masks give to the terms of all latents, 1 or ``(K, B)``.
+
+    Raises
+    ------
+    ProgramError
+        If it is not the same for all.
+    """
+    (first, *others), weights = pair.scored_sites, [pair.weight(site) for site in pair.scored_sites.values()]
+    for name, weight in zip(others, weights[1:], strict=True):
+        if not (weight is weights[0] or bool(torch.as_tensor(weight == weights[0]).all())):
+            raise ProgramError(
+                f"site {name!r}: found a latent with another weight or mask than {first!r}, expected the same for all "
+                "latents with gradient='dreg'; 'reparam' and 'stl' take any"
+            )
+    return weights[0]
+
+
 def differentiated(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value``, with the gradient of ``surrogate``."""
-    return value.detach() + (surrogate - surrogate.detach())
+    """``value``, with the gradient of ``surrogate``, and with none where that is infinite."""
+    return value.detach() + torch.where(surrogate.isfinite(), surrogate - surrogate.detach(), 0.0)
 
 
 def refuse(pair: PairTrace, names: list[str], gradient: Gradient) -> None:

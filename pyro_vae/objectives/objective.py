@@ -13,6 +13,7 @@ the one without it, and is what gets reported.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, NamedTuple, get_args
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.handlers import Program
-from pyro_vae.importance import PairTrace, trace_pair
+from pyro_vae.importance import trace_pair
 from pyro_vae.objectives.gradients import (
     Gradient,
     Path,
@@ -31,8 +32,10 @@ from pyro_vae.objectives.gradients import (
     refuse,
     sites_without_path,
     slope,
+    weight_of_latents,
 )
 from pyro_vae.state import isolated
+from pyro_vae.traces import PairTrace
 
 __all__ = ["Estimate", "Objective", "positive_integer"]
 
@@ -57,9 +60,9 @@ class Objective(pyro.infer.ELBO):
         K, the number of latents drawn for each datum.
     gradient
         How the guide's gradient is estimated, see :mod:`pyro_vae.objectives.gradients`: ``"reparam"`` by the path
-        through the draws and the score; ``"stl"`` by the path alone (unbiased for the ELBO only);
-        ``"dreg"`` by the path alone, weighed so as to be unbiased for every bound. The value of the bound is the same.
-        Latents that cannot be reparameterised are learnt by their score, under ``"reparam"``.
+        through the draws and the score; ``"stl"`` by the path alone (unbiased for the ELBO only); ``"dreg"`` by the
+        path alone, weighed so as to be unbiased for every smooth bound, with weights that take K² B numbers. The value
+        of the bound is the same. Latents that cannot be reparameterised are learnt by their score, under ``"reparam"``.
     max_plate_nesting
         How many plates the programs have, the data plate included.
 
@@ -167,14 +170,15 @@ class Objective(pyro.infer.ELBO):
         if self.gradient == "dreg" or self._has_two_bounds:
             for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # a divisor; so much more changes no gradient
             for_guide = slope(self.reduce_for_guide, log_w)
-            surrogate = (for_model * log_w).sum(0)
+            possible = torch.where(log_w > -math.inf, log_w, 0.0)
+            surrogate = (for_model * possible).sum(0)
             if self.gradient == "reparam":
                 surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
             if self.gradient == "dreg":
-                for_guide = for_guide - curvature(self.reduce_for_guide, log_w)
+                for_guide = for_guide - weight_of_latents(pair) * curvature(self.reduce_for_guide, log_w)
             path.weights = for_guide / for_model
         if by_score:
-            log_q = torch.stack([pair.log_prob(pair.guide_sites[name]) for name in by_score]).sum(0)
+            log_q = torch.stack([pair.score(name) for name in by_score]).sum(0)
             surrogate = surrogate + (learning_signal(self.reduce_for_guide, log_w) * log_q).sum(0)
         return surrogate
 
@@ -189,7 +193,7 @@ class Objective(pyro.infer.ELBO):
                 true_bound = self.reduce(self.log_weights(pair, scaled=False))
         if surrogate is not bound:
             bound = differentiated(bound, surrogate)
-        return Estimate(-(pair.scale * bound).sum(), bound, true_bound)
+        return Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
         pair, _ = self._trace(model, guide, _data(args, kwargs))

@@ -39,7 +39,8 @@ class RenyiBound(Objective):
     Raises
     ------
     ValueError
-        If ``alpha`` is not a number, a count is not a positive integer, or for an unknown ``gradient``.
+        If ``alpha`` is not a number, or infinite with ``gradient="dreg"``, which takes a smooth bound; if a count is
+        not a positive integer; for an unknown ``gradient``.
 
     References
     ----------
@@ -58,6 +59,8 @@ class RenyiBound(Objective):
         super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
         if not isinstance(alpha, (int, float)) or math.isnan(alpha):
             raise ValueError(f"alpha: found {alpha!r}, expected a number, math.inf and -math.inf included")
+        if math.isinf(alpha) and gradient == "dreg":
+            raise ValueError(f"gradient: found 'dreg' beside alpha={alpha}, expected a finite alpha: no smooth bound")
         self.alpha = alpha
 
     def arguments(self) -> dict[str, Any]:
@@ -69,7 +72,8 @@ class RenyiBound(Objective):
         power = 1 - self.alpha
         if power == 0:
             return log_w.mean(0)
-        center = log_w.detach().mean(0)  # of which the bound does not depend
+        finite = log_w.detach().isfinite()
+        center = torch.where(finite, log_w.detach(), 0.0).sum(0) / finite.sum(0).clamp(min=1)  # cancels from the bound
         # the power mean of w / exp(center): as α → 1 the first order cancels, so that logsumexp alone would lose digits
         scaled = power * (log_w - center)  # (K, B)
         is_small = scaled.detach().abs().amax(0) < 1

@@ -25,10 +25,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import DetachedLatents, Program
-from pyro_vae.importance import PairTrace, random_sites, trace_pair
+from pyro_vae.handlers import DetachedLatents, Program, with_copied_buffers
+from pyro_vae.importance import trace_pair
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
+from pyro_vae.traces import PairTrace, random_sites
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -53,7 +54,8 @@ class WakeSleep(Objective):
     ValueError
         If a count is not a positive integer.
     ProgramError
-        When run, if the model does not observe exactly the data, so that it cannot dream them.
+        When run, if the model does not observe one site with as many numbers as the data have: what it dreams there is
+        given to the guide as data.
 
     References
     ----------
@@ -83,11 +85,12 @@ class WakeSleep(Objective):
         if not torch.is_grad_enabled():
             return self._estimate(pair, bound, bound)
         weights, log_q = slope(self.reduce, log_w), pair.log_q(scaled=True)
-        surrogate = (weights * (log_w + log_q)).sum(0)  # log w + log q = log p
+        surrogate = (weights * torch.where(weights > 0, log_w + log_q, 0.0)).sum(0)  # log w + log q = log p
         if self.guide_phase != "sleep":
             surrogate = surrogate + (weights * pair.log_q()).sum(0)
         if self.guide_phase != "wake":
-            surrogate = surrogate + self._dream(model, guide, x, pair)
+            halves = with_copied_buffers(model), with_copied_buffers(guide)  # which are to remember the data
+            surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
 
     def _dream(self, model: Program, guide: Program, x: Tensor, pair: PairTrace) -> Tensor:
@@ -126,7 +129,7 @@ class ReweightedWakeSleep(WakeSleep):
     ValueError
         If ``num_particles`` is below 2, another count is not a positive integer, or for an unknown ``guide_phase``.
     ProgramError
-        When run: in a sleep phase, if the model does not observe exactly the data.
+        When run: in a sleep phase, as for :class:`WakeSleep`.
 
     References
     ----------
