@@ -30,7 +30,7 @@ from pyro_vae.files import write_text
 from pyro_vae.state import evaluating, seeded
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from train_vae import best_device, load_data
+from train_vae import best_device, load_data, load_run
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -128,13 +128,10 @@ def show(bounds: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    folder = Path(args.run)
     try:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"RUN: found no config.json in {folder}, expected a folder that train_vae.py wrote")
-        config = json.loads((folder / "config.json").read_text())
+        config, vae = load_run(args.run)
         device = best_device(args.device)
-        vae = pyro_vae.load(folder).to(device)
+        vae.to(device)
         x = load_data(config).test[: args.num_data].to(device)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"estimators.py: {error}", file=sys.stderr)

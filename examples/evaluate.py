@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_vae import best_device, load_data
+from train_vae import best_device, load_data, load_run
 
 import pyro_vae
 from pyro_vae import plots
@@ -46,10 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     folder = Path(args.run)
     try:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"RUN: found no config.json in {folder}, expected a folder that train_vae.py wrote")
-        config = json.loads((folder / "config.json").read_text())
-        vae = pyro_vae.load(folder).to(best_device(args.device))
+        config, vae = load_run(args.run)
+        vae.to(best_device(args.device))
         x = load_data(config).test[: args.num_data]
         score = pyro_vae.log_likelihood(
             vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True

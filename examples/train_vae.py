@@ -124,6 +124,14 @@ def load_data(config: dict[str, Any]) -> pyro_vae.data.Splits:
     return pyro_vae.data.load(source, config["data_root"], binarize, seed=config["seed"])
 
 
+def load_run(run: str) -> tuple[dict[str, Any], pyro_vae.VAE]:
+    """The settings and the VAE of a run that is done."""
+    folder = Path(run)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"RUN: found no config.json in {folder}, expected a folder that train_vae.py wrote")
+    return json.loads((folder / "config.json").read_text()), pyro_vae.load(folder)
+
+
 def best_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device: found cuda, but torch sees no CUDA device; expected cpu or auto")

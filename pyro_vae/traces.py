@@ -145,7 +145,8 @@ class PairTrace:
 
     def log_q(self, scaled: bool = False) -> Tensor:
         """The log-probability of the latents under the guide, ``(K, B)``, nats."""
-        return torch.stack([self.log_prob(site, scaled) for site in self.scored_sites.values()]).sum(0)
+        terms = [self.log_prob(site, scaled) for site in self.scored_sites.values()]
+        return torch.stack(terms).sum(0) if terms else torch.zeros(self.num_particles, self.num_data)
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""

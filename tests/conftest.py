@@ -10,6 +10,8 @@ import pyro
 import pytest
 import torch
 
+import pyro_vae
+
 torch.set_num_threads(1)  # small tensors, and several test processes on few cores
 
 
@@ -50,3 +52,15 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def vae() -> pyro_vae.VAE:
+    """A VAE of 5 pixels and 3 latents, in float64."""
+    return pyro_vae.VAE((5,), 3, (7,)).double()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """8 data for it, black and white."""
+    return torch.bernoulli(torch.full((8, 5), 0.5, dtype=torch.float64))

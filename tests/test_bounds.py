@@ -15,17 +15,7 @@ from tests.discrete import Discrete
 from tests.every_objective import BOUNDS, EXTREMES, GRADIENTS, WAKE_SLEEP
 from tests.linear_gaussian import PPCA
 
-D, L, B, K = 5, 3, 8, 6
-
-
-@pytest.fixture
-def vae() -> pyro_vae.VAE:
-    return pyro_vae.VAE((D,), L, (7,)).double()
-
-
-@pytest.fixture
-def x() -> torch.Tensor:
-    return torch.bernoulli(torch.full((B, D), 0.5, dtype=torch.float64))
+K = 6
 
 
 def power_mean(w: np.ndarray, alpha: float) -> np.ndarray:

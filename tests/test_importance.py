@@ -12,17 +12,7 @@ from torch import nn
 import pyro_vae
 from pyro_vae.importance import trace_pair
 
-D, L, B = 5, 3, 8
-
-
-@pytest.fixture
-def vae() -> pyro_vae.VAE:
-    return pyro_vae.VAE((D,), L, (7,)).double()
-
-
-@pytest.fixture
-def x() -> torch.Tensor:
-    return torch.bernoulli(torch.full((B, D), 0.5, dtype=torch.float64))
+D, L, B = 5, 3, 8  # of the fixtures vae and x
 
 
 def same_draws(model, guide, x, num_particles=4, **options):

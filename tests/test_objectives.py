@@ -18,17 +18,7 @@ from pyro_vae.divergence import analytic_kl
 from pyro_vae.importance import trace_pair
 from tests.linear_gaussian import PPCA
 
-D, L, B = 5, 3, 8
-
-
-@pytest.fixture
-def vae() -> pyro_vae.VAE:
-    return pyro_vae.VAE((D,), L, (7,)).double()
-
-
-@pytest.fixture
-def x() -> torch.Tensor:
-    return torch.bernoulli(torch.full((B, D), 0.5, dtype=torch.float64))
+D, L, B = 5, 3, 8  # of the fixtures vae and x
 
 
 class Subsampled(nn.Module):

@@ -516,3 +516,13 @@ print([name for name in sys.modules if name == "matplotlib.pyplot" or name.split
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "True\n[]\n"
+
+
+def test_the_marked_epoch_is_the_one_whose_weights_are_kept():
+    """Where the KL is weighed, that with the smallest validation loss, which need not have the largest bound."""
+    records = [
+        {"epoch": 1, "train_bound": -9.0, "valid_bound": -8.0, "valid_loss": 20.0},
+        {"epoch": 2, "train_bound": -9.0, "valid_bound": -9.5, "valid_loss": 12.0},
+    ]
+    labels = [text.get_text() for text in learning_curve(records).axes[0].get_legend().get_texts()]
+    assert labels[-1] == "best validation: −9.50 at epoch 2"

@@ -126,6 +126,20 @@ class TestEveryObjective:
         assert history.records[1]["train_bound"] > history.records[0]["train_bound"] - 5  # nats, of about 11
         assert list(pyro.get_param_store().keys()) == []
 
+    def test_a_pair_without_latents_has_its_likelihood_as_every_bound(self, objective):
+        shift = torch.nn.Parameter(torch.tensor(0.5))
+
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("x", dist.Normal(shift, 1.0).expand(IMAGE).to_event(2), obs=x)
+
+        exact = dist.Normal(0.5, 1.0).log_prob(X).sum((1, 2))
+        estimate = objective.estimate(model, lambda x: None, X)
+        for bound in (estimate.bound, estimate.true_bound):
+            torch.testing.assert_close(bound, exact, rtol=1e-5, atol=1e-4)
+        estimate.loss.backward()
+        assert shift.grad.item() == pytest.approx(-(X - 0.5).sum().item(), rel=1e-4)
+
     def test_it_says_what_it_is(self, objective):
         assert repr(objective).startswith(f"{type(objective).__name__}(")
         assert f"num_particles={objective.num_particles}" in repr(objective)

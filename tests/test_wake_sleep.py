@@ -13,16 +13,6 @@ import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError, ReweightedWakeSleep, WakeSleep
 
 
-@pytest.fixture
-def vae() -> pyro_vae.VAE:
-    return pyro_vae.VAE((5,), 3, (7,)).double()
-
-
-@pytest.fixture
-def x() -> torch.Tensor:
-    return torch.bernoulli(torch.full((8, 5), 0.5, dtype=torch.float64))
-
-
 class Dreamer(pyro.nn.PyroModule):
     """x, z ~ N(0, 1) with correlation 0.6; the best guide for dreams is its posterior N(0.6 x, 0.8)."""
 

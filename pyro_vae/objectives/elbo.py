@@ -134,7 +134,7 @@ class ELBO(Objective):
         if scaled and self.free_bits:
             for name in pair.latents:
                 terms[name] = self._with_floor(pair, name, terms[name])
-        if scaled and self.capacity is not None:
+        if scaled and self.capacity is not None and pair.latents:
             terms |= self._held_at_capacity({name: terms[name] for name in pair.latents})
         return terms
 

@@ -152,14 +152,17 @@ def weight_of_latents(pair: PairTrace) -> Any:
     ProgramError
         If it is not the same for all.
     """
-    (first, *others), weights = pair.scored_sites, [pair.weight(site) for site in pair.scored_sites.values()]
-    for name, weight in zip(others, weights[1:], strict=True):
-        if not (weight is weights[0] or bool(torch.as_tensor(weight == weights[0]).all())):
+    first, common = "", None
+    for name, site in pair.scored_sites.items():
+        weight = pair.weight(site)
+        if common is None:
+            first, common = name, weight
+        elif not (weight is common or bool(torch.as_tensor(weight == common).all())):
             raise ProgramError(
                 f"site {name!r}: found a latent with another weight or mask than {first!r}, expected the same for all "
                 "latents with gradient='dreg'; 'reparam' and 'stl' take any"
             )
-    return weights[0]
+    return 1.0 if common is None else common
 
 
 def differentiated(value: Tensor, surrogate: Tensor) -> Tensor:

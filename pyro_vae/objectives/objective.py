@@ -149,15 +149,15 @@ class Objective(pyro.infer.ELBO):
 
     def _trace(self, model: Program, guide: Program, x: Tensor) -> tuple[PairTrace, Path]:
         path = Path(self.max_plate_nesting)
-        by_score = self.gradient == "reparam" or not torch.is_grad_enabled()
+        keeps_score = self.gradient == "reparam" or not torch.is_grad_enabled()
         pair = trace_pair(
             model,
             guide,
             x,
             self.total_particles,
             max_plate_nesting=self.max_plate_nesting,
-            route=None if by_score and not self._has_two_bounds else path,
-            constant_guide=not by_score,
+            route=None if keeps_score and not self._has_two_bounds else path,
+            constant_guide=not keeps_score,
         )
         return pair, path
 

@@ -88,7 +88,7 @@ class WakeSleep(Objective):
         surrogate = (weights * torch.where(weights > 0, log_w + log_q, 0.0)).sum(0)  # log w + log q = log p
         if self.guide_phase != "sleep":
             surrogate = surrogate + (weights * pair.log_q()).sum(0)
-        if self.guide_phase != "wake":
+        if self.guide_phase != "wake" and pair.latents:
             halves = with_copied_buffers(model), with_copied_buffers(guide)  # which are to remember the data
             surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
