@@ -8,8 +8,9 @@ Write or pick a model and a guide; every bound, every estimate of log p(x) and e
 """
 
 from pyro_vae import data, schedules
+from pyro_vae.activity import active_units
 from pyro_vae.checkpoint import load, save
-from pyro_vae.diagnostics import Diagnosis, active_units, diagnose
+from pyro_vae.diagnostics import Diagnosis, diagnose
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.handlers import anneal_kl

@@ -9,16 +9,16 @@ how far the posterior means move with the data, and how much the codes as a whol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.batches import Batches, as_batches
+from pyro_vae.activity import Table, active_units, num_draws_of, portions, posterior_means, update_means
+from pyro_vae.batches import as_batches
 from pyro_vae.checks import check_program
 from pyro_vae.divergence import analytic_kl, sampled_kl
 from pyro_vae.importance import trace_pair
@@ -26,14 +26,13 @@ from pyro_vae.information import information
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
 from pyro_vae.state import evaluating, isolated, seeded
-from pyro_vae.traces import PairTrace, random_sites
+from pyro_vae.traces import PairTrace
 
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
 
 COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
 
 Program = Callable[..., Any]
-Site = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -163,12 +162,12 @@ def diagnose(
         raise ValueError(f"num_data_mi: found {num_data_mi!r}, expected a positive integer")
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    elbo, terms, units, means = Moments(), _Table(), _Table(), _Table()
+    elbo, terms, units, means = Moments(), Table(), Table(), Table()
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         check_program(model, guide, batches, name="x", num_particles=2, max_plate_nesting=max_plate_nesting)
         # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.
-        num_draws = max(2, _num_draws(guide, batches))
-        for batch in _portions(batches, batch_size, num_draws):
+        num_draws = max(2, num_draws_of(guide, batches))
+        for batch in portions(batches, batch_size, num_draws):
             pair = trace_pair(isolated(model), isolated(guide), batch, num_draws, max_plate_nesting=max_plate_nesting)
             log_w = torch.zeros(num_draws, len(batch), 1, dtype=torch.float64, device=device)
             for name in pair.observed:
@@ -182,7 +181,7 @@ def diagnose(
                 terms[name].update(kl.sum(-1, keepdim=True))
                 log_w -= kl.sum(-1, keepdim=True)
             elbo.update(log_w)
-            _update_means(means, pair)
+            update_means(means, pair)
     if elbo.num_data < 2:
         raise ValueError("x: found 1 datum, expected 2 or more: what moves with the data cannot be seen in one")
     split = information(
@@ -222,131 +221,6 @@ def diagnose(
             if (sentence := _collapse(name, kls[name], active.get(name), len(activity.get(name, ()))))
         ],
     )
-
-
-@torch.no_grad()
-def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, Tensor]:
-    r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
-
-    In a hierarchy a layer's mean is taken given one draw of the layers sampled before it. Sites whose distribution
-    cannot tell its mean (flows) are left out.
-    """
-    device, dtype = placement(guide)
-    means: dict[str, list[Tensor]] = {}
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(guide):
-        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x"):
-            pair = _run(guide, batch)
-            for name in _latents(pair):
-                mean = _mean(pair.guide_sites[name])
-                if mean is not None:
-                    means.setdefault(name, []).append(mean)
-    return {name: torch.cat(parts) for name, parts in means.items()}
-
-
-@torch.no_grad()
-def active_units(guide: nn.Module, x: Any, *, threshold: float = 1e-2) -> dict[str, int]:
-    r"""Count the units of each latent site that the guide uses.
-
-    .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr) > 0.01
-
-    In a hierarchy the mean of a layer given the layers drawn before it, :math:`m_{ns}` in the s-th of S draws for datum
-    n, moves with those draws too, and that is no activity. The unbiased estimate leaves it out,
-
-    .. math:: \hat A = \mathrm{Var}_n(\bar m_n) - \frac1N \sum_n \frac{\mathrm{Var}_s(m_{ns})}{S}, \qquad
-              \bar m_n = \frac1S \sum_s m_{ns},
-
-    with S = 10, or more where there are few data (1000 / √N, and 100 at most): of a hundred data or more, a unit whose
-    mean has unit variance in s and none in x stays below the threshold by seven standard errors, √2 / (S √N) each. A
-    guide with a single latent needs no more than one draw.
-
-    Parameters
-    ----------
-    guide
-        The guide. A hierarchy gets S draws in a plate left of its own: its latents have the shape ``(S, B, ...)``.
-        Where a distribution cannot tell its mean (a flow), draws stand in for it. One whose mean is not finite
-        (``Categorical``, whose mean is NaN, for the numbers of its classes have no order) is left out. ``Bernoulli``
-        and one-hot latents have means.
-    x
-        Data ``(N, *data_shape)``, N of 2 or more: a tensor, an array, a split, a dataset or a loader.
-    threshold
-        The variance above which a unit counts as active.
-
-    References
-    ----------
-    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.2.
-
-    Examples
-    --------
-    >>> from pyro_vae import VAE
-    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
-    >>> active_units(vae.guide, torch.zeros(10, 4))  # equal data cannot move any unit
-    {'z': 0}
-    """
-    device, dtype = placement(guide)
-    batches = as_batches(x, 500, device=device, dtype=dtype, shuffle=False, name="x")
-    means = _Table()
-    with pyro.validation_enabled(False), seeded(0, device), evaluating(guide):
-        num_draws = _num_draws(guide, batches)
-        for batch in _portions(batches, 500, num_draws):
-            _update_means(means, _run(guide, batch, num_draws))
-    return {name: int((moments.variance > threshold).sum()) for name, moments in means.items()}
-
-
-class _Table(dict[str, Moments]):
-    """Moments of each site, new ones at first sight."""
-
-    def __missing__(self, name: str) -> Moments:
-        self[name] = Moments()
-        return self[name]
-
-
-def _num_draws(guide: Program, batches: Batches) -> int:
-    """How many draws a datum tell what moves with the data from what moves with the draws, see :func:`active_units`."""
-    pair = _run(guide, next(iter(batches))[:2])
-    sites = [pair.guide_sites[name] for name in _latents(pair)]
-    if len(sites) == 1 and _mean(sites[0]) is not None:
-        return 1
-    return max(10, min(100, math.ceil(1000 / (batches.num_data or 2500) ** 0.5)))
-
-
-def _portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tensor]:
-    """The data, so many at once that the draws of all of them make about one batch."""
-    for batch in batches:
-        yield from batch.split(max(1, batch_size // num_draws))
-
-
-def _run(guide: Program, x: Tensor, num_draws: int = 1) -> PairTrace:
-    """Run a guide alone, as if it were a pair; S > 1 draws go in a plate left of all of its own."""
-    trace = poutine.trace(isolated(guide)).get_trace(x)
-    frames = [f for site in random_sites(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
-    max_plate_nesting = max([1, *(-frame.dim for frame in frames)])
-    if num_draws > 1:
-        with pyro.plate("num_particles_vectorized", num_draws, dim=-1 - max_plate_nesting):
-            trace = poutine.trace(isolated(guide)).get_trace(x)
-    return PairTrace(trace, trace, trace, num_draws, len(x), max_plate_nesting)
-
-
-def _latents(pair: PairTrace) -> list[str]:
-    """The latents of the guide, auxiliary ones too."""
-    return [name for name, site in pair.guide_sites.items() if not site["is_observed"]]
-
-
-def _mean(site: Site) -> Tensor | None:
-    """The mean of a site's distribution; ``None`` where it cannot be told."""
-    try:
-        return site["fn"].mean
-    except (NotImplementedError, AttributeError):  # the second: what is no torch distribution
-        return None
-
-
-def _update_means(means: _Table, pair: PairTrace) -> None:
-    """Read off the mean of each latent given the latents before it; those without a finite one are left out."""
-    for name in _latents(pair):
-        site = pair.guide_sites[name]
-        mean = _mean(site)
-        mean = site["value"] if mean is None else mean  # E[z|x] is the mean of both over the draws
-        if name in means or mean.isfinite().any():
-            means[name].update(pair.per_unit(mean, site | {"mask": None}, site["fn"].event_dim))
 
 
 def _kl(pair: PairTrace, name: str) -> Tensor:
