@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.batches import Batches
+from pyro_vae.constants import check_runs_again, with_copied_buffers
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Program, check_runs_again, with_copied_buffers
+from pyro_vae.handlers import Program
 from pyro_vae.importance import scored_with_constants, trace_pair
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective

@@ -20,8 +20,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.constants import with_constant_parameters
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Program, with_constant_parameters
+from pyro_vae.handlers import Program
 from pyro_vae.pairing import check_pair
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace, density, random_sites

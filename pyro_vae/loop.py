@@ -32,9 +32,10 @@ from tqdm.auto import tqdm
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import save
 from pyro_vae.checks import first_bad_site
+from pyro_vae.constants import with_copied_buffers
 from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
-from pyro_vae.handlers import Annealed, bare, kl_weights, with_copied_buffers
+from pyro_vae.handlers import Annealed, bare, kl_weights
 from pyro_vae.objectives import Objective
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule

@@ -14,7 +14,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl, fit
-from pyro_vae.handlers import check_runs_again, with_constant_parameters
+from pyro_vae.constants import check_runs_again, with_constant_parameters
 from pyro_vae.schedules import Linear
 from tests.programs import TutorialGuide, bits, refused, same, seeded, vae, weights
 

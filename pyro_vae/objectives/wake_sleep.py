@@ -24,8 +24,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.constants import DetachedLatents, with_copied_buffers
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import DetachedLatents, Program, with_copied_buffers
+from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
