@@ -146,7 +146,10 @@ class PairTrace:
     def log_q(self, scaled: bool = False) -> Tensor:
         """The log-probability of the latents under the guide, ``(K, B)``, nats."""
         terms = [self.log_prob(site, scaled) for site in self.scored_sites.values()]
-        return torch.stack(terms).sum(0) if terms else torch.zeros(self.num_particles, self.num_data)
+        if not terms:
+            where = self.model_sites[self.observed[0]]["value"].device
+            return torch.zeros(self.num_particles, self.num_data, device=where)
+        return torch.stack(terms).sum(0)
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""
