@@ -74,11 +74,18 @@ def test_mean_over_all_draws_of_a_discrete_latent(name):
 FORMULAS_4 = FORMULAS | {"MIWAE": lambda w: (np.log(w[:2].mean(0)) + np.log(w[2:].mean(0))) / 2}
 
 
-def test_order_of_the_bounds():
-    """In the mean: Rényi falls in α from the largest weight, CIWAE is between, more particles are tighter."""
+@pytest.mark.parametrize(
+    "rising",
+    [
+        [ELBO(), IWAE(2), IWAE(8)],  # more particles are tighter
+        [RenyiBound(2.0, 8), ELBO(8), CIWAE(0.5, 8), MIWAE(2, 4), IWAE(8)],
+    ],
+    ids=["particles", "kinds"],
+)
+def test_order_of_the_bounds(rising):
+    """In the mean, each step by many standard errors, and all of them below log p(x), on a rotated linear VAE."""
     ppca = PPCA.of(angle=math.pi / 4)
     x = ppca.x[:1].expand(20_000, 6)  # independent estimates of one and the same bound
-    rising = [RenyiBound(2.0, 8), ELBO(8), CIWAE(0.5, 8), MIWAE(2, 4), IWAE(8)]
     means, errors = [], []
     for objective in rising:
         with torch.no_grad():
@@ -89,6 +96,14 @@ def test_order_of_the_bounds():
     errors.append(0.0)
     for lower, upper, e1, e2 in zip(means, means[1:], errors, errors[1:], strict=False):
         assert upper - lower > 4.5 * math.hypot(e1, e2)  # a false alarm in 150,000 runs, were they equal
+    elbo = next(index for index, objective in enumerate(rising) if isinstance(objective, ELBO))
+    assert means[elbo] == pytest.approx(ppca.exact_elbo()[0].item(), abs=5 * errors[elbo])
+
+
+def test_combination_with_no_share_of_the_elbo_takes_weights_of_zero():
+    log_w = torch.tensor([[0.5], [-math.inf]])
+    torch.testing.assert_close(CIWAE(0.0, 2).reduce(log_w), IWAE(2).reduce(log_w))
+    assert CIWAE(0.1, 2).reduce(log_w) == -math.inf
 
 
 def test_renyi_bound_falls_in_alpha_for_every_draw():
