@@ -122,3 +122,26 @@ def test_a_schedule_leaves_single_precision_alone():
     ):
         estimate = objective.estimate(*annealed, x)
         assert {part.dtype for part in estimate} == {torch.float32}
+
+
+def test_a_mask_of_more_dimensions_than_there_are_plates_is_refused():
+    program = vae()
+    model = poutine.mask(program.model, mask=torch.ones(2, 1, 5).bool())
+    with pytest.raises(
+        ProgramError, match=r"^site 'z': found a log-probability of shape \(2, 1, 5\), expected at most 2"
+    ):
+        log_weights(model, program.guide, bits(5))
+
+
+def test_a_distribution_that_does_not_fit_the_value_is_refused():
+    def model(x):
+        with pyro.plate("data"):
+            z = pyro.sample("z", dist.Normal(torch.zeros(5), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data"):
+            pyro.sample("z", dist.Normal(torch.zeros(6), 1.0))
+
+    with pytest.raises(ProgramError, match=r"^site 'z': found a value of shape \(6,\) in the model, expected one of a"):
+        log_weights(model, guide, torch.zeros(6))
