@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"estimators.py: {error}", file=sys.stderr)
         return 2
     print(f"{len(x)} test images of {config['data']}, K = {args.num_particles}, {args.repeats} draws of each bound; "
-          f"gradients on 100 images, {args.gradients} of each; torch {torch.__version__} on {device}\n")  # fmt: skip
+          f"gradients on 100 images, {args.gradients} of each; torch {torch.__version__} on {device}, "
+          f"{torch.get_num_threads()} threads\n")  # fmt: skip
     with seeded(args.seed, device), evaluating(vae):
         bounds = bounds_table(vae, x, args.num_particles, args.repeats)
         gradients = gradients_table(vae, x[:100], args.num_particles, args.gradients)

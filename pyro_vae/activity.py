@@ -6,7 +6,7 @@ r"""Which units of a latent move with the data, and which with nothing but their
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -15,14 +15,13 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.batches import Batches, as_batches
+from pyro_vae.handlers import Program
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace, Site, random_sites
 
 __all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means", "update_means"]
-
-Program = Callable[..., Any]
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ with the same values of its parameters, and nothing of it moved by being run aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pyro import poutine
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import Program
 from pyro_vae.modules import owners
 from pyro_vae.state import isolated
 
 __all__ = ["DetachedLatents", "check_runs_again", "with_constant_parameters", "with_copied_buffers"]
-
-Program = Callable[..., Any]
 
 
 class DetachedLatents(Messenger):
@@ -65,12 +63,14 @@ class _Call(nn.Module):
         return {name: buffer.clone() for named in owned for name, buffer in named}
 
 
-def check_runs_again(program: Program, only_now: bool = False) -> None:
-    """Raise ``ProgramError`` if a second run of a program would not be of the same program: dropout drops other units.
+def check_runs_again(program: Program) -> None:
+    """Raise ``ProgramError`` if a second run would be of another program, dropout being on in training."""
+    _refuse_dropout(_Call(program), only_now=False)
 
-    With ``only_now``, dropout that is off (in eval mode) passes.
-    """
-    for name, module in _Call(program).owners.named_modules():
+
+def _refuse_dropout(call: _Call, only_now: bool) -> None:
+    """With ``only_now``, dropout that is off (in eval mode) passes."""
+    for name, module in call.owners.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and (module.training or not only_now):
             raise ProgramError(
                 f"module {name.partition('.')[2]!r}: found {module} in the guide, which is run twice and would drop "
@@ -89,8 +89,8 @@ def with_constant_parameters(program: Program) -> Program:
         If dropout is on, since a second run would not be of the same program; when run, if a parameter belongs to a
         module that a function closes over.
     """
-    check_runs_again(program, only_now=True)
     call = _Call(program)
+    _refuse_dropout(call, only_now=True)
     tensors = call.copied_buffers()
     for prefix, module in call.named_modules():
         tensors |= {name: p.detach() for name, p in module.named_parameters(prefix, False, remove_duplicate=False)}

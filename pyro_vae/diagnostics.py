@@ -9,7 +9,6 @@ how far the posterior means move with the data, and how much the codes as a whol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from pyro_vae.activity import Table, active_units, num_draws_of, portions, poste
 from pyro_vae.batches import as_batches
 from pyro_vae.checks import check_program
 from pyro_vae.divergence import analytic_kl, sampled_kl
+from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.information import information
 from pyro_vae.modules import placement
@@ -31,8 +31,6 @@ from pyro_vae.traces import PairTrace
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
 
 COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
-
-Program = Callable[..., Any]
 
 
 @dataclass(frozen=True)

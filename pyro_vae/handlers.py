@@ -1,7 +1,7 @@
 r"""Effect handlers: programs run with another weight of their KL.
 
-A handler stands around a program and changes what its ``pyro.sample`` statements mean; the program
-itself stays as it is. Weighing the Kullback-Leibler divergence of the latents,
+A handler stands around a program and changes what its ``pyro.sample`` statements mean; the program itself stays as it
+is. Weighing the Kullback-Leibler divergence of the latents,
 
 .. math:: \mathcal{L}_\beta(x) = \mathbb{E}_q[\log p(x|z)] - \beta \, \mathrm{KL}\bigl(q(z|x) \,\|\, p(z)\bigr),
 

@@ -22,7 +22,7 @@ so that they add up on the very same draws. All N² densities are evaluated, a b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +33,13 @@ from torch import Tensor
 
 from pyro_vae.batches import as_batches
 from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.modules import placement
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace
 
 __all__ = ["Information", "information"]
-
-Program = Callable[..., Any]
 
 _BLOCK_NUMBERS = 2**21  # of the latents in one block: 8 MB in float32, of which a guide makes some ten copies
 _BLOCK_ROWS = 2**14  # in one block: the second layer of a guide sends each through its network

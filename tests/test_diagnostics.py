@@ -14,135 +14,18 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import pyro_vae
-from pyro_vae.diagnostics import diagnose, posterior_means
+from pyro_vae.diagnostics import diagnose
 from pyro_vae.information import information
+from tests.codes import hierarchy, pair, standard_normal
 from tests.linear_gaussian import PPCA
 from tests.programs import PAIRS, bits
 
 EXACT = 1e-10  # float64
 
 
-def guide(x):
-    """Unit i of z1 moves with datum i / 10; z2 follows z1."""
-    with pyro.plate("data", len(x), dim=-1):
-        z1 = pyro.sample("z1", dist.Normal(x * torch.tensor([0.0, 0.05, 0.2, 3.0]), 0.01).to_event(1))
-        pyro.sample("z2", dist.Normal(z1[..., 3:], 1.0).to_event(1))
-
-
-def pair(prior, posterior, likelihood=lambda z: dist.Normal(z.new_zeros(()), 1.0)):
-    """A model and a guide with one latent; of the data, ``(B, 1)``, one number is observed."""
-
-    def model(x):
-        with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", prior(x))
-            pyro.sample("x", likelihood(z), obs=x[:, 0])
-
-    def guide(x):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", posterior(x))
-
-    return model, guide
-
-
-def standard_normal(num_units: int):
-    return lambda x: dist.Normal(x.new_zeros(num_units), 1.0).to_event(1)
-
-
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(1000, 1).expand(1000, 4)  # one number a datum, of unit variance
-
-
-class TestActiveUnits:
-    def test_means_of_each_site(self, x):
-        means = posterior_means(guide, x, batch_size=300)
-        torch.testing.assert_close(means["z1"], x * torch.tensor([0.0, 0.05, 0.2, 3.0]))
-        assert means["z2"].shape == (1000, 1)
-        assert (means["z2"] - 3 * x[:, :1]).abs().max() < 0.06  # z1 was drawn with a scale of 0.01
-
-    def test_units_are_active_above_the_threshold(self, x):
-        assert pyro_vae.active_units(guide, x) == {"z1": 2, "z2": 1}  # variances 0, 0.0025, 0.04, 9
-        assert pyro_vae.active_units(guide, x, threshold=0.001) == {"z1": 3, "z2": 1}
-
-    @pytest.mark.parametrize("num_data", [100, 1000])
-    def test_noise_of_the_lower_layer_is_no_activity_of_the_top(self, num_data):
-        def guide(x):
-            with pyro.plate("data", len(x), dim=-1):
-                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(20), 1.0).to_event(1))
-                pyro.sample("z2", dist.Normal(z1 + x, 0.1).to_event(1))
-
-        quiet = torch.zeros(num_data, 20)
-        assert posterior_means(guide, quiet)["z2"].var(0).min() > 0.5  # what a single draw takes for activity
-        assert pyro_vae.active_units(guide, quiet) == {"z1": 0, "z2": 0}
-        moved = quiet + torch.randn(num_data, 20) * torch.tensor([0.0, 0.5] * 10)
-        assert pyro_vae.active_units(guide, moved) == {"z1": 0, "z2": 10}
-
-    def test_diagnose_takes_the_threshold(self, x):
-        assert diagnose(*hierarchy(0.0), x[:, :1], num_data_mi=5).active_units["z1"] == 1
-        assert diagnose(*hierarchy(0.0), x[:, :1], num_data_mi=5, threshold=10).active_units["z1"] == 0
-
-    def test_draws_of_a_batch_are_one_batch(self, x):
-        sizes = []
-
-        def guide(x):
-            with pyro.plate("data", len(x), dim=-1):
-                z1 = pyro.sample("z1", dist.Normal(x, 1.0).to_event(1))
-                sizes.append(z1.shape[:-1].numel())
-                pyro.sample("z2", dist.Normal(z1, 0.5).to_event(1))
-
-        diagnose(hierarchy(1.0)[0], guide, x[:, :1], batch_size=100, num_data_mi=5)
-        assert 80 < max(sizes) <= 100
-
-    def test_sampling_noise_is_taken_off_without_bias(self):
-        model, guide = hierarchy(lower_scale=1.0)
-        x = torch.linspace(-0.5, 0.5, 400)[:, None]
-        # E[z2|x] = x; 400 data with 25 draws each: the estimate scatters by σ²/S √(2/N) + 2 √(Var(x) σ²/S/N) < 0.01
-        assert diagnose(model, guide, x, num_data_mi=20).activity["z2"].item() == pytest.approx(
-            x.var().item(), abs=0.03
-        )
-
-    def test_draws_stand_in_for_the_mean_of_a_flow(self):
-        def guide(x):
-            base = dist.Normal(x.expand(-1, 2) * torch.tensor([0.0, 1.0]), 1.0)
-            with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", dist.TransformedDistribution(base, [dist.transforms.TanhTransform()]).to_event(1))
-
-        x = torch.randn(1000, 1)
-        assert pyro_vae.active_units(guide, x) == {"z": 1}
-        assert posterior_means(guide, x) == {}
-
-    @pytest.mark.parametrize(
-        "posterior, expected",
-        [
-            (lambda x: dist.Categorical(logits=x.expand(-1, 3)), {}),
-            (lambda x: dist.OneHotCategorical(logits=x * torch.tensor([0.0, 0.0, 5.0])), {"z": 3}),
-            (lambda x: dist.Bernoulli(logits=x * torch.tensor([0.0, 5.0])).to_event(1), {"z": 1}),
-        ],
-    )
-    def test_discrete_latents(self, posterior, expected):
-        assert pyro_vae.active_units(pair(None, posterior)[1], torch.randn(500, 1)) == expected
-
-    def test_batches_do_not_change_the_estimate(self, x):
-        whole, cut = (diagnose(*hierarchy(0.0), x[:, :1], batch_size=size, num_data_mi=5) for size in (10**5, 130))
-        torch.testing.assert_close(whole.activity["z1"], cut.activity["z1"], rtol=1e-6, atol=0)
-        torch.testing.assert_close(cut.activity["z1"], x[:, :1].double().var(0), rtol=1e-6, atol=0)
-
-
-def hierarchy(lower_scale: float):
-    """z1 = x + noise, z2 follows z1 (bottom up); in the model all is standard normal, z2 before z1."""
-
-    def model(x):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z2", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
-            pyro.sample("z1", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(x.new_zeros(()), 1.0), obs=x[:, 0])
-
-    def guide(x):
-        with pyro.plate("data", len(x), dim=-1):
-            z1 = pyro.sample("z1", dist.Normal(x, lower_scale + 1e-3).to_event(1))
-            pyro.sample("z2", dist.Normal(z1, 0.5).to_event(1))
-
-    return model, guide
 
 
 class TestKL:
@@ -264,80 +147,6 @@ class same_as:
     def __eq__(self, other):
         torch.testing.assert_close(dataclasses.asdict(other), dataclasses.asdict(self.expected))
         return True
-
-
-class TestInformation:
-    def test_four_codes_far_apart(self):
-        x = torch.arange(40.0)[:, None] % 4
-        found = information(*pair(standard_normal(1), lambda x: dist.Normal(1000 * x, 1.0).to_event(1)), x)
-        assert found.mutual_information == pytest.approx(math.log(4), abs=1e-4)
-        assert found.mutual_information_error < 1e-4
-
-    def test_different_data_with_codes_far_apart_reach_the_bound(self):
-        model, guide = pair(standard_normal(1), lambda x: dist.Normal(1000 * x, 1.0).to_event(1))
-        found = information(model, guide, torch.arange(40.0)[:, None], num_data=30, batch_size=7)
-        assert found.num_data == 30
-        assert found.mutual_information == pytest.approx(math.log(30), abs=1e-4) and found.bound == math.log(30)
-
-    def test_a_guide_that_ignores_the_data_knows_nothing(self):
-        model, guide = pair(standard_normal(3), lambda x: dist.Normal(x.new_full((3,), 2.0), 1.0).to_event(1))
-        found = information(model, guide, torch.randn(500, 1))
-        assert abs(found.mutual_information) < 1e-5 and found.mutual_information_error < 1e-5
-        assert abs(found.aggregate_kl - 6.0) < 4 * found.aggregate_kl_error < 1  # 3 · 2² / 2; 1 in 16,000 seeds
-        assert found.kl == pytest.approx(found.aggregate_kl, abs=1e-5)
-
-    def test_gaussian_aggregate(self):
-        """With x ~ N(0, 3) and q = N(x, 1): q(z) = N(0, 4) and I = ½ log 4; up to O(1/N) for the N data."""
-        quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        x = (3**0.5 * torch.special.ndtri(quantiles))[:, None]
-        found = information(*pair(standard_normal(1), lambda x: dist.Normal(x, 1.0).to_event(1)), x)
-        assert abs(found.mutual_information - 0.5 * math.log(4)) < 4 * found.mutual_information_error + 5e-3
-        assert abs(found.aggregate_kl - 0.5 * (4 - 1 - math.log(4))) < 4 * found.aggregate_kl_error + 5e-3
-        assert max(found.mutual_information_error, found.aggregate_kl_error) < 0.07
-
-    @pytest.mark.parametrize("name", ["hierarchy", "tutorial", "bernoulli-mlp"])
-    def test_the_two_add_up_to_the_kl_and_blocks_do_not_matter(self, name, monkeypatch):
-        model, guide = (program.double() for program in PAIRS[name]())
-        x = bits(23).double() if name != "tutorial" else bits(23).double().flatten(1)
-        found = information(model, guide, x, num_data=21)
-        assert found.mutual_information + found.aggregate_kl == pytest.approx(found.kl, abs=EXACT)
-        assert found.mutual_information <= math.log(21)
-        # By hand, with the same draws: every pair of datum and code, one at a time.
-        with torch.no_grad(), pyro_vae.state.evaluating(model, guide):
-            torch.manual_seed(0)
-            traces = [poutine.trace(guide).get_trace(x[:21])]
-            codes = {n: s["value"] for n, s in traces[0].nodes.items() if s["type"] == "sample" and n != "data"}
-            log_q = torch.empty(21, 21, dtype=torch.float64)
-            for n in range(21):
-                given = {site: value[n].expand(21, -1) for site, value in codes.items()}
-                log_q[n] = sum(
-                    s["fn"].log_prob(s["value"])
-                    for site, s in poutine.trace(poutine.condition(guide, given)).get_trace(x[:21]).nodes.items()
-                    if site in codes
-                )
-        pyro.clear_param_store()
-        expected = (log_q.diagonal() - log_q.logsumexp(1) + math.log(21)).mean().item()
-        assert found.mutual_information == pytest.approx(expected, abs=EXACT)
-        monkeypatch.setattr("pyro_vae.information._BLOCK_ROWS", 60)
-        small = information(model, guide, x, num_data=21, batch_size=21)
-        assert dataclasses.astuple(small) == pytest.approx(dataclasses.astuple(found), abs=EXACT)
-
-    def test_a_flow_without_inverse_has_none(self):
-        flow = dist.transforms.Planar(2)
-
-        def posterior(x):
-            return dist.TransformedDistribution(dist.Normal(x.expand(-1, 2), 1.0).to_event(1), [flow])
-
-        found = diagnose(*pair(standard_normal(2), posterior), torch.randn(20, 1))
-        assert math.isnan(found.mutual_information) and math.isnan(found.aggregate_kl)
-        assert math.isfinite(found.elbo) and found.kl_per_unit["z"].shape == (1,) and found.units == {"z": 2}
-
-    def test_diagnose_reports_it(self):
-        model, guide = pair(standard_normal(1), lambda x: dist.Normal(x, 1.0).to_event(1))
-        x = torch.randn(100, 1)
-        found, split = diagnose(model, guide, x, num_data_mi=50), information(model, guide, x, num_data=50)
-        assert (found.mutual_information, found.aggregate_kl) == (split.mutual_information, split.aggregate_kl)
-        assert found.mutual_information_bound == math.log(50) and (found.num_data, found.num_data_mi) == (100, 50)
 
 
 class TestWarnings:
