@@ -123,7 +123,7 @@ def log_likelihood(
     for argument, value in (("num_particles", num_particles), ("chunk_size", chunk_size), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{argument}: found {value!r}, expected a positive integer")
-    device, dtype = placement(bare(model), bare(guide))
+    device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
@@ -165,7 +165,7 @@ def mean_estimate(
     model: Program, guide: Program, x: Any, objective: Any, *, batch_size: int = 100, seed: int | None = None
 ) -> tuple[float, float]:
     """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL."""
-    device, dtype = placement(bare(model), bare(guide))
+    device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     annealed = isinstance(model, Annealed) or isinstance(guide, Annealed)
