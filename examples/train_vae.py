@@ -7,6 +7,9 @@
     python examples/train_vae.py --data my_images.npy
     python examples/train_vae.py --objective iwae --num-particles 5 --gradient dreg     # another bound
     python examples/train_vae.py --kl-weight 4                    # a β-VAE; --warm-up 20 starts from a weight of 0
+    python examples/train_vae.py --program hvae --latent-dims 100 50 --hidden-dims 200,200 100,100  # two layers
+    python examples/train_vae.py --program ladder --latent-dims 100 50 --warm-up 20
+    python examples/train_vae.py --program conv-ladder --data mnist --data-root DATA
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
 scores, nats per image), checkpoint.safetensors (the best weights) and the pictures. Ctrl-C stops cleanly, and --resume
@@ -33,6 +36,7 @@ from pyro_vae.evaluation import mean_bound
 from pyro_vae.files import write_text
 from pyro_vae.networks import Activation
 from pyro_vae.objectives.gradients import Gradient
+from pyro_vae.programs.program import Program
 from pyro_vae.schedules import Linear, Schedule
 
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
@@ -49,6 +53,29 @@ OBJECTIVES: dict[str, tuple[type[pyro_vae.Objective], dict[str, Any]]] = {
     "reweighted-wake-sleep": (pyro_vae.ReweightedWakeSleep, {"num_particles": 5}),
 }
 
+# What each program is made with besides the data's shape and the likelihood, with defaults.
+PROGRAMS: dict[str, tuple[type[Program], dict[str, Any]]] = {
+    "vae": (pyro_vae.VAE, {"latent_dim": 10, "hidden_dims": [200, 200], "activation": "tanh"}),
+    "hvae": (
+        pyro_vae.HVAE,
+        {"latent_dims": [20, 10], "hidden_dims": [200, 200], "activation": "tanh", "guide": "bottom-up"},
+    ),
+    "ladder": (
+        pyro_vae.LadderVAE,
+        {"latent_dims": [20, 10], "hidden_dims": [200, 200], "activation": "leaky_relu", "batch_norm": False},
+    ),
+    "conv-ladder": (
+        pyro_vae.ConvLadderVAE,
+        {"num_layers": [4, 6, 2], "latent_channels": [2, 4, 16], "channels": [32, 64, 64], "num_blocks": 1},
+    ),
+}
+
+
+def widths(text: str) -> int | list[int]:
+    """A width, or those of one layer with commas between them."""
+    numbers = [int(number) for number in text.split(",")]
+    return numbers if "," in text else numbers[0]
+
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,11 +89,29 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                       help="how grey pixels become black and white; auto: dynamic for the black and white sets, "
                            "none for others (default: auto)")  # fmt: skip
     model = parser.add_argument_group("model")
-    model.add_argument("--latent-dim", type=int, default=10, help="length of the latent vector z (default: 10)")
-    model.add_argument("--hidden-dims", type=int, nargs="*", default=[200, 200], metavar="WIDTH",
-                       help="hidden layers of the encoder; the decoder reverses them (default: 200 200)")  # fmt: skip
-    model.add_argument("--activation", default="tanh", choices=get_args(Activation),
-                       help="of the hidden layers (default: tanh)")  # fmt: skip
+    model.add_argument("--program", choices=list(PROGRAMS), default="vae", help="one layer of latents, or a hierarchy "
+                       "of them (default: vae)")  # fmt: skip
+    model.add_argument("--latent-dim", type=int, help="length of the latent z, for vae (default: 10)")
+    model.add_argument("--latent-dims", type=int, nargs="+", metavar="LENGTH",
+                       help="lengths of z1 (next to the data) to zT, for hvae and ladder (default: 20 10)")  # fmt: skip
+    model.add_argument("--hidden-dims", type=widths, nargs="*", metavar="WIDTH",
+                       help="hidden layers of the encoder, and reversed of the decoder (default: 200 200); a hierarchy "
+                            "has these at every layer, or with commas one by one: 200,200 100,100")  # fmt: skip
+    model.add_argument("--activation", choices=get_args(Activation),
+                       help="of the hidden layers (default: tanh, for ladder leaky_relu)")  # fmt: skip
+    model.add_argument("--guide", choices=["bottom-up", "top-down"],
+                       help="order in which the guide draws the layers, for hvae (default: bottom-up)")  # fmt: skip
+    model.add_argument("--batch-norm", action="store_true", default=None,
+                       help="normalise the hidden layers over the batch, for ladder")  # fmt: skip
+    model.add_argument("--num-layers", type=int, nargs="+", metavar="COUNT",
+                       help="latent layers of each level of images, each half as large as the one before, the last a "
+                            "single pixel, for conv-ladder (default: 4 6 2)")  # fmt: skip
+    model.add_argument("--latent-channels", type=int, nargs="+", metavar="COUNT",
+                       help="channels of each level's latents, for conv-ladder (default: 2 4 16)")  # fmt: skip
+    model.add_argument("--channels", type=int, nargs="+", metavar="COUNT",
+                       help="channels of each level's features, for conv-ladder (default: 32 64 64)")  # fmt: skip
+    model.add_argument("--num-blocks", type=int, help="residual blocks of each level on the way up, for conv-ladder "
+                       "(default: 1)")  # fmt: skip
     model.add_argument("--likelihood", choices=["bernoulli", "gaussian"],
                        help="p(x|z): bernoulli for black and white pixels, gaussian for real ones in [0, 1] "
                             "(default: what suits the data)")  # fmt: skip
@@ -91,6 +136,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     training.add_argument("--batch-size", type=int, default=100, help="images a step (default: 100)")
     training.add_argument("--lr", type=float, default=2e-3,
                           help="Adam's learning rate, falling to zero by a cosine (default: 0.002)")  # fmt: skip
+    training.add_argument(
+        "--clip-norm", type=float, help="largest norm of the gradient of the mean loss (default: none)"
+    )
     training.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     training.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                           help="auto takes a GPU where there is one (default: auto)")  # fmt: skip
@@ -100,18 +148,20 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     results.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
     args = parser.parse_args(argv)
-    for name in ("latent_dim", "epochs", "batch_size", "eval_particles", "num_particles", "num_batches"):
+    for name in ("latent_dim", "num_blocks", "epochs", "batch_size", "eval_particles", "num_particles", "num_batches"):
         value, least = getattr(args, name), 2 if name == "eval_particles" else 1  # an error bar takes two
         if value is not None and value < least:
             parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
     if not 0 <= args.warm_up <= args.epochs:
         parser.error(f"argument --warm-up: found {args.warm_up}, expected at most the {args.epochs} epochs of training")
+    for kind, table in (("objective", OBJECTIVES), ("program", PROGRAMS)):
+        own = table[getattr(args, kind)][1]
+        for name in sorted({name for _, options in table.values() for name in options} - {"num_particles", "gradient"}):
+            if name not in own and getattr(args, name) is not None:
+                takers = [taker for taker, (_, options) in table.items() if name in options]
+                parser.error(f"argument --{name.replace('_', '-')}: found one beside --{kind} {getattr(args, kind)}, "
+                             f"expected --{kind} {' or '.join(takers)}")  # fmt: skip
     own = OBJECTIVES[args.objective][1]
-    for name in ("num_batches", "alpha", "beta", "free_bits"):
-        if name not in own and getattr(args, name) is not None:
-            takers = [taker for taker, (_, options) in OBJECTIVES.items() if name in options]
-            parser.error(f"argument --{name.replace('_', '-')}: found one beside --objective {args.objective}, "
-                         f"expected --objective {' or '.join(takers)}")  # fmt: skip
     if args.gradient != "reparam" and "gradient" not in own:
         parser.error(f"argument --gradient: found {args.gradient}, expected reparam for --objective {args.objective}")
     return args
@@ -124,7 +174,7 @@ def load_data(config: dict[str, Any]) -> pyro_vae.data.Splits:
     return pyro_vae.data.load(source, config["data_root"], binarize, seed=config["seed"])
 
 
-def load_run(run: str) -> tuple[dict[str, Any], pyro_vae.VAE]:
+def load_run(run: str) -> tuple[dict[str, Any], Any]:
     """The settings and the VAE of a run that is done."""
     folder = Path(run)
     if not (folder / "config.json").is_file():
@@ -161,7 +211,7 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         raise FileExistsError(
             f"--out: found files in {folder}, expected a new folder; --resume {folder} goes on with a run"
         )
-    for name, default in OBJECTIVES[args.objective][1].items():
+    for name, default in (*OBJECTIVES[args.objective][1].items(), *PROGRAMS[args.program][1].items()):
         config[name] = default if config[name] is None else config[name]
     if config["likelihood"] is None:
         binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
@@ -169,21 +219,16 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     return config | {"pyro_vae": pyro_vae.__version__, "torch": torch.__version__}, folder
 
 
-def build(config: dict[str, Any], splits: pyro_vae.data.Splits) -> pyro_vae.VAE:
+def build(config: dict[str, Any], splits: pyro_vae.data.Splits) -> Any:
     torch.manual_seed(config["seed"])
-    vae = pyro_vae.VAE(
-        splits.data_shape,
-        config["latent_dim"],
-        config["hidden_dims"],
-        config["likelihood"],
-        activation=config["activation"],
-    )
-    if config["likelihood"] == "bernoulli":
+    make, options = PROGRAMS[config.get("program", "vae")]  # runs of version 0.1.0 had no choice
+    vae: Any = make(splits.data_shape, **{name: config[name] for name in options}, likelihood=config["likelihood"])
+    if config["likelihood"] == "bernoulli" and make is not pyro_vae.ConvLadderVAE:
         vae.likelihood.start_at_mean(splits.train.mean())
     return vae
 
 
-def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.History, folder: Path) -> None:
+def draw(vae: Any, splits: pyro_vae.data.Splits, history: pyro_vae.History, folder: Path) -> None:
     """Write the pictures; data that are not images get the learning curve alone."""
     figures = {"learning_curve": plots.learning_curve(history.records)}
     images = len(splits.data_shape) == 2 or (len(splits.data_shape) == 3 and splits.data_shape[0] in (1, 3))
@@ -191,7 +236,12 @@ def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.Hist
         x = splits.test[:10]
         figures["reconstructions"] = plots.reconstructions(x, vae.reconstruct(x))
         figures["samples"] = plots.samples(vae.sample(100, mean=True))
-    if vae.prior.latent_dim == 2:
+    if len(vae.latents) > 1 and images:
+        shown = range(1, len(vae.latents) + 1, math.ceil(len(vae.latents) / 6))  # a few of many layers
+        figures["layer_samples"] = plots.layers({vae.latents[t - 1]: vae.sample(10, layer=t, mean=True) for t in shown})
+        rows = {"x": x} | {vae.latents[t - 1]: vae.reconstruct(x, layer=t) for t in shown}
+        figures["layer_reconstructions"] = plots.layers(rows)
+    if isinstance(vae, pyro_vae.VAE) and vae.prior.latent_dim == 2:
         figures["latent_space"] = plots.latent_space(vae.encode(splits.test[:]), splits.test.labels)
         if images:
             z, coordinates = plots.latent_grid(20)
@@ -201,7 +251,7 @@ def draw(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, history: pyro_vae.Hist
         figure.savefig(folder / f"{name}.png", dpi=150)
 
 
-def weighed(vae: pyro_vae.VAE, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.Module]:
+def weighed(vae: Any, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Model and guide, their KL weighed as the settings say, an epoch being so many steps."""
     weight: float | Schedule = config["kl_weight"]
     if config["warm_up"]:
@@ -211,20 +261,20 @@ def weighed(vae: pyro_vae.VAE, num_steps: int, config: dict[str, Any]) -> tuple[
     return pyro_vae.anneal_kl(vae.model, vae.guide, weight)
 
 
-def train(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
+def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
     make, options = OBJECTIVES[config["objective"]]
     objective = make(**{name: config[name] for name in options})
     model, guide = weighed(vae, math.ceil(len(splits.train) / config["batch_size"]), config)
     kl = "" if model is vae.model else f" under {model}"
-    print(f"{len(splits.train)} training data {splits.data_shape}, {objective}{kl}, on {vae.prior.loc.device}; "
-          f"results in {folder}", flush=True)  # fmt: skip
+    print(f"{len(splits.train)} training data {splits.data_shape}, {type(vae).__name__}, {objective}{kl}, "
+          f"on {next(vae.parameters()).device}; results in {folder}", flush=True)  # fmt: skip
     if not resume:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     try:
         return pyro_vae.fit(
             model, guide, splits, objective=objective, num_epochs=config["epochs"],
             batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
-            seed=config["seed"], checkpoint=folder, resume=resume,
+            clip_norm=config.get("clip_norm"), seed=config["seed"], checkpoint=folder, resume=resume,
         )  # fmt: skip
     except (ValueError, TypeError):
         if not resume and not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
@@ -233,17 +283,24 @@ def train(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any
         raise
 
 
-def score(vae: pyro_vae.VAE, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> dict[str, Any]:
+def score(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> dict[str, Any]:
     elbo = mean_bound(vae.model, vae.guide, splits.test, pyro_vae.ELBO(num_particles=10), seed=config["seed"])
     estimate = pyro_vae.log_likelihood(
         vae.model, vae.guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True
     )
+    diagnosis = pyro_vae.diagnose(vae.model, vae.guide, splits.test[:1000], num_data_mi=100, seed=config["seed"])
+    active = pyro_vae.active_units(vae.guide, splits.test)
     return {
         "test_elbo": elbo,
         "test_log_likelihood": estimate.mean(),
         "test_log_likelihood_error": estimate.mean_error(),
         "num_particles": config["eval_particles"],
-        "active_units": pyro_vae.active_units(vae.guide, splits.test)["z"],
+        "active_units": sum(active.values()),
+        "units": sum(diagnosis.units.values()),
+        "layers": {
+            name: {"kl": diagnosis.kl[name], "active_units": active[name], "units": diagnosis.units[name]}
+            for name in vae.latents
+        },
     }
 
 
@@ -269,7 +326,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
     print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f} nats per datum "
           "({num_particles} importance samples, whose Monte Carlo error is the ±)".format(**metrics))  # fmt: skip
-    print(f"active latent units  {metrics['active_units']:6d} of {config['latent_dim']}")
+    print(f"active latent units  {metrics['active_units']:6d} of {metrics['units']}")
+    if len(vae.latents) > 1:
+        for name, layer in metrics["layers"].items():
+            print("  {:<4} {active_units:4d} of {units:<4d} KL {kl:7.2f} nats".format(name, **layer))
     print(f"weights, metrics and pictures are in {folder}")
     return 0
 

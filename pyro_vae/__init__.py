@@ -16,11 +16,11 @@ from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.handlers import anneal_kl
 from pyro_vae.importance import log_weights
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.networks import MLP, ImageDecoder, ImageEncoder
+from pyro_vae.networks import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs import VAE
+from pyro_vae.programs import HVAE, VAE, ConvLadderVAE, LadderVAE
 from pyro_vae.training import History, fit
 
 __version__ = "0.1.0"
@@ -28,18 +28,22 @@ __version__ = "0.1.0"
 __all__ = [
     "CIWAE",
     "ELBO",
+    "HVAE",
     "IWAE",
     "MIWAE",
     "MLP",
     "PIWAE",
     "VAE",
     "Bernoulli",
+    "ConditionalMLP",
+    "ConvLadderVAE",
     "Diagnosis",
     "DiagonalNormal",
     "Gaussian",
     "History",
     "ImageDecoder",
     "ImageEncoder",
+    "LadderVAE",
     "LogLikelihood",
     "Objective",
     "ProgramError",

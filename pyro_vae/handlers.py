@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import ProgramError
 from pyro_vae.schedules import Schedule
 
-__all__ = ["Annealed", "Program", "anneal_kl", "bare", "kl_weights"]
+__all__ = ["Annealed", "AtMeans", "Program", "anneal_kl", "bare", "kl_weights"]
 
 Program = Callable[..., Any]
 
@@ -51,6 +51,14 @@ class _Weigh(Messenger):
         if self.sites is None or msg["name"] in self.sites:
             plain = isinstance(msg["scale"], float) and msg["scale"] == 1.0
             msg["scale"] = self.weight if plain else msg["scale"] * self.weight
+
+
+class AtMeans(Messenger):
+    """Let each latent be the mean of its distribution instead of a draw: a guide then encodes."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["value"], msg["done"] = msg["fn"].mean, True
 
 
 class Annealed(nn.Module):

@@ -18,7 +18,16 @@ from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
 
-__all__ = ["MLP", "Activation", "ImageDecoder", "ImageEncoder", "bounded_scale", "inverse_bounded_scale"]
+__all__ = [
+    "MLP",
+    "Activation",
+    "ConditionalMLP",
+    "ImageDecoder",
+    "ImageEncoder",
+    "as_image",
+    "bounded_scale",
+    "inverse_bounded_scale",
+]
 
 Shape = int | Sequence[int]
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
@@ -121,6 +130,13 @@ def inverse_bounded_scale(scale: Tensor, low: float, high: float) -> Tensor:
     return half * torch.atanh((scale.log() - middle) / half)
 
 
+class _BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over all leading dimensions, those of the particles too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
+
+
 class MLP(Rebuildable):
     r"""A multilayer perceptron from ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``.
 
@@ -129,16 +145,21 @@ class MLP(Rebuildable):
     Parameters
     ----------
     in_shape, out_shape
-        Shape of one input and of one output; an integer is a vector of that length.
+        Shape of one input and of one output; an integer is a vector of that length. Without an ``out_shape`` the last
+        hidden layer is the output, :math:`y = h_n`.
     hidden_dims
         Widths of the hidden layers; empty for an affine map.
     activation
         Name of f. Weights start as Glorot's for ``"tanh"`` and its like and as He's for rectifiers.
+    batch_norm
+        Normalise each hidden layer over the batch before f (Ioffe and Szegedy, 2015). In train mode the data of a batch
+        are then no longer independent of each other; what is reported is computed in eval mode.
 
     Raises
     ------
     ValueError
-        For an unknown activation, a shape that is not positive, or an input of another shape.
+        For an unknown activation, a shape that is not positive, neither hidden layers nor an output, or an input of
+        another shape.
 
     Examples
     --------
@@ -149,21 +170,28 @@ class MLP(Rebuildable):
     def __init__(
         self,
         in_shape: Shape,
-        out_shape: Shape,
+        out_shape: Shape | None,
         hidden_dims: Sequence[int] = (200, 200),
         activation: Activation = "tanh",
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.in_shape = _as_shape("in_shape", in_shape)
-        self.out_shape = _as_shape("out_shape", out_shape)
-        widths = [math.prod(self.in_shape), *_as_shape("hidden_dims", hidden_dims), math.prod(self.out_shape)]
+        widths = [math.prod(self.in_shape), *_as_shape("hidden_dims", hidden_dims)]
+        if out_shape is None and len(widths) == 1:
+            raise ValueError("out_shape: found None and no hidden layer, expected one of the two")
         layers: list[nn.Module] = []
-        for in_features, out_features in pairwise(widths[:-1]):
-            layers += [nn.Linear(in_features, out_features), _activation(activation)]
-            _initialise(layers[-2], activation)  # type: ignore[arg-type]
+        for in_features, out_features in pairwise(widths):
+            linear = nn.Linear(in_features, out_features)
+            _initialise(linear, activation)
+            layers += [linear, *([_BatchNorm(out_features)] if batch_norm else []), _activation(activation)]
         self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(widths[-2], widths[-1])
-        _initialise(self.output, None)
+        self.output: nn.Module = nn.Identity()
+        self.out_shape: tuple[int, ...] = (widths[-1],)
+        if out_shape is not None:
+            self.out_shape = _as_shape("out_shape", out_shape)
+            self.output = nn.Linear(widths[-1], math.prod(self.out_shape))
+            _initialise(self.output, None)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_trailing(self, x, self.in_shape)
@@ -171,7 +199,58 @@ class MLP(Rebuildable):
         return self.output(h).unflatten(-1, self.out_shape)  # (*batch, *out_shape)
 
 
-def _as_image_shape(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
+class ConditionalMLP(Rebuildable):
+    r"""A multilayer perceptron of x and z that sees x alone at first: from ``x, z`` to ``(*batch, *out_shape)``.
+
+    .. math:: y = W f\bigl(g(x) + V z\bigr) + b
+
+    g is an :class:`MLP` with all the hidden layers. It runs once a datum, while z may hold K particles of each:
+    ``(B, *x_shape)`` and ``(K, B, *z_shape)`` give ``(K, B, *out_shape)``.
+
+    Parameters
+    ----------
+    x_shape, z_shape, out_shape
+        Shapes of one x, one z and one output.
+    hidden_dims
+        Widths of the hidden layers of g; that of f is the last of them. Empty for an affine map of x and z.
+    activation
+        Name of f, and of that within g.
+
+    Raises
+    ------
+    ValueError
+        As for :class:`MLP`.
+
+    Examples
+    --------
+    >>> ConditionalMLP((28, 28), 50, (2, 100))(torch.zeros(5, 28, 28), torch.zeros(3, 5, 50)).shape
+    torch.Size([3, 5, 2, 100])
+    """
+
+    def __init__(
+        self,
+        x_shape: Shape,
+        z_shape: Shape,
+        out_shape: Shape,
+        hidden_dims: Sequence[int] = (200, 200),
+        activation: Activation = "tanh",
+    ) -> None:
+        super().__init__()
+        self.out_shape = _as_shape("out_shape", out_shape)
+        width = hidden_dims[-1] if hidden_dims else math.prod(self.out_shape)
+        self.from_x = MLP(x_shape, width, hidden_dims, activation)
+        self.from_z = MLP(z_shape, width, ())
+        self.output: nn.Module = nn.Identity()
+        if hidden_dims:
+            linear = nn.Linear(width, math.prod(self.out_shape))
+            _initialise(linear, None)
+            self.output = nn.Sequential(_activation(activation), linear)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.output(self.from_x(x) + self.from_z(z)).unflatten(-1, self.out_shape)
+
+
+def as_image(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
     """``(H, W)`` or ``(C, H, W)`` as ``(C, H, W)``."""
     sizes = _as_shape(argument, shape)
     if len(sizes) not in (2, 3):
@@ -216,7 +295,7 @@ class ImageEncoder(Rebuildable):
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _as_shape("in_shape", in_shape), _as_shape("out_shape", out_shape)
-        self.image_shape = in_channels, height, width = _as_image_shape("in_shape", in_shape)
+        self.image_shape = in_channels, height, width = as_image("in_shape", in_shape)
         stages: list[nn.Module] = []
         for out_channels in _as_shape("channels", channels):
             stages += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), _activation(activation)]
@@ -267,7 +346,7 @@ class ImageDecoder(Rebuildable):
         super().__init__()
         self.in_shape = _as_shape("in_features", in_features)
         image = _as_shape("out_shape", out_shape)
-        image_channels, height, width = _as_image_shape("out_shape", out_shape)
+        image_channels, height, width = as_image("out_shape", out_shape)
         self.out_shape = image if num_outputs == 1 else (num_outputs, *image)
         channels = _as_shape("channels", channels)
         if not channels:

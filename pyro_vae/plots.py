@@ -34,7 +34,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-__all__ = ["kl_per_unit", "latent_grid", "latent_space", "learning_curve", "manifold", "reconstructions", "samples"]
+__all__ = [
+    "kl_per_unit",
+    "latent_grid",
+    "latent_space",
+    "layers",
+    "learning_curve",
+    "manifold",
+    "reconstructions",
+    "samples",
+]
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
@@ -163,6 +172,32 @@ def samples(x: Array, num_columns: int = 10) -> Figure:
     tiles = np.concatenate((images, blank)).reshape(num_rows, num_columns, *images.shape[1:])
     figure, axes = _mosaic(tiles)
     _hairlines(axes, num_rows, num_columns)
+    return figure
+
+
+def layers(rows: Mapping[str, Array]) -> Figure:
+    """Rows of images with a name each, such as the samples that vary by one layer of a hierarchy.
+
+    Args:
+        rows: as many images each, ``(N, H, W)`` or ``(N, C, H, W)``; 0 is black, 1 is white.
+
+    Raises:
+        ValueError: there is no row, rows differ in shape, or the entries are not images.
+
+    >>> figure = layers({"z1": torch.rand(5, 8, 8), "z2": torch.rand(5, 8, 8)})
+    >>> figure.axes[0].images[0].get_array().shape, [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ((16, 40), ['z1', 'z2'])
+    """
+    if not rows:
+        raise ValueError("rows: found no row, expected one or more")
+    images = {name: _images(f"rows[{name!r}]", x) for name, x in rows.items()}
+    shapes = {name: x.shape for name, x in images.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"rows: found the shapes {shapes}, expected the same for each")
+    tiles = np.stack(list(images.values()))  # (rows, N, H, W, C)
+    figure, axes = _mosaic(tiles, margins=(0.4, 0.0))
+    _hairlines(axes, *tiles.shape[:2])
+    axes.set_yticks([len(rows) - i - 0.5 for i in range(len(rows))], list(rows))
     return figure
 
 

@@ -2,33 +2,130 @@
 
 ``model`` and ``guide`` are what Pyro runs. Holding both in one module moves, saves and lists them together; each half
 also carries the recipe of the whole, so that a checkpoint written from the two halves can rebuild the pair.
+
+What a user draws from a pair are runs of the same two programs with some of their latents given: a sample is a run of
+the model, an encoding one of the guide with every latent at its mean, a reconstruction one of the model on what the
+guide found. So one implementation serves every depth.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
+import torch
+from pyro import poutine
 from pyro.nn import PyroModule
+from torch import Tensor
 
-from pyro_vae.modules import Rebuildable
+from pyro_vae.handlers import AtMeans
+from pyro_vae.modules import Rebuildable, placement
+from pyro_vae.state import evaluating, isolated
 
-__all__ = ["Program"]
+__all__ = ["GenerativeModel", "Program"]
+
+
+class GenerativeModel(Protocol):
+    """A model that runs without data too."""
+
+    def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
+        """Draw so many data, or score the data ``x``, ``(num_data, *data_shape)``; return them."""
 
 
 class Program(Rebuildable):
-    """A generative ``model`` and its amortised ``guide``, both called with data of shape ``(B, *data_shape)``."""
+    """A generative ``model`` and its amortised ``guide``, both called with data of shape ``(B, *data_shape)``.
+
+    Layers count from 1, next to the data, to the top.
+    """
 
     model: PyroModule
     guide: PyroModule
+    latents: tuple[str, ...]
+    """The names of the latent sites, from the data up."""
 
-    def __init__(self, model: PyroModule, guide: PyroModule) -> None:
+    def __init__(self, model: PyroModule, guide: PyroModule, latents: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.latents = model, guide, latents
         for half in (model, guide):
             half.recipe = self.recipe
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, layer: int = 1) -> Tensor:
+        """Return the posterior means of a layer, ``(B, *event_shape)``, of data ``(B, *data_shape)``.
+
+        In a hierarchy each layer's mean is that given the means of the layers that the guide draws before it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        """
+        self._check_layer(layer)
+        return self._means(x)[self.latents[layer - 1]]
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, layer: int = 1) -> Tensor:
+        """Return the mean of p(x|z) for latents that the guide infers from x, ``(B, *data_shape)`` like the data.
+
+        The given layer and those above it are at their posterior means; those below are drawn anew from the model. So
+        ``layer=1`` shows all that the latents hold, and a higher one what its layer alone, with those above it, holds.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer.
+        """
+        self._check_layer(layer)
+        means = self._means(x)
+        known = {name: means[name] for name in self.latents[layer - 1 :]}
+        return self._generate(len(x), known)["fn"].mean
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, layer: int | None = None, mean: bool = False) -> Tensor:
+        """Draw ``(num_samples, *data_shape)`` from p(x); with ``mean=True`` return each draw's mean of p(x|z).
+
+        Papers print the means, which look smoother than the data do; the draws are what the model holds likely. With
+        ``layer``, the layers above it are drawn once and held, so that the samples vary by that layer and those below.
+
+        Raises
+        ------
+        ValueError
+            If ``num_samples`` is negative, or there is no such layer.
+        """
+        if num_samples < 0:
+            raise ValueError(f"num_samples: found {num_samples}, expected 0 or more")
+        held: dict[str, Tensor] = {}
+        num_data = max(num_samples, 1)  # Pyro has no empty plates
+        if layer is not None:
+            self._check_layer(layer)
+            trace = self._trace_model(1, {})
+            for name in self.latents[layer:]:
+                value: Any = trace.nodes[name]["value"]  # (1, *event_shape)
+                held[name] = value.expand(num_data, *value.shape[1:])
+        site = self._generate(num_data, held)
+        return (site["fn"].mean if mean else site["value"])[:num_samples]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"{type(self).__name__} is a pair of programs: call its .model or .guide, or an objective such as "
             "ELBO()(vae.model, vae.guide)"
         )
+
+    def _check_layer(self, layer: int) -> None:
+        if layer not in range(1, len(self.latents) + 1):
+            raise ValueError(f"layer: found {layer!r}, expected 1 (next to the data) to {len(self.latents)} (the top)")
+
+    def _means(self, x: Tensor) -> dict[str, Tensor]:
+        device, dtype = placement(self)
+        with evaluating(self), AtMeans():
+            trace = poutine.trace(isolated(self.guide)).get_trace(torch.as_tensor(x).to(device, dtype))
+        sites: dict[str, Any] = trace.nodes
+        return {name: sites[name]["value"] for name in self.latents}
+
+    def _generate(self, num_data: int, known: dict[str, Tensor]) -> Any:
+        """The observed site of a run of the model on some known latents."""
+        return self._trace_model(num_data, known).nodes["x"]
+
+    def _trace_model(self, num_data: int, known: dict[str, Tensor]) -> poutine.Trace:
+        model: Any = self.model
+        with evaluating(self):
+            return poutine.trace(poutine.condition(isolated(model.generate), data=known)).get_trace(num_data)

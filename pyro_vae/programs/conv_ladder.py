@@ -1,0 +1,264 @@
+r"""A deep convolutional ladder: residual networks up and down, and a latent image at each of many steps down.
+
+.. math::
+
+   h_T &= \text{a learned constant}, \qquad
+   p(z_t|z_{>t}) = \mathcal{N}\bigl(z_t;\ \mu_t(h_t), \sigma_t^2(h_t)\bigr), \qquad
+   h_{t-1} = r_t\bigl(h_t + V_t z_t\bigr), \qquad p(x|z_{1:T}) = p(x|h_0) \\
+   q(z_t|z_{>t}, x) &= \mathcal{N}\bigl(z_t;\ \mu_t(h_t) + \Delta_t(h_t, e_t),\ \sigma_t^2(h_t)\, s_t^2(h_t, e_t)\bigr)
+
+The state h carries all that was drawn above down to the data (skip connections): a layer depends on every layer above
+it, and the data on every layer. The guide goes the model's own way down and, at each layer, moves its Gaussian by what
+the features :math:`e_t(x)` from a way up say: a residual on the prior, so that a layer about which nothing has been
+learnt costs nothing. The way down is one module, under one name in model and guide.
+
+Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*, 2016 (the residual ladder); Vahdat
+and Kautz, *NVAE: A Deep Hierarchical Variational Autoencoder*, 2020 (residual Gaussians); Child, *Very Deep VAEs
+Generalize Autoregressive Models and Can Outperform Them on Images*, 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.networks import as_image, bounded_scale
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
+from pyro_vae.programs.program import Program
+from pyro_vae.residual import Convolution, Level, ResidualBlock, Resize, Upward, levels_of
+
+__all__ = ["ConvLadderVAE"]
+
+_BOUNDS = (1e-2, 1e2)  # of the prior's scale, and of the guide's relative to it
+
+
+def _gaussian(parameters: Tensor, given: dist.Normal | None = None) -> dist.Independent:
+    """A Gaussian image from a loc and a raw log-scale beside it, or one that is moved so far from a given one."""
+    loc, raw = parameters.chunk(2, -3)  # (*batch, latent_channels, height, width) each
+    scale = bounded_scale(raw, *_BOUNDS)
+    if given is not None:
+        loc, scale = given.loc + loc, given.scale * scale
+    return dist.Normal(loc, scale).to_event(3)
+
+
+class Step(nn.Module):
+    """A latent layer on the way down: p(z_t|h_t), and the state below it."""
+
+    def __init__(self, level_index: int, level: Level, latent_channels: int, enter: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.level_index, self.level, self.latent_channels = level_index, level, latent_channels
+        self.enter = enter
+        self.prior = Convolution(level[0], 2 * latent_channels, 1, factor=0.1)
+        self.project = Convolution(latent_channels, level[0], 1)
+        self.block = ResidualBlock(level, factor)
+
+    def forward(self, h: Tensor) -> dist.Independent:
+        return _gaussian(self.prior(functional.silu(h)))
+
+    def below(self, h: Tensor, z: Tensor) -> Tensor:
+        """The state after the layer's draw."""
+        return self.block(h + self.project(z))
+
+
+class WayDown(nn.Module):
+    """The learned constant that the model begins with, and the steps from there to the data's lowest level."""
+
+    def __init__(self, levels: Sequence[Level], num_layers: Sequence[int], latent_channels: Sequence[int]) -> None:
+        super().__init__()
+        factor = 1 / math.sqrt(sum(num_layers) + len(levels))
+        self.start = nn.Parameter(torch.zeros(levels[-1]))
+        steps: list[nn.Module] = []
+        enter: list[nn.Module] = []  # what lies between two steps
+        for i in range(len(levels) - 1, -1, -1):
+            if i + 1 < len(levels):
+                enter.append(Resize(levels[i + 1], levels[i]))
+            for _ in range(num_layers[i]):
+                steps.append(Step(i, levels[i], latent_channels[i], nn.Sequential(*enter), factor))
+                enter = []
+            if num_layers[i] == 0:
+                enter.append(ResidualBlock(levels[i], factor))
+        self.steps = nn.ModuleList(reversed(steps))  # from the data up
+        self.leave = nn.Sequential(*enter)
+
+    def step(self, t: int) -> Step:
+        """The step of layer t, which counts from 1, next to the data."""
+        return cast(Step, self.steps[t - 1])
+
+
+class Correction(nn.Module):
+    """How far the data move a layer's Gaussian: a function of the state on the way down and features of the way up."""
+
+    def __init__(self, level: Level, latent_channels: int) -> None:
+        super().__init__()
+        self.from_state, self.from_data = (Convolution(level[0], level[0], 1) for _ in range(2))
+        self.output = Convolution(level[0], 2 * latent_channels, 1 if level[1:] == (1, 1) else 3, factor=0.1)
+
+    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+        return self.output(functional.silu(self.from_state(functional.silu(h)) + self.from_data(features)))
+
+
+class Model(PyroModule):
+    """Down from the constant, drawing a latent at each step."""
+
+    def __init__(self, way_down: WayDown, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.way_down, self.likelihood = way_down, likelihood
+
+    def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
+        h = self.way_down.start.expand(num_data, -1, -1, -1)
+        with pyro.plate("data", num_data, dim=-1):
+            for t in range(len(self.way_down.steps), 0, -1):
+                step = self.way_down.step(t)
+                h = step.enter(h)
+                h = step.below(h, pyro.sample(f"z{t}", step(h)))  # (B, *level)
+            h = self.way_down.leave(h)
+            return pyro.sample("x", self.likelihood(h.flatten(-3)), obs=x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.generate(len(x), x)
+
+
+class Guide(PyroModule):
+    """Up without chance, then the model's way down, corrected at each step."""
+
+    def __init__(self, way_down: WayDown, upward: Upward, image: Level) -> None:
+        super().__init__()
+        self.way_down, self.upward, self.image = way_down, upward, image
+        self.corrections = nn.ModuleList(
+            Correction(step.level, step.latent_channels) for step in cast(Iterable[Step], way_down.steps)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.upward(2 * x.reshape(-1, *self.image) - 1)  # of each level, (B, *level)
+        h = self.way_down.start.expand(len(x), -1, -1, -1)
+        with pyro.plate("data", len(x), dim=-1):
+            for t in range(len(self.corrections), 0, -1):
+                step = self.way_down.step(t)
+                h = step.enter(h)
+                moved = self.corrections[t - 1](h, features[step.level_index])
+                z = pyro.sample(f"z{t}", _gaussian(moved, step(h).base_dist))
+                if t > 1:
+                    h = step.below(h, z)
+        return z
+
+
+class Pixels(nn.Module):
+    """From the state nearest the data, as a vector, to what the likelihood takes: images, or several of each.
+
+    The convolution gives four pixels for each of the state's, which are then set side by side.
+    """
+
+    def __init__(self, level: Level, data_shape: tuple[int, ...], num_outputs: int) -> None:
+        super().__init__()
+        channels, self.height, self.width = as_image("data_shape", data_shape)
+        self.level = level
+        self.out_shape = data_shape if num_outputs == 1 else (num_outputs, *data_shape)
+        self.output = Convolution(level[0], 4 * num_outputs * channels, 3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        pixels = functional.pixel_shuffle(self.output(functional.silu(h.unflatten(-1, self.level))), 2)
+        return pixels[..., : self.height, : self.width].reshape(*h.shape[:-1], *self.out_shape)
+
+
+class ConvLadderVAE(Program):
+    r"""A deep convolutional ladder for images.
+
+    .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_{1:T}) + \sum_{t=1}^T
+              \log \frac{p(z_t|z_{>t})}{q(z_t|z_{>t}, x)}\Bigr]
+
+    Its latents are images, ``"z1"`` next to the data to ``"zT"``, the top: several layers at each of a few levels, of
+    which each has half the height and width of the one below, and the last is a single pixel. Every KL is between
+    Gaussians given the layers above. Free bits, ``ELBO(free_bits=...)``, and a warm-up, :func:`pyro_vae.anneal_kl`,
+    keep many layers in use.
+
+    Parameters
+    ----------
+    data_shape
+        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1].
+    num_layers
+        How many latent layers each level has, from the data up; the last level is the single pixel. T is their sum. A
+        level may have none, and is passed through.
+    latent_channels
+        Channels of the latent images of each level.
+    channels
+        Channels of the states and features of each level.
+    likelihood
+        ``"bernoulli"``, ``"gaussian"`` (with a scale given by the decoder), or a module whose forward takes the last
+        state as a vector, ``(*batch, channels[0] * h * w)`` with h and w half the image's, and returns p(x|z).
+    num_blocks
+        Residual blocks at each level of the way up.
+
+    Raises
+    ------
+    ValueError
+        If ``data_shape`` is no image, the three lists have no, or different, lengths, a number is not positive, or the
+        likelihood is unknown.
+    TypeError
+        For a likelihood that is no module.
+    ProgramError
+        For a likelihood that does not take the last state or give the data's shape.
+
+    References
+    ----------
+    Child, *Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images*, 2021.
+
+    Examples
+    --------
+    >>> ladder = ConvLadderVAE((28, 28), num_layers=(1, 2, 1), latent_channels=(2, 4, 16), channels=(8, 16, 16))
+    >>> x = torch.zeros(3, 28, 28)
+    >>> ladder.encode(x, layer=4).shape, ladder.encode(x).shape, ladder.sample(5, layer=2).shape
+    (torch.Size([3, 16, 1, 1]), torch.Size([3, 2, 14, 14]), torch.Size([5, 28, 28]))
+    """
+
+    model: Model
+    guide: Guide
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_layers: Sequence[int] = (4, 6, 2),
+        latent_channels: Sequence[int] = (2, 4, 16),
+        channels: Sequence[int] = (32, 64, 64),
+        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        *,
+        num_blocks: int = 1,
+    ) -> None:
+        check_parts(likelihood=likelihood)
+        data_shape = tuple(data_shape)
+        image = as_image("data_shape", data_shape)
+        given = {"num_layers": num_layers, "latent_channels": latent_channels, "channels": channels}
+        for name, counts in (*given.items(), ("num_blocks", [num_blocks])):
+            least = 0 if name == "num_layers" else 1
+            if not counts or not all(isinstance(count, int) and count >= least for count in counts):
+                raise ValueError(f"{name}: found {counts!r}, expected integers of {least} or more, one for each level")
+            if name in given and len(counts) != len(num_layers):
+                raise ValueError(f"{name}: found {counts!r}, expected one for each of {len(num_layers)} levels")
+        if sum(num_layers) == 0:
+            raise ValueError(f"num_layers: found {num_layers!r}, expected a latent layer at one level or more")
+        levels = levels_of(image, channels)
+        way_down = WayDown(levels, num_layers, latent_channels)
+        if likelihood == "bernoulli":
+            likelihood = Bernoulli(Pixels(levels[0], data_shape, 1), data_shape)
+        elif likelihood == "gaussian":
+            likelihood = Gaussian(Pixels(levels[0], data_shape, 2), data_shape, scale="decoder", mean="sigmoid")
+        assert isinstance(likelihood, nn.Module)
+        check_layer("likelihood", "x", result_of("likelihood", likelihood, (math.prod(levels[0]),)), data_shape)
+        super().__init__(
+            Model(way_down, likelihood),
+            Guide(way_down, Upward(image, levels, num_blocks), image),
+            tuple(f"z{t + 1}" for t in range(sum(num_layers))),
+        )
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The module whose forward takes the last state and returns p(x|z)."""
+        return self.model.likelihood

@@ -1,0 +1,201 @@
+r"""The ladder variational autoencoder: a deterministic way up, and one stochastic way down for model and guide.
+
+.. math::
+
+   d_t &= f_t(d_{t-1}), \quad d_0 = x, \qquad
+          \mathcal{N}\bigl(z_t;\ \hat\mu_t(d_t), \hat\sigma_t^2(d_t)\bigr) \quad \text{what the data say of layer t} \\
+   q(z_T|x) &= \mathcal{N}(z_T;\ \hat\mu_T, \hat\sigma_T^2), \qquad
+   q(z_t|z_{t+1}, x) \propto \mathcal{N}(z_t;\ \hat\mu_t, \hat\sigma_t^2)\; p(z_t|z_{t+1})
+
+The guide goes down the model's own transitions and corrects each by the data, both weighed by their precisions. An
+upper layer is therefore of use to the guide as soon as it is of use to the model, and does not die while the lower ones
+learn. The transitions are one set of modules, under the same names in model and guide, so that Pyro's parameter store
+holds each parameter once.
+
+Sønderby, Raiko, Maaløe, Sønderby and Winther, *Ladder Variational Autoencoders*, 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.errors import ProgramError
+from pyro_vae.networks import MLP, Activation
+from pyro_vae.posteriors import DiagonalNormal, precision_weighted
+from pyro_vae.priors import StandardNormal
+from pyro_vae.programs.hvae import (
+    Chain,
+    HiddenDims,
+    check_chain,
+    check_length,
+    hidden_dims_of,
+    latent_dims_of,
+    transitions_of,
+)
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, likelihood_of, result_of
+from pyro_vae.programs.program import Program
+
+__all__ = ["LadderVAE"]
+
+
+class Ladder(PyroModule):
+    """The posterior: up from x without chance, then down the model's transitions, corrected by what was seen."""
+
+    def __init__(
+        self, encoders: Sequence[nn.Module], posteriors: Sequence[nn.Module], transitions: nn.ModuleList
+    ) -> None:
+        super().__init__()
+        self.encoders, self.posteriors = nn.ModuleList(encoders), nn.ModuleList(posteriors)
+        self.transitions = transitions  # the model's, under its name for them
+
+    def forward(self, x: Tensor) -> Tensor:
+        d, evidence = x, []
+        for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
+            d = encoder(d)
+            evidence.append(posterior(d))
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample(f"z{len(evidence)}", evidence[-1])
+            for t in range(len(evidence) - 1, 0, -1):
+                merged = precision_weighted(evidence[t - 1], self.transitions[t - 1](z))
+                z = pyro.sample(f"z{t}", merged)  # (B, latent_dims[t - 1])
+        return z
+
+
+class LadderVAE(Program):
+    r"""A ladder variational autoencoder, from sizes or from its parts.
+
+    .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log \frac{p(z_{t-1}|z_t)}{q(z_{t-1}|z_t, x)}
+              + \log \frac{p(z_T)}{q(z_T|x)}\Bigr]
+
+    The model is that of :class:`pyro_vae.HVAE`. Every KL is between Gaussians given the layers above, so that
+    ``ELBO(kl="analytic")`` has each in closed form.
+
+    Parameters
+    ----------
+    data_shape, latent_dims, hidden_dims, likelihood
+        As for :class:`pyro_vae.HVAE`; ``hidden_dims`` of layer t are those of :math:`f_t` and, in reverse, of the
+        network from layer t down, one width or more each.
+    activation
+        Of the hidden layers; ``"leaky_relu"`` as in the paper.
+    batch_norm
+        Normalise the hidden layers of the encoders and transitions over the batch. A bound in train mode is then
+        another one than in eval mode, where it is reported.
+    prior, transitions
+        The model's parts, as for :class:`pyro_vae.HVAE`; the transitions return diagonal Gaussians.
+    encoders
+        T modules, tensor to tensor: :math:`d_t = f_t(d_{t-1})`.
+    posteriors
+        T modules whose forward takes :math:`d_t` and returns the diagonal Gaussian
+        :math:`\mathcal{N}(\hat\mu_t, \hat\sigma_t^2)`. Encoders and posteriors are given together.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, no layers, lists of parts whose lengths do not fit, or sizes that are missing for a
+        part that is not given.
+    TypeError
+        For a part that is no module.
+    ProgramError
+        For a part that does not take or give its layer's shape, or that gives no diagonal Gaussian.
+
+    References
+    ----------
+    Sønderby et al., *Ladder Variational Autoencoders*, 2016.
+
+    Examples
+    --------
+    >>> import torch
+    >>> ladder = LadderVAE((28, 28), latent_dims=(100, 50), hidden_dims=((200, 200), (100, 100)))
+    >>> ladder.encode(torch.zeros(3, 28, 28), layer=2).shape, ladder.sample(4, layer=1).shape
+    (torch.Size([3, 50]), torch.Size([4, 28, 28]))
+    """
+
+    model: Chain
+    guide: Ladder
+
+    def __init__(
+        self,
+        data_shape: Sequence[int] | None = None,
+        latent_dims: Sequence[int] | None = None,
+        hidden_dims: HiddenDims = (200, 200),
+        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        *,
+        activation: Activation = "leaky_relu",
+        batch_norm: bool = False,
+        prior: nn.Module | None = None,
+        transitions: Sequence[nn.Module] | None = None,
+        encoders: Sequence[nn.Module] | None = None,
+        posteriors: Sequence[nn.Module] | None = None,
+    ) -> None:
+        check_parts(
+            prior=prior, likelihood=likelihood, transitions=transitions, encoders=encoders, posteriors=posteriors
+        )
+        if (encoders is None) != (posteriors is None):
+            raise ValueError("encoders, posteriors: found one of the two, expected both or neither")
+        if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
+            if data_shape is None or latent_dims is None:
+                raise ValueError(
+                    f"LadderVAE: found data_shape={data_shape} and latent_dims={latent_dims}, expected both, or all of "
+                    "prior, transitions, likelihood, encoders and posteriors as modules"
+                )
+            data_shape, latent_dims = tuple(data_shape), latent_dims_of(latent_dims)
+            widths = hidden_dims_of(hidden_dims, len(latent_dims))
+            if prior is None:
+                prior = StandardNormal(latent_dims[-1])
+            if posteriors is None:
+                inputs = [data_shape, *((layer[-1],) for layer in widths[:-1])]
+                encoders = [
+                    MLP(shape, None, layer, activation, batch_norm) for shape, layer in zip(inputs, widths, strict=True)
+                ]
+                posteriors = [
+                    DiagonalNormal(MLP(layer[-1], (2, size), ()))
+                    for layer, size in zip(widths, latent_dims, strict=True)
+                ]
+            if transitions is None:
+                transitions = transitions_of(latent_dims, widths, activation, batch_norm)
+            if isinstance(likelihood, str):
+                likelihood = likelihood_of(likelihood, latent_dims[0], data_shape, widths[0][::-1], activation)
+        assert encoders is not None
+        data, layers = check_chain(prior, transitions, likelihood)
+        check_length("encoders", encoders, len(layers))
+        check_length("posteriors", posteriors, len(layers))
+        shape = data
+        for t, (encoder, posterior) in enumerate(zip(encoders, posteriors, strict=True)):
+            shape = tuple(result_of(f"encoders[{t}]", encoder, shape).shape[1:])
+            evidence = result_of(f"posteriors[{t}]", posterior, shape)
+            check_layer(f"posteriors[{t}]", f"z{t + 1}", evidence, layers[t])
+            if t < len(transitions):
+                _check_merges(t, evidence, result_of(f"transitions[{t}]", transitions[t], layers[t + 1]))
+        model = Chain(prior, transitions, likelihood)
+        super().__init__(
+            model,
+            Ladder(encoders, posteriors, model.transitions),
+            tuple(f"z{t + 1}" for t in range(len(layers))),
+        )
+
+    @property
+    def prior(self) -> nn.Module:
+        """The module whose ``forward()`` returns p(z_T)."""
+        return self.model.prior
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The module whose ``forward(z)`` returns p(x|z_1)."""
+        return self.model.likelihood
+
+    @property
+    def transitions(self) -> nn.ModuleList:
+        """The modules whose ``forward(z)`` returns p(z_t|z_{t+1}), from the data up."""
+        return self.model.transitions
+
+
+def _check_merges(t: int, evidence: object, transition: object) -> None:
+    """Raise ``ProgramError`` unless both distributions of a layer are diagonal Gaussians."""
+    try:
+        precision_weighted(evidence, transition)
+    except TypeError as error:
+        raise ProgramError(f"posteriors[{t}], transitions[{t}]: layer z{t + 1}: {error}") from error
