@@ -31,11 +31,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", metavar="RUN", help="folder that train_vae.py wrote")
     parser.add_argument("--num-particles", type=int, default=5000, help="importance samples per image (default: 5000)")
     parser.add_argument("--num-data", type=int, help="score only the first so many test images (default: all)")
+    parser.add_argument("--num-data-mi", type=int, default=2000,
+                        help="test images for the mutual information; its time grows with their square "
+                             "(default: 2000)")  # fmt: skip
     parser.add_argument("--chunk-size", type=int, default=100, help="importance samples at once, for memory and speed")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args(argv)
-    for name, least in (("num_particles", 2), ("num_data", 2), ("chunk_size", 1)):
+    for name, least in (("num_particles", 2), ("num_data", 2), ("num_data_mi", 1), ("chunk_size", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         score = pyro_vae.log_likelihood(
             vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
         )
-        diagnosis = diagnose(vae.model, vae.guide, x, seed=args.seed, threshold=THRESHOLD)
+        diagnosis = diagnose(vae.model, vae.guide, x, num_data_mi=args.num_data_mi, seed=args.seed, threshold=THRESHOLD)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2

@@ -148,6 +148,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     results.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
     args = parser.parse_args(argv)
+    if args.hidden_dims and any(isinstance(group, list) for group in args.hidden_dims):
+        args.hidden_dims = [group if isinstance(group, list) else [group] for group in args.hidden_dims]
     for name in ("latent_dim", "num_blocks", "epochs", "batch_size", "eval_particles", "num_particles", "num_batches"):
         value, least = getattr(args, name), 2 if name == "eval_particles" else 1  # an error bar takes two
         if value is not None and value < least:

@@ -15,7 +15,20 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 import pyro_vae
-from pyro_vae import MLP, VAE, Bernoulli, DiagonalNormal, Gaussian, ImageDecoder, ImageEncoder, StandardNormal, training
+from pyro_vae import (
+    HVAE,
+    MLP,
+    VAE,
+    Bernoulli,
+    ConvLadderVAE,
+    DiagonalNormal,
+    Gaussian,
+    ImageDecoder,
+    ImageEncoder,
+    LadderVAE,
+    StandardNormal,
+    training,
+)
 
 IMAGE = (4, 4)
 LATENT_DIM = 2
@@ -123,6 +136,27 @@ for _likelihood in LIKELIHOODS:
             (pair := packaged(n, w)).model,
             pair.guide,
         )
+
+
+def conv_ladder() -> ConvLadderVAE:
+    """Two layers of 4x4 images: a 2x2 latent image, and a single pixel above it.
+
+    The constant at the top is not at zero here, where it starts and where what acts on it has no gradient yet.
+    """
+    program = ConvLadderVAE(IMAGE, num_layers=(1, 1), latent_channels=(1, 2), channels=(4, 4))
+    nn.init.normal_(program.model.way_down.start)
+    return program
+
+
+HIERARCHIES: dict[str, Callable[[], HVAE | LadderVAE | ConvLadderVAE]] = {
+    "hvae": lambda: HVAE(IMAGE, (3, 2), (5,)),
+    "hvae-top-down": lambda: HVAE(IMAGE, (3, 2), (5,), guide="top-down"),
+    "ladder": lambda: LadderVAE(IMAGE, (4, 3, 2), (5,)),
+    "ladder-batch-norm": lambda: LadderVAE(IMAGE, (3, 2), (5,), batch_norm=True),
+    "conv-ladder": conv_ladder,
+}
+for _name, _make in HIERARCHIES.items():
+    PAIRS[_name] = lambda m=_make: ((program := m()).model, program.guide)
 
 
 def bits(num_data: int, seed: int = 0) -> Tensor:

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 
+import pyro_vae
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"custom_guide.py", "evaluate.py", "plain_pyro.py", "train_vae.py"}
+TESTED = {"custom_guide.py", "deeper_gaussian_layers.py", "evaluate.py", "plain_pyro.py", "train_vae.py"}
 PICTURES = {"learning_curve.png", "reconstructions.png", "samples.png"}
 
 
@@ -128,6 +130,60 @@ def test_bounds_and_weights_of_the_kl(succeed, tmp_path, arguments, shown):
         assert records[1]["train_loss"] > -records[1]["train_bound"]  # more of the KL is more to lose
 
 
+HIERARCHIES = {
+    "hvae": ["--latent-dims", 4, 2, "--hidden-dims", "10,8", "6,6", "--guide", "top-down"],
+    "ladder": ["--latent-dims", 4, 3, 2, "--hidden-dims", 8, "--batch-norm", "--warm-up", 1],
+    "conv-ladder": ["--num-layers", 2, 1, "--latent-channels", 1, 2, "--channels", 3, 3],
+}
+UNITS = {
+    "hvae": {"z1": 4, "z2": 2},
+    "ladder": {"z1": 4, "z2": 3, "z3": 2},
+    "conv-ladder": {"z1": 16, "z2": 16, "z3": 2},
+}
+
+
+@pytest.mark.parametrize("program", HIERARCHIES)
+def test_hierarchies(succeed, tmp_path, program):
+    out = tmp_path / "run"
+    text = succeed("train_vae.py", "--program", program, *HIERARCHIES[program], "--epochs", 2, "--batch-size", 400,
+                   "--eval-particles", 5, "--out", out)  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text())
+    layers = metrics["layers"]
+    assert {name: layer["units"] for name, layer in layers.items()} == UNITS[program]
+    for name, layer in layers.items():
+        assert layer.keys() == {"kl", "active_units", "units"}
+        assert layer["kl"] > -1 and 0 <= layer["active_units"] <= layer["units"]  # a sampled KL may be below 0
+        assert re.search(rf"^  {name} +{layer['active_units']} of {layer['units']} +KL +-?\d+\.\d\d nats$", text, re.M)
+    for total in ("units", "active_units"):
+        assert metrics[total] == sum(layer[total] for layer in layers.values())
+    assert -90 < metrics["test_elbo"] < metrics["test_log_likelihood"] < -15
+    assert {path.name for path in out.glob("*.png")} == PICTURES | {"layer_samples.png", "layer_reconstructions.png"}
+    assert json.loads((out / "config.json").read_text())["program"] == program
+    assert "test log-likelihood" in text and pyro_vae.load(out).latents == tuple(layers)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "takers"),
+    [
+        ("hvae", ["--latent-dim", 3], "vae"),
+        ("vae", ["--latent-dims", 3, 2], "hvae or ladder"),
+        ("conv-ladder", ["--hidden-dims", 30], "vae or hvae or ladder"),
+        ("conv-ladder", ["--activation", "tanh"], "vae or hvae or ladder"),
+        ("ladder", ["--guide", "top-down"], "hvae"),
+        ("hvae", ["--batch-norm"], "ladder"),
+        *(
+            ("ladder", [f"--{name}", 1], "conv-ladder")
+            for name in ("num-layers", "latent-channels", "channels", "num-blocks")
+        ),
+    ],
+)
+def test_options_of_another_program_are_refused(run, tmp_path, program, arguments, takers):
+    done = run("train_vae.py", "--program", program, *arguments, cwd=tmp_path)
+    message = f"argument {arguments[0]}: found one beside --program {program}, expected --program {takers}\n"
+    assert done.returncode == 2 and done.stderr.endswith(message) and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_default_folder_is_a_new_one(succeed, tmp_path):
     for _ in range(2):
         succeed("train_vae.py", "--epochs", 1, "--hidden-dims", 10, "--eval-particles", 5, cwd=tmp_path)
@@ -183,6 +239,10 @@ def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
         (["--objective", "ciwae", "--beta", 2], "beta: found 2.0, expected a number in .0, 1."),
         (["--kl-weight", -1], "weight: found -1.0"),
         (["--warm-up", 2], "--warm-up: found 2, expected at most the 1 epochs"),
+        (["--program", "flow"], "invalid choice: 'flow'"),
+        (["--program", "hvae", "--latent-dims", 3, 0], r"latent_dims: found \[3, 0\], expected the length"),
+        (["--program", "hvae", "--latent-dims", 3, 2, "--hidden-dims", "5,5"], r"hidden_dims: found \[\[5, 5\]\]"),
+        (["--program", "conv-ladder", "--channels", 4, 4], r"channels: found \[4, 4\], expected one for each of 3"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no CUDA device")]),
     ],
 )

@@ -14,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, con
 import pyro_vae
 from pyro_vae import ELBO, anneal_kl
 from pyro_vae.divergence import analytic_kl
-from pyro_vae.handlers import bare, kl_weights
+from pyro_vae.handlers import AtMeans, bare, kl_weights
 from pyro_vae.importance import trace_pair
 from pyro_vae.schedules import Linear
 from tests.programs import PAIRS, HierarchyGuide, HierarchyModel, bits, same, seeded, vae, weights
@@ -241,3 +241,32 @@ def test_the_likelihood_of_annealed_methods_is_computed_in_their_dtype(x):
     model, guide = program.model.forward, program.guide.forward
     annealed = anneal_kl(model, guide, Linear(3))
     assert pyro_vae.log_likelihood(*annealed, x, 5).mean() < 0
+
+
+class TestAtMeans:
+    def test_each_latent_is_its_mean_given_the_means_before(self, x):
+        guide = HierarchyGuide()
+        with torch.no_grad(), AtMeans():
+            sites = poutine.trace(guide).get_trace(x).nodes
+            z1 = guide.lower(x.flatten(1))[:, :3]
+            z2 = guide.upper(z1)[:, :2]
+        assert torch.equal(sites["z1"]["value"], z1) and torch.equal(sites["z2"]["value"], z2)
+
+    def test_it_draws_nothing_and_leaves_data_plates_and_densities_as_they_are(self, x):
+        model = HierarchyModel()
+        generator = torch.get_rng_state()
+        with AtMeans():
+            trace = poutine.trace(model).get_trace(x)
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert trace.nodes["x"]["value"] is x and trace.nodes["x"]["is_observed"]
+        assert torch.equal(trace.nodes["data"]["value"], torch.arange(6))
+        assert trace.nodes["z2"]["value"].shape == (6, 2) and (trace.nodes["z2"]["value"] == 0).all()
+        trace.compute_log_prob()
+        expected = torch.full((6,), -math.log(2 * math.pi))
+        torch.testing.assert_close(trace.nodes["z2"]["log_prob"], expected, **CLOSE)
+
+    def test_what_is_known_stays(self, x):
+        known = torch.ones(6, 2)
+        with AtMeans():
+            trace = poutine.trace(poutine.condition(HierarchyModel(), {"z2": known})).get_trace(x)
+        assert trace.nodes["z2"]["value"] is known

@@ -17,7 +17,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from pyro_vae.plots import kl_per_unit, latent_grid, latent_space, learning_curve, manifold, reconstructions, samples
+from pyro_vae.plots import (
+    kl_per_unit,
+    latent_grid,
+    latent_space,
+    layers,
+    learning_curve,
+    manifold,
+    reconstructions,
+    samples,
+)
 
 
 def rendered(figure: Figure, dpi: float = 150) -> np.ndarray:
@@ -259,6 +268,41 @@ def test_samples_refuse_no_columns():
         samples(torch.rand(5, 8, 8), num_columns=-1)
 
 
+def test_layers_are_rows_from_the_top_with_their_names_beside_them():
+    rows = {f"z{t}": torch.full((5, 8, 6), t / 4) for t in (1, 2, 3)}
+    figure = layers(rows)
+    (axes,) = figure.axes
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 5), (0, 3))
+    for t, tick, label in zip((1, 2, 3), axes.get_yticks(), axes.get_yticklabels(), strict=True):
+        assert label.get_text() == f"z{t}"
+        np.testing.assert_allclose(color_at(figure, 2.5, tick), [t / 4] * 3, atol=0.005)
+
+
+def test_layers_of_one_row_of_one_colour_image():
+    image = torch.tensor([0.2, 0.5, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
+    figure = layers({"x": image})
+    assert texts(figure.axes[0].get_yticklabels()) == ["x"]
+    np.testing.assert_allclose(color_at(figure, 0.5, 0.5), [0.2, 0.5, 1.0], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({}, "rows: found no row, expected one or more$"),
+        (
+            {"z1": torch.rand(5, 8, 8), "z2": torch.rand(4, 8, 8)},
+            r"rows: found the shapes {'z1': \(5, 8, 8, 1\), 'z2': \(4, 8, 8, 1\)}, expected the same for each$",
+        ),
+        ({"z1": torch.rand(5, 8, 8), "z2": torch.rand(5, 3, 8, 8)}, "rows: found the shapes {'z1': .*, 'z2': "),
+        ({"z1": torch.rand(5, 8, 8), "z2": torch.rand(5, 7)}, r"rows\['z2'\]: found shape \(5, 7\), expected images"),
+        ({"z1": torch.full((2, 8, 8), torch.nan)}, r"rows\['z1'\]: found 128 of 128 values not finite"),
+    ],
+)
+def test_layers_refuse(rows, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        layers(rows)
+
+
 def test_binary_images_of_any_dtype():
     for dtype in (torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16, torch.float64):
         (axes,) = samples(torch.eye(4).to(dtype).expand(2, 4, 4)).axes
@@ -475,6 +519,7 @@ def every_figure(device: torch.device | None = None) -> dict[str, Figure]:
         "learning_curve": learning_curve(records([-9.0, -8.0], [-9.0, -8.5]), entropy_floor=4.0),
         "reconstructions": reconstructions(x, x / 2, num_pairs=1),
         "samples": samples(x),
+        "layers": layers({f"z{t}": x for t in range(1, 13)}),
         "manifold": manifold(x, latent_grid(4)[1].to(x.device)),
         "latent_space": latent_space(x[:, 0, 0, :2], torch.arange(16, device=device) % 10),
         "kl_per_unit": kl_per_unit({"z2": x[0, 0, 0], "z1": x.flatten()}, {"z1": x.flatten() > 0.1}),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
-from pyro_vae import MLP, DiagonalNormal, ImageEncoder, StandardNormal
+from pyro_vae import MLP, ConditionalMLP, DiagonalNormal, ImageEncoder, StandardNormal
+from pyro_vae.posteriors import precision_weighted
 
 
 class Raw(nn.Module):
@@ -67,6 +69,72 @@ class TestDiagonalNormal:
         expected = r"^DiagonalNormal: found a network output of shape \(5, .*\), expected \(\*batch, 2, latent_dim\)$"
         with pytest.raises(ValueError, match=expected):
             DiagonalNormal(MLP(4, out_shape, ()))(torch.zeros(5, 4))
+
+    def test_of_several_tensors(self):
+        posterior = DiagonalNormal(ConditionalMLP((4, 4), 3, (2, 6), (5,)))
+        q = posterior(torch.randn(5, 4, 4), torch.randn(7, 5, 3))
+        assert (q.batch_shape, q.event_shape) == ((7, 5), (6,))
+
+
+def gaussian(*shape):
+    return dist.Normal(torch.randn(*shape), 0.1 + 3 * torch.rand(*shape)).to_event(1)
+
+
+class TestPrecisionWeighted:
+    def test_it_is_the_normalised_product(self, double):
+        first, second = gaussian(5, 3), gaussian(5, 3)
+        merged = precision_weighted(first, second)
+        assert (merged.batch_shape, merged.event_shape, merged.has_rsample) == ((5,), (3,), True)
+        # The product is the merged density times a constant: no function of z.
+        z = 4 * torch.randn(100, 5, 3)
+        ratio = first.log_prob(z) + second.log_prob(z) - merged.log_prob(z)
+        torch.testing.assert_close(ratio, ratio[:1].expand(100, 5), rtol=0, atol=1e-9)
+
+    def test_it_is_the_papers_equations(self, double):
+        first, second = gaussian(5, 3), gaussian(5, 3)
+        (m1, s1), (m2, s2) = ((q.base_dist.loc, q.base_dist.scale) for q in (first, second))
+        precision = s1**-2 + s2**-2
+        merged = precision_weighted(first, second).base_dist
+        torch.testing.assert_close(merged.scale, precision**-0.5, rtol=1e-12, atol=0)
+        torch.testing.assert_close(merged.loc, (m1 * s1**-2 + m2 * s2**-2) / precision, rtol=1e-11, atol=1e-12)
+
+    def test_data_meet_all_of_their_particles(self, double):
+        evidence, prior = gaussian(5, 3), gaussian(7, 5, 3)
+        for merged in (precision_weighted(evidence, prior), precision_weighted(prior, evidence)):
+            assert (merged.batch_shape, merged.event_shape) == ((7, 5), (3,))
+            for k in range(7):
+                one = dist.Normal(prior.base_dist.loc[k], prior.base_dist.scale[k]).to_event(1)
+                expected = precision_weighted(evidence, one)
+                torch.testing.assert_close(merged.mean[k], expected.mean, rtol=1e-12, atol=1e-14)
+                torch.testing.assert_close(merged.stddev[k], expected.stddev, rtol=1e-12, atol=0)
+
+    def test_images(self):
+        images = dist.Normal(torch.zeros(5, 2, 4, 4), 1.0).to_event(3)
+        merged = precision_weighted(images, images)
+        assert (merged.batch_shape, merged.event_shape) == ((5,), (2, 4, 4))
+        torch.testing.assert_close(merged.variance, torch.full((5, 2, 4, 4), 0.5))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_the_bounds_of_the_scales_do_not_break_it(self, dtype):
+        low, high = (DiagonalNormal(Raw(torch.tensor([raw], dtype=dtype)))(torch.zeros(4, 1)) for raw in (-1e30, 1e30))
+        for first, second, scale in ((low, low, 1e-3 / 2**0.5), (high, high, 1e3 / 2**0.5), (low, high, 1e-3)):
+            merged = precision_weighted(first, second).base_dist
+            torch.testing.assert_close(merged.scale, torch.full((4, 1), scale, dtype=dtype), rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize(
+        ("other", "found"),
+        [
+            (dist.Laplace(torch.zeros(3), 1.0).to_event(1), "Independent"),
+            (dist.MultivariateNormal(torch.zeros(3), torch.eye(3)), "MultivariateNormal"),
+            (torch.zeros(3), "tensor"),
+            (None, "None"),
+        ],
+    )
+    def test_anything_else_is_refused(self, other, found):
+        message = rf"^found {found}.*, expected a diagonal Gaussian, Normal\(\.\.\.\)\.to_event\(n\)$"
+        for pair in ((gaussian(3), other), (other, gaussian(3))):
+            with pytest.raises(TypeError, match=message):
+                precision_weighted(*pair)
 
 
 class TestStandardNormal:

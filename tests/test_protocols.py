@@ -15,6 +15,7 @@ import pyro_vae
 from pyro_vae import ELBO, IWAE
 from tests.every_objective import GRADIENTS, all_of_them
 from tests.programs import (
+    HIERARCHIES,
     IMAGE,
     LATENT_DIM,
     LIKELIHOODS,
@@ -37,6 +38,26 @@ OBJECTIVES = all_of_them(num_particles=2) | {
 }
 
 
+# A hierarchy differs in its sites alone, so it meets one objective of each kind, and all others meet all.
+OF_EACH_KIND = (
+    "ELBO, stl",
+    "IWAE, dreg",
+    "PIWAE, reparam",
+    "ELBO analytic, reparam",
+    "free bits per unit, reparam",
+    "capacity, stl",
+    "reweighted",
+    "one particle of ELBO, reparam",
+)
+EVERY_PAIR_AND_OBJECTIVE = [
+    (pair, objective)
+    for pair in PAIRS
+    for objective in OBJECTIVES
+    if pair not in HIERARCHIES or objective in OF_EACH_KIND
+]
+pairs_and_objectives = pytest.mark.parametrize(("pair", "objective"), EVERY_PAIR_AND_OBJECTIVE, indirect=True)
+
+
 @pytest.fixture(params=PAIRS)
 def pair(request):
     return PAIRS[request.param]()
@@ -47,7 +68,17 @@ def objective(request):
     return OBJECTIVES[request.param]
 
 
+def normalised_away(*halves):
+    """Biases that a batch norm takes out again: their gradient is nothing but rounding."""
+    chains = [(n, m) for half in halves for n, m in half.named_modules() if isinstance(m, torch.nn.Sequential)]
+    return {
+        f"{name}.{i}.bias" for name, chain in chains for i in range(len(chain) - 1)
+        if isinstance(chain[i + 1], torch.nn.BatchNorm1d)
+    }  # fmt: skip
+
+
 class TestObjectives:
+    @pairs_and_objectives
     def test_bound_and_loss(self, pair, objective, device):
         model, guide = (half.to(device) for half in pair)
         x = X.to(device)
@@ -63,14 +94,16 @@ class TestObjectives:
         values.append(objective(model, guide)(x).item())
         assert values == pytest.approx([-bound.sum().item()] * 4, rel=1e-5)
 
+    @pairs_and_objectives
     def test_the_gradient_reaches_every_parameter(self, pair, objective):
         model, guide = pair
         objective.differentiable_loss(model, guide, X).backward()
         for name, parameter in [*model.named_parameters(), *guide.named_parameters()]:
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
-            assert (parameter.grad != 0).any(), name
+            assert (parameter.grad != 0).any() or name in normalised_away(*pair), name
 
+    @pairs_and_objectives
     def test_double_precision_is_kept(self, pair, objective):
         model, guide = (half.double() for half in pair)
         bound = objective.bound(model, guide, X.double())

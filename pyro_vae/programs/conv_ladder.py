@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import as_image, bounded_scale
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of, sizes_of
 from pyro_vae.programs.program import Program
 from pyro_vae.residual import Convolution, Level, ResidualBlock, Resize, Upward, levels_of
 
@@ -99,11 +99,11 @@ class Correction(nn.Module):
 
     def __init__(self, level: Level, latent_channels: int) -> None:
         super().__init__()
-        self.from_state, self.from_data = (Convolution(level[0], level[0], 1) for _ in range(2))
+        self.from_data = Convolution(level[0], level[0], 1)
         self.output = Convolution(level[0], 2 * latent_channels, 1 if level[1:] == (1, 1) else 3, factor=0.1)
 
     def forward(self, h: Tensor, features: Tensor) -> Tensor:
-        return self.output(functional.silu(self.from_state(functional.silu(h)) + self.from_data(features)))
+        return self.output(functional.silu(h + self.from_data(features)))
 
 
 class Model(PyroModule):
@@ -114,13 +114,14 @@ class Model(PyroModule):
         self.way_down, self.likelihood = way_down, likelihood
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        h = self.way_down.start.expand(num_data, -1, -1, -1)
+        way_down = self.way_down  # once: at each reading Pyro registers all the parameters in it
+        h = way_down.start.expand(num_data, -1, -1, -1)
         with pyro.plate("data", num_data, dim=-1):
-            for t in range(len(self.way_down.steps), 0, -1):
-                step = self.way_down.step(t)
+            for t in range(len(way_down.steps), 0, -1):
+                step = way_down.step(t)
                 h = step.enter(h)
                 h = step.below(h, pyro.sample(f"z{t}", step(h)))  # (B, *level)
-            h = self.way_down.leave(h)
+            h = way_down.leave(h)
             return pyro.sample("x", self.likelihood(h.flatten(-3)), obs=x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,12 +140,13 @@ class Guide(PyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.upward(2 * x.reshape(-1, *self.image) - 1)  # of each level, (B, *level)
-        h = self.way_down.start.expand(len(x), -1, -1, -1)
+        way_down, corrections = self.way_down, self.corrections
+        h = way_down.start.expand(len(x), -1, -1, -1)
         with pyro.plate("data", len(x), dim=-1):
-            for t in range(len(self.corrections), 0, -1):
-                step = self.way_down.step(t)
+            for t in range(len(corrections), 0, -1):
+                step = way_down.step(t)
                 h = step.enter(h)
-                moved = self.corrections[t - 1](h, features[step.level_index])
+                moved = corrections[t - 1](h, features[step.level_index])
                 z = pyro.sample(f"z{t}", _gaussian(moved, step(h).base_dist))
                 if t > 1:
                     h = step.below(h, z)
@@ -200,8 +202,8 @@ class ConvLadderVAE(Program):
     Raises
     ------
     ValueError
-        If ``data_shape`` is no image, the three lists have no, or different, lengths, a number is not positive, or the
-        likelihood is unknown.
+        If ``data_shape`` is no image, the three lists are of different lengths or of less than two levels, a number is
+        not positive, or the likelihood is unknown.
     TypeError
         For a likelihood that is no module.
     ProgramError
@@ -233,17 +235,21 @@ class ConvLadderVAE(Program):
         num_blocks: int = 1,
     ) -> None:
         check_parts(likelihood=likelihood)
-        data_shape = tuple(data_shape)
+        data_shape = sizes_of("data_shape", data_shape, "an image, (height, width) or (channels, height, width)")
         image = as_image("data_shape", data_shape)
-        given = {"num_layers": num_layers, "latent_channels": latent_channels, "channels": channels}
-        for name, counts in (*given.items(), ("num_blocks", [num_blocks])):
-            least = 0 if name == "num_layers" else 1
-            if not counts or not all(isinstance(count, int) and count >= least for count in counts):
-                raise ValueError(f"{name}: found {counts!r}, expected integers of {least} or more, one for each level")
-            if name in given and len(counts) != len(num_layers):
+        expected = "an integer for each level of images, the last a single pixel"
+        num_layers = sizes_of("num_layers", num_layers, f"{expected}, 0 or more", least=0)
+        if len(num_layers) < 2 or sum(num_layers) == 0:
+            raise ValueError(
+                f"num_layers: found {num_layers!r}, expected two levels or more, and a latent layer in one"
+            )
+        latent_channels = sizes_of("latent_channels", latent_channels, f"{expected}, 1 or more")
+        channels = sizes_of("channels", channels, f"{expected}, 1 or more")
+        for name, counts in (("latent_channels", latent_channels), ("channels", channels)):
+            if len(counts) != len(num_layers):
                 raise ValueError(f"{name}: found {counts!r}, expected one for each of {len(num_layers)} levels")
-        if sum(num_layers) == 0:
-            raise ValueError(f"num_layers: found {num_layers!r}, expected a latent layer at one level or more")
+        if type(num_blocks) is not int or num_blocks < 1:
+            raise ValueError(f"num_blocks: found {num_blocks!r}, expected a positive integer")
         levels = levels_of(image, channels)
         way_down = WayDown(levels, num_layers, latent_channels)
         if likelihood == "bernoulli":

@@ -6,9 +6,9 @@ r"""The hierarchical variational autoencoder: a Markov chain of latents, one sit
    q(z_{1:T}|x) &= q(z_1|x) \prod_{t=2}^T q(z_t|z_{t-1}) && \text{bottom-up, or} \\
    q(z_{1:T}|x) &= q(z_T|x) \prod_{t=2}^T q(z_{t-1}|z_t, x) && \text{top-down}
 
-Every layer has a location and a scale of its own. The first guide is a chain like the model, run backwards; given
-:math:`z_{t-1}` it forgets the data. The second draws in the model's own order and sees the data at every layer, as the
-true posterior of the chain does: it loses nothing but the form of its distributions.
+Every layer has a location and a scale of its own. The posterior of the chain factorises in both ways, so neither guide
+loses anything but by the form of its distributions. The first goes from layer to layer like the model, upwards. The
+second draws in the model's own order and sees the data at every layer, and the KL of each layer has a closed form.
 
 Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015 (bottom-up); Rezende, Mohamed and Wierstra,
 *Stochastic Backpropagation and Approximate Inference in Deep Generative Models*, 2014.
@@ -18,41 +18,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.errors import ProgramError
 from pyro_vae.networks import MLP, Activation, ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
+from pyro_vae.programs.chain import (
+    Chain,
+    ChainProgram,
+    HiddenDims,
+    check_chain,
+    check_length,
+    hidden_dims_of,
+    latent_dims_of,
+    transitions_of,
+)
 from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, likelihood_of, result_of
-from pyro_vae.programs.program import Program
 
-__all__ = ["HVAE", "Chain", "HiddenDims", "check_chain", "hidden_dims_of"]
-
-HiddenDims = Sequence[int] | Sequence[Sequence[int]]
-
-
-class Chain(PyroModule):
-    """The generative program: z_T ~ p(z_T), then each layer given the one above, then x ~ p(x|z_1)."""
-
-    def __init__(self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: nn.Module) -> None:
-        super().__init__()
-        self.prior, self.transitions, self.likelihood = prior, nn.ModuleList(transitions), likelihood
-
-    def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        top = len(self.transitions) + 1
-        with pyro.plate("data", num_data, dim=-1):
-            z = pyro.sample(f"z{top}", self.prior())  # (B, latent_dims[-1]), or (K, B, ...) under K particles
-            for t in range(top - 1, 0, -1):
-                z = pyro.sample(f"z{t}", self.transitions[t - 1](z))  # (B, latent_dims[t - 1])
-            return pyro.sample("x", self.likelihood(z), obs=x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.generate(len(x), x)
+__all__ = ["HVAE"]
 
 
 class BottomUp(PyroModule):
@@ -78,15 +65,16 @@ class TopDown(PyroModule):
         self.posteriors = nn.ModuleList(posteriors)
 
     def forward(self, x: Tensor) -> Tensor:
-        top = len(self.posteriors)
+        posteriors = self.posteriors  # once: at each reading Pyro registers all the parameters in it
+        top = len(posteriors)
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample(f"z{top}", self.posteriors[top - 1](x))
+            z = pyro.sample(f"z{top}", posteriors[top - 1](x))
             for t in range(top - 1, 0, -1):
-                z = pyro.sample(f"z{t}", self.posteriors[t - 1](x, z))  # (B, latent_dims[t - 1])
+                z = pyro.sample(f"z{t}", posteriors[t - 1](x, z))  # (B, latent_dims[t - 1])
         return z
 
 
-class HVAE(Program):
+class HVAE(ChainProgram):
     r"""A hierarchical variational autoencoder, from sizes or from its parts.
 
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log p(z_{t-1}|z_t) + \log p(z_T)
@@ -142,13 +130,12 @@ class HVAE(Program):
     (torch.Size([3, 50]), torch.Size([4, 28, 28]))
     """
 
-    model: Chain
     guide: BottomUp | TopDown
 
     def __init__(
         self,
         data_shape: Sequence[int] | None = None,
-        latent_dims: Sequence[int] | None = None,
+        latent_dims: Sequence[int] = (100, 50),
         hidden_dims: HiddenDims = (200, 200),
         likelihood: LikelihoodName | nn.Module = "bernoulli",
         *,
@@ -161,24 +148,25 @@ class HVAE(Program):
         if guide not in ("bottom-up", "top-down"):
             raise ValueError(f"guide: found {guide!r}, expected 'bottom-up' or 'top-down'")
         check_parts(prior=prior, likelihood=likelihood, transitions=transitions, posteriors=posteriors)
+        sizes: tuple[int, ...] | None = None
         if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
-            if data_shape is None or latent_dims is None:
+            if data_shape is None:
                 raise ValueError(
-                    f"HVAE: found data_shape={data_shape} and latent_dims={latent_dims}, expected both, or all of "
-                    "prior, transitions, likelihood and posteriors as modules"
+                    "HVAE: found data_shape=None, expected the shape of one datum, or all of prior, transitions"
+                    ", likelihood and posteriors as modules"
                 )
-            data_shape, latent_dims = tuple(data_shape), latent_dims_of(latent_dims)
-            widths = hidden_dims_of(hidden_dims, len(latent_dims))
+            data_shape, sizes = tuple(data_shape), latent_dims_of(latent_dims)
+            widths = hidden_dims_of(hidden_dims, len(sizes))
             if prior is None:
-                prior = StandardNormal(latent_dims[-1])
+                prior = StandardNormal(sizes[-1])
             if posteriors is None:
                 make = _bottom_up if guide == "bottom-up" else _top_down
-                posteriors = make(data_shape, latent_dims, widths, activation)
+                posteriors = make(data_shape, sizes, widths, activation)
             if transitions is None:
-                transitions = transitions_of(latent_dims, widths, activation)
+                transitions = transitions_of(sizes, widths, activation)
             if isinstance(likelihood, str):
-                likelihood = likelihood_of(likelihood, latent_dims[0], data_shape, widths[0][::-1], activation)
-        data, layers = check_chain(prior, transitions, likelihood)
+                likelihood = likelihood_of(likelihood, sizes[0], data_shape, widths[0][::-1], activation)
+        data, layers = check_chain(prior, transitions, likelihood, sizes)
         check_length("posteriors", posteriors, len(layers))
         last = len(layers) - 1
         for t, posterior in enumerate(posteriors):
@@ -191,61 +179,12 @@ class HVAE(Program):
         super().__init__(
             Chain(prior, transitions, likelihood),
             (BottomUp if guide == "bottom-up" else TopDown)(posteriors),
-            tuple(f"z{t + 1}" for t in range(len(layers))),
         )
-
-    @property
-    def prior(self) -> nn.Module:
-        """The module whose ``forward()`` returns p(z_T)."""
-        return self.model.prior
-
-    @property
-    def likelihood(self) -> nn.Module:
-        """The module whose ``forward(z)`` returns p(x|z_1)."""
-        return self.model.likelihood
-
-    @property
-    def transitions(self) -> nn.ModuleList:
-        """The modules whose ``forward(z)`` returns p(z_t|z_{t+1}), from the data up."""
-        return self.model.transitions
 
     @property
     def posteriors(self) -> nn.ModuleList:
         """The modules of the guide, from the data up."""
         return self.guide.posteriors
-
-
-def latent_dims_of(latent_dims: Sequence[int]) -> tuple[int, ...]:
-    """The lengths of the layers, if there is one and all are positive."""
-    sizes = tuple(latent_dims)
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(
-            f"latent_dims: found {latent_dims!r}, expected the length of each layer from z1 up, one or more positive "
-            "integers"
-        )
-    return sizes
-
-
-def hidden_dims_of(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
-    """The hidden widths of each layer: those given for each, or the same for all."""
-    if all(isinstance(width, int) for width in hidden_dims):
-        return [tuple(cast(Sequence[int], hidden_dims))] * num_layers
-    if len(hidden_dims) != num_layers or any(isinstance(widths, int) for widths in hidden_dims):
-        raise ValueError(
-            f"hidden_dims: found {hidden_dims!r}, expected a list of widths, or such a list for each of the "
-            f"{num_layers} layers from z1 up"
-        )
-    return [tuple(widths) for widths in cast(Sequence[Sequence[int]], hidden_dims)]
-
-
-def transitions_of(
-    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]], activation: Activation, batch_norm: bool = False
-) -> list[nn.Module]:
-    """p(z_t|z_{t+1}) of each layer but the top: Gaussians by networks with the upper layer's widths in reverse."""
-    return [
-        DiagonalNormal(MLP(above, (2, below), widths[::-1], activation, batch_norm))
-        for (below, above), widths in zip(pairwise(latent_dims), hidden_dims[1:], strict=True)
-    ]
 
 
 def _bottom_up(
@@ -274,37 +213,3 @@ def _top_down(
         for (size, above), widths in zip(pairwise(latent_dims), hidden_dims[:-1], strict=True)
     ]
     return [*lower, DiagonalNormal(MLP(data_shape, (2, latent_dims[-1]), hidden_dims[-1], activation))]
-
-
-def check_length(name: str, parts: Sequence[nn.Module], num_layers: int) -> None:
-    """Raise ``ValueError`` unless there is one of these parts for each layer."""
-    if len(parts) != num_layers:
-        raise ValueError(
-            f"{name}: found {len(parts)}, expected {num_layers}, one for each of the layers z1 to z{num_layers} that "
-            f"the prior and {num_layers - 1} transitions make"
-        )
-
-
-def check_chain(
-    prior: nn.Module, transitions: Sequence[nn.Module], likelihood: nn.Module
-) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Return the event shapes of x and of z_1 to z_T, going down the model from its prior on zeros.
-
-    Raises
-    ------
-    ProgramError
-        If a part does not take what the layer above it is, or gives no distribution.
-    """
-    shape = check_layer("prior", f"z{len(transitions) + 1}", result_of("prior", prior))
-    layers = [shape]
-    for t in range(len(transitions), 0, -1):
-        name = f"transitions[{t - 1}]"
-        result = result_of(name, transitions[t - 1], shape)
-        shape = check_layer(name, f"z{t}", result)
-        if tuple(result.batch_shape) != (1,):
-            raise ProgramError(
-                f"{name}: layer z{t}: found a distribution of batch shape {tuple(result.batch_shape)} for one datum, "
-                "expected (1,); declare the dimensions of one datum with .to_event(n)"
-            )
-        layers.insert(0, shape)
-    return check_layer("likelihood", "x", result_of("likelihood", likelihood, shape)), layers

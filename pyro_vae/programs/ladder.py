@@ -27,8 +27,9 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal, precision_weighted
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs.hvae import (
+from pyro_vae.programs.chain import (
     Chain,
+    ChainProgram,
     HiddenDims,
     check_chain,
     check_length,
@@ -37,7 +38,6 @@ from pyro_vae.programs.hvae import (
     transitions_of,
 )
 from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, likelihood_of, result_of
-from pyro_vae.programs.program import Program
 
 __all__ = ["LadderVAE"]
 
@@ -57,15 +57,16 @@ class Ladder(PyroModule):
         for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
             d = encoder(d)
             evidence.append(posterior(d))
+        transitions = self.transitions  # once: at each reading Pyro registers all the parameters in it
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample(f"z{len(evidence)}", evidence[-1])
             for t in range(len(evidence) - 1, 0, -1):
-                merged = precision_weighted(evidence[t - 1], self.transitions[t - 1](z))
+                merged = precision_weighted(evidence[t - 1], transitions[t - 1](z))
                 z = pyro.sample(f"z{t}", merged)  # (B, latent_dims[t - 1])
         return z
 
 
-class LadderVAE(Program):
+class LadderVAE(ChainProgram):
     r"""A ladder variational autoencoder, from sizes or from its parts.
 
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log \frac{p(z_{t-1}|z_t)}{q(z_{t-1}|z_t, x)}
@@ -100,7 +101,7 @@ class LadderVAE(Program):
     TypeError
         For a part that is no module.
     ProgramError
-        For a part that does not take or give its layer's shape, or that gives no diagonal Gaussian.
+        For a part that does not take or give its layer's shape, or, below the top, that gives no diagonal Gaussian.
 
     References
     ----------
@@ -114,13 +115,12 @@ class LadderVAE(Program):
     (torch.Size([3, 50]), torch.Size([4, 28, 28]))
     """
 
-    model: Chain
     guide: Ladder
 
     def __init__(
         self,
         data_shape: Sequence[int] | None = None,
-        latent_dims: Sequence[int] | None = None,
+        latent_dims: Sequence[int] = (100, 50),
         hidden_dims: HiddenDims = (200, 200),
         likelihood: LikelihoodName | nn.Module = "bernoulli",
         *,
@@ -136,61 +136,51 @@ class LadderVAE(Program):
         )
         if (encoders is None) != (posteriors is None):
             raise ValueError("encoders, posteriors: found one of the two, expected both or neither")
+        sizes: tuple[int, ...] | None = None
         if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
-            if data_shape is None or latent_dims is None:
+            if data_shape is None:
                 raise ValueError(
-                    f"LadderVAE: found data_shape={data_shape} and latent_dims={latent_dims}, expected both, or all of "
-                    "prior, transitions, likelihood, encoders and posteriors as modules"
+                    "LadderVAE: found data_shape=None, expected the shape of one datum, or all of prior, transitions"
+                    ", likelihood, encoders and posteriors as modules"
                 )
-            data_shape, latent_dims = tuple(data_shape), latent_dims_of(latent_dims)
-            widths = hidden_dims_of(hidden_dims, len(latent_dims))
+            data_shape, sizes = tuple(data_shape), latent_dims_of(latent_dims)
+            widths = hidden_dims_of(hidden_dims, len(sizes))
             if prior is None:
-                prior = StandardNormal(latent_dims[-1])
+                prior = StandardNormal(sizes[-1])
             if posteriors is None:
+                for t, layer in enumerate(widths):
+                    if not layer:
+                        raise ValueError(
+                            f"hidden_dims: found none for layer z{t + 1}, expected one width or more, the last that of "
+                            "its features on the way up"
+                        )
                 inputs = [data_shape, *((layer[-1],) for layer in widths[:-1])]
                 encoders = [
                     MLP(shape, None, layer, activation, batch_norm) for shape, layer in zip(inputs, widths, strict=True)
                 ]
                 posteriors = [
-                    DiagonalNormal(MLP(layer[-1], (2, size), ()))
-                    for layer, size in zip(widths, latent_dims, strict=True)
+                    DiagonalNormal(MLP(layer[-1], (2, size), ())) for layer, size in zip(widths, sizes, strict=True)
                 ]
             if transitions is None:
-                transitions = transitions_of(latent_dims, widths, activation, batch_norm)
+                transitions = transitions_of(sizes, widths, activation, batch_norm)
             if isinstance(likelihood, str):
-                likelihood = likelihood_of(likelihood, latent_dims[0], data_shape, widths[0][::-1], activation)
+                likelihood = likelihood_of(likelihood, sizes[0], data_shape, widths[0][::-1], activation)
         assert encoders is not None
-        data, layers = check_chain(prior, transitions, likelihood)
+        data, layers = check_chain(prior, transitions, likelihood, sizes)
         check_length("encoders", encoders, len(layers))
         check_length("posteriors", posteriors, len(layers))
         shape = data
         for t, (encoder, posterior) in enumerate(zip(encoders, posteriors, strict=True)):
-            shape = tuple(result_of(f"encoders[{t}]", encoder, shape).shape[1:])
+            features = result_of(f"encoders[{t}]", encoder, shape)
+            if not isinstance(features, Tensor):
+                raise ProgramError(f"encoders[{t}]: found a {type(features).__name__}, expected a tensor")
+            shape = tuple(features.shape[1:])
             evidence = result_of(f"posteriors[{t}]", posterior, shape)
             check_layer(f"posteriors[{t}]", f"z{t + 1}", evidence, layers[t])
             if t < len(transitions):
                 _check_merges(t, evidence, result_of(f"transitions[{t}]", transitions[t], layers[t + 1]))
         model = Chain(prior, transitions, likelihood)
-        super().__init__(
-            model,
-            Ladder(encoders, posteriors, model.transitions),
-            tuple(f"z{t + 1}" for t in range(len(layers))),
-        )
-
-    @property
-    def prior(self) -> nn.Module:
-        """The module whose ``forward()`` returns p(z_T)."""
-        return self.model.prior
-
-    @property
-    def likelihood(self) -> nn.Module:
-        """The module whose ``forward(z)`` returns p(x|z_1)."""
-        return self.model.likelihood
-
-    @property
-    def transitions(self) -> nn.ModuleList:
-        """The modules whose ``forward(z)`` returns p(z_t|z_{t+1}), from the data up."""
-        return self.model.transitions
+        super().__init__(model, Ladder(encoders, posteriors, model.transitions))
 
 
 def _check_merges(t: int, evidence: object, transition: object) -> None:

@@ -15,7 +15,7 @@ from pyro_vae.modules import placement
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.state import evaluating
 
-__all__ = ["LikelihoodName", "check_layer", "check_parts", "likelihood_of", "result_of"]
+__all__ = ["LikelihoodName", "check_layer", "check_parts", "likelihood_of", "result_of", "sizes_of"]
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 
@@ -40,28 +40,45 @@ def likelihood_of(
 
 
 def check_parts(**parts: Any) -> None:
-    """Refuse a part, or a list of parts, that is neither missing nor a module; a likelihood may be a name.
+    """Refuse a part that is neither missing nor a module; a likelihood is a name or a module, a plural a list of them.
 
     Raises
     ------
     ValueError
         For a likelihood of an unknown name.
     TypeError
-        For anything else that is no module.
+        For anything else that is no module, or no list of modules.
     """
+    a_module = "a module whose forward is a distribution"
     for name, part in parts.items():
-        if name == "likelihood" and isinstance(part, str):
-            if part not in get_args(LikelihoodName):
-                choices = ", ".join(map(repr, get_args(LikelihoodName)))
+        if name == "likelihood":
+            choices = ", ".join(map(repr, get_args(LikelihoodName)))
+            if isinstance(part, str) and part not in get_args(LikelihoodName):
                 raise ValueError(f"likelihood: found {part!r}, expected {choices} or a module")
-            continue
-        listed = isinstance(part, (list, tuple, nn.ModuleList))
-        for index, item in enumerate(part if listed else [part]):
-            if not isinstance(item, nn.Module) and (listed or item is not None):
-                raise TypeError(
-                    f"{name}{f'[{index}]' if listed else ''}: found {type(item).__name__}, expected a module whose "
-                    "forward is a distribution"
-                )
+            if not isinstance(part, (str, nn.Module)):
+                raise TypeError(f"likelihood: found {type(part).__name__}, expected {choices} or {a_module}")
+        elif name.endswith("s") and part is not None:
+            if not isinstance(part, (list, tuple, nn.ModuleList)):
+                raise TypeError(f"{name}: found {type(part).__name__}, expected a list of modules, from the data up")
+            for index, item in enumerate(part):
+                if not isinstance(item, nn.Module):
+                    raise TypeError(f"{name}[{index}]: found {type(item).__name__}, expected a module")
+        elif not isinstance(part, (nn.Module, type(None))):
+            raise TypeError(f"{name}: found {type(part).__name__}, expected {a_module}")
+
+
+def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int, ...]:
+    """A list of integers, none below ``least``, as a tuple.
+
+    Raises
+    ------
+    ValueError
+        If it is no such list; the message says what was ``expected``.
+    """
+    listed = isinstance(sizes, (list, tuple))
+    if not listed or not all(type(size) is int and size >= least for size in sizes):
+        raise ValueError(f"{name}: found {sizes!r}, expected {expected}")
+    return tuple(sizes)
 
 
 @torch.no_grad()
@@ -78,16 +95,22 @@ def result_of(name: str, part: nn.Module, *inputs: tuple[int, ...]) -> Any:
     try:
         with evaluating(part):
             return part(*zeros)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        shapes = " and ".join(str(shape) for shape in inputs)
+    except Exception as error:  # a part of someone else's can fail in any way
+        shapes = " and ".join(str(shape) for shape in inputs) or "nothing"
         raise ProgramError(
             f"{name}: found {type(part).__name__}, expected a module that takes {shapes}, here in a batch of one: "
-            f"{error}"
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
-def check_layer(name: str, layer: str, result: Any, expected: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """Return the event shape that a part gave its layer, once it is a distribution and the shape is as expected.
+def check_layer(
+    name: str,
+    layer: str,
+    result: Any,
+    expected: tuple[int, ...] | None = None,
+    batch_shape: tuple[int, ...] = (1,),
+) -> tuple[int, ...]:
+    """Return the event shape that a part gave its layer, once it is a distribution of the shapes expected.
 
     Raises
     ------
@@ -98,10 +121,14 @@ def check_layer(name: str, layer: str, result: Any, expected: tuple[int, ...] | 
         raise ProgramError(
             f"{name}: layer {layer}: found a {type(result).__name__}, expected a distribution: {dist.__name__} has them"
         )
-    found = tuple(result.event_shape)
+    found, batch = tuple(result.event_shape), tuple(result.batch_shape)
+    if batch != batch_shape:
+        raise ProgramError(
+            f"{name}: layer {layer}: found a distribution of batch shape {batch} and event shape {found} for one "
+            f"datum, expected the batch shape {batch_shape}; declare the dimensions of one datum with .to_event(n)"
+        )
     if expected is not None and found != expected:
         raise ProgramError(
-            f"{name}: layer {layer}: found a distribution of event shape {found} and batch shape "
-            f"{tuple(result.batch_shape)}, expected the event shape {expected}"
+            f"{name}: layer {layer}: found a distribution of event shape {found}, expected the event shape {expected}"
         )
     return found

@@ -1,0 +1,153 @@
+r"""The model that hierarchies of vectors share: a Markov chain of Gaussian layers, from the top down to the data.
+
+.. math:: p(x, z_{1:T}) = p(z_T) \prod_{t=2}^T p(z_{t-1}|z_t)\; p(x|z_1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.networks import MLP, Activation
+from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.programs.parts import check_layer, result_of, sizes_of
+from pyro_vae.programs.program import Program
+
+__all__ = [
+    "Chain",
+    "ChainProgram",
+    "HiddenDims",
+    "check_chain",
+    "check_length",
+    "hidden_dims_of",
+    "latent_dims_of",
+    "transitions_of",
+]
+
+HiddenDims = Sequence[int] | Sequence[Sequence[int]]
+
+
+class Chain(PyroModule):
+    """The generative program: z_T ~ p(z_T), then each layer given the one above, then x ~ p(x|z_1)."""
+
+    def __init__(self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.transitions, self.likelihood = prior, nn.ModuleList(transitions), likelihood
+
+    def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
+        transitions = self.transitions  # once: at each reading Pyro registers all the parameters in it
+        top = len(transitions) + 1
+        with pyro.plate("data", num_data, dim=-1):
+            z = pyro.sample(f"z{top}", self.prior())  # (B, latent_dims[-1]), or (K, B, ...) under K particles
+            for t in range(top - 1, 0, -1):
+                z = pyro.sample(f"z{t}", transitions[t - 1](z))  # (B, latent_dims[t - 1])
+            return pyro.sample("x", self.likelihood(z), obs=x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.generate(len(x), x)
+
+
+class ChainProgram(Program):
+    """A program pair whose model is a :class:`Chain`."""
+
+    model: Chain
+
+    def __init__(self, model: Chain, guide: PyroModule) -> None:
+        super().__init__(model, guide, tuple(f"z{t + 1}" for t in range(len(model.transitions) + 1)))
+
+    @property
+    def prior(self) -> nn.Module:
+        """The module whose ``forward()`` returns p(z_T)."""
+        return self.model.prior
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The module whose ``forward(z)`` returns p(x|z_1)."""
+        return self.model.likelihood
+
+    @property
+    def transitions(self) -> nn.ModuleList:
+        """The modules whose ``forward(z)`` returns p(z_t|z_{t+1}), from the data up."""
+        return self.model.transitions
+
+
+def latent_dims_of(latent_dims: Sequence[int]) -> tuple[int, ...]:
+    """The lengths of the layers, if there is one and all are positive."""
+    expected = "the length of each layer from z1 up, one or more positive integers"
+    sizes = sizes_of("latent_dims", latent_dims, expected)
+    if not sizes:
+        raise ValueError(f"latent_dims: found {latent_dims!r}, expected {expected}")
+    return sizes
+
+
+def hidden_dims_of(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
+    """The hidden widths of each layer: those given for each, or the same for all."""
+    if isinstance(hidden_dims, (list, tuple)) and not any(isinstance(item, (list, tuple)) for item in hidden_dims):
+        return [
+            sizes_of("hidden_dims", hidden_dims, "positive integers, or a list of them for each layer")
+        ] * num_layers
+    if not isinstance(hidden_dims, (list, tuple)) or len(hidden_dims) != num_layers:
+        raise ValueError(
+            f"hidden_dims: found {hidden_dims!r}, expected a list of widths, or such a list for each of the "
+            f"{num_layers} layers from z1 up"
+        )
+    return [
+        sizes_of(f"hidden_dims[{t}]", widths, f"the hidden widths of layer z{t + 1}, a list of positive integers")
+        for t, widths in enumerate(hidden_dims)
+    ]
+
+
+def transitions_of(
+    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]], activation: Activation, batch_norm: bool = False
+) -> list[nn.Module]:
+    """p(z_t|z_{t+1}) of each layer but the top: Gaussians by networks with the upper layer's widths in reverse."""
+    return [
+        DiagonalNormal(MLP(above, (2, below), widths[::-1], activation, batch_norm))
+        for (below, above), widths in zip(pairwise(latent_dims), hidden_dims[1:], strict=True)
+    ]
+
+
+def check_length(name: str, parts: Sequence[nn.Module], num_layers: int) -> None:
+    """Raise ``ValueError`` unless there is one of these parts for each layer."""
+    if len(parts) != num_layers:
+        raise ValueError(
+            f"{name}: found {len(parts)}, expected {num_layers}, one for each of the layers z1 to z{num_layers} that "
+            f"the prior and {num_layers - 1} transitions make"
+        )
+
+
+def check_chain(
+    prior: nn.Module,
+    transitions: Sequence[nn.Module],
+    likelihood: nn.Module,
+    latent_dims: Sequence[int] | None,
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Return the event shapes of x and of z_1 to z_T, going down the model from its prior on zeros.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many transitions as lengths of layers, where these are given, less one.
+    ProgramError
+        If a part does not take what the layer above it is, or gives no distribution of the given length.
+    """
+    expected: list[tuple[int, ...] | None] = [None] * (len(transitions) + 1)
+    if latent_dims is not None:
+        if len(transitions) != len(latent_dims) - 1:
+            raise ValueError(
+                f"transitions: found {len(transitions)}, expected {len(latent_dims) - 1}, one between each two of the "
+                f"{len(latent_dims)} layers of latent_dims={tuple(latent_dims)}"
+            )
+        expected = [(size,) for size in latent_dims]
+    top = len(transitions)
+    shape = check_layer("prior", f"z{top + 1}", result_of("prior", prior), expected[top], batch_shape=())
+    layers = [shape]
+    for t in range(top - 1, -1, -1):
+        name = f"transitions[{t}]"
+        shape = check_layer(name, f"z{t + 1}", result_of(name, transitions[t], shape), expected[t])
+        layers.insert(0, shape)
+    return check_layer("likelihood", "x", result_of("likelihood", likelihood, shape)), layers
