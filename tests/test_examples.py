@@ -163,6 +163,28 @@ def test_hierarchies(succeed, tmp_path, program):
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["10,8", "6"], [[10, 8], [6]]),
+        (["6", "10,8"], [[6], [10, 8]]),
+        (["10", "8"], [10, 8]),
+        ([], []),
+    ],
+)
+def test_hidden_widths_of_each_layer(monkeypatch, tmp_path, given, expected):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    train_vae = importlib.import_module("train_vae")
+    arguments = ["--program", "hvae", "--latent-dims", "4", "2", "--out", str(tmp_path), "--hidden-dims", *given]
+    config, _ = train_vae.configure(train_vae.parse(arguments))
+    assert config["hidden_dims"] == json.loads(json.dumps(config))["hidden_dims"] == expected
+    hvae = pyro_vae.HVAE((4, 4), config["latent_dims"], config["hidden_dims"])
+    widths = [
+        [layer.out_features for layer in q.network.hidden if hasattr(layer, "out_features")] for q in hvae.posteriors
+    ]
+    assert widths == (expected if expected and isinstance(expected[0], list) else [expected] * 2)
+
+
+@pytest.mark.parametrize(
     ("program", "arguments", "takers"),
     [
         ("hvae", ["--latent-dim", 3], "vae"),
@@ -242,7 +264,7 @@ def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
         (["--program", "flow"], "invalid choice: 'flow'"),
         (["--program", "hvae", "--latent-dims", 3, 0], r"latent_dims: found \[3, 0\], expected the length"),
         (["--program", "hvae", "--latent-dims", 3, 2, "--hidden-dims", "5,5"], r"hidden_dims: found \[\[5, 5\]\]"),
-        (["--program", "conv-ladder", "--channels", 4, 4], r"channels: found \[4, 4\], expected one for each of 3"),
+        (["--program", "conv-ladder", "--channels", 4, 4], r"channels: found \(4, 4\), expected one for each of 3"),
         *([] if torch.cuda.is_available() else [(["--device", "cuda"], "torch sees no CUDA device")]),
     ],
 )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.programs.parts import check_layer, result_of, sizes_of
+from pyro_vae.priors import StandardNormal
+from pyro_vae.programs.parts import LikelihoodName, check_layer, likelihood_of, result_of, sizes_of
 from pyro_vae.programs.program import Program
 
 __all__ = [
@@ -23,9 +24,8 @@ __all__ = [
     "HiddenDims",
     "check_chain",
     "check_length",
-    "hidden_dims_of",
-    "latent_dims_of",
-    "transitions_of",
+    "made_from_sizes",
+    "sizes_from",
 ]
 
 HiddenDims = Sequence[int] | Sequence[Sequence[int]]
@@ -65,58 +65,77 @@ class ChainProgram(Program):
         return self.model.prior
 
     @property
-    def likelihood(self) -> nn.Module:
-        """The module whose ``forward(z)`` returns p(x|z_1)."""
-        return self.model.likelihood
-
-    @property
     def transitions(self) -> nn.ModuleList:
         """The modules whose ``forward(z)`` returns p(z_t|z_{t+1}), from the data up."""
         return self.model.transitions
 
 
-def latent_dims_of(latent_dims: Sequence[int]) -> tuple[int, ...]:
-    """The lengths of the layers, if there is one and all are positive."""
+def sizes_from(
+    data_shape: Sequence[int] | None, latent_dims: Sequence[int], hidden_dims: HiddenDims, parts: str
+) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]:
+    """The sizes that ``parts`` are made from, checked: of a datum, of each layer, and of the networks of each layer.
+
+    Raises
+    ------
+    ValueError
+        If there is no data shape or no layer, or a size is no positive integer.
+    """
+    if data_shape is None:
+        raise ValueError(f"data_shape: found None, expected the shape of one datum, or all of {parts} as modules")
     expected = "the length of each layer from z1 up, one or more positive integers"
     sizes = sizes_of("latent_dims", latent_dims, expected)
     if not sizes:
         raise ValueError(f"latent_dims: found {latent_dims!r}, expected {expected}")
-    return sizes
+    expected = "the shape of one datum, one or more positive integers"
+    shape = sizes_of("data_shape", data_shape, expected)
+    if not shape:
+        raise ValueError(f"data_shape: found {data_shape!r}, expected {expected}")
+    return shape, sizes, _widths(hidden_dims, len(sizes))
 
 
-def hidden_dims_of(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
+def _widths(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
     """The hidden widths of each layer: those given for each, or the same for all."""
-    if isinstance(hidden_dims, (list, tuple)) and not any(isinstance(item, (list, tuple)) for item in hidden_dims):
-        return [
-            sizes_of("hidden_dims", hidden_dims, "positive integers, or a list of them for each layer")
-        ] * num_layers
-    if not isinstance(hidden_dims, (list, tuple)) or len(hidden_dims) != num_layers:
-        raise ValueError(
-            f"hidden_dims: found {hidden_dims!r}, expected a list of widths, or such a list for each of the "
-            f"{num_layers} layers from z1 up"
-        )
+    expected = f"a list of widths, or such a list for each of the {num_layers} layers from z1 up"
+    nested = isinstance(hidden_dims, (list, tuple)) and any(hasattr(widths, "__len__") for widths in hidden_dims)
+    if not nested:
+        return [sizes_of("hidden_dims", hidden_dims, expected)] * num_layers
+    if len(hidden_dims) != num_layers:
+        raise ValueError(f"hidden_dims: found {hidden_dims!r}, expected {expected}")
     return [
         sizes_of(f"hidden_dims[{t}]", widths, f"the hidden widths of layer z{t + 1}, a list of positive integers")
         for t, widths in enumerate(hidden_dims)
     ]
 
 
-def transitions_of(
-    latent_dims: Sequence[int], hidden_dims: Sequence[Sequence[int]], activation: Activation, batch_norm: bool = False
-) -> list[nn.Module]:
-    """p(z_t|z_{t+1}) of each layer but the top: Gaussians by networks with the upper layer's widths in reverse."""
-    return [
-        DiagonalNormal(MLP(above, (2, below), widths[::-1], activation, batch_norm))
-        for (below, above), widths in zip(pairwise(latent_dims), hidden_dims[1:], strict=True)
-    ]
+def made_from_sizes(
+    data_shape: Sequence[int],
+    latent_dims: Sequence[int],
+    hidden_dims: Sequence[Sequence[int]],
+    likelihood: LikelihoodName | nn.Module,
+    activation: Activation,
+    prior: nn.Module | None,
+    transitions: Sequence[nn.Module] | None,
+    batch_norm: bool = False,
+) -> tuple[nn.Module, Sequence[nn.Module], nn.Module]:
+    """The prior, transitions and likelihood of a chain: those that are given, and others of these sizes."""
+    if prior is None:
+        prior = StandardNormal(latent_dims[-1])
+    if transitions is None:
+        transitions = [
+            DiagonalNormal(MLP(above, (2, below), widths[::-1], activation, batch_norm))
+            for (below, above), widths in zip(pairwise(latent_dims), hidden_dims[1:], strict=True)
+        ]
+    if isinstance(likelihood, str):
+        likelihood = likelihood_of(likelihood, latent_dims[0], data_shape, hidden_dims[0][::-1], activation)
+    return prior, transitions, likelihood
 
 
 def check_length(name: str, parts: Sequence[nn.Module], num_layers: int) -> None:
     """Raise ``ValueError`` unless there is one of these parts for each layer."""
     if len(parts) != num_layers:
         raise ValueError(
-            f"{name}: found {len(parts)}, expected {num_layers}, one for each of the layers z1 to z{num_layers} that "
-            f"the prior and {num_layers - 1} transitions make"
+            f"{name}: found {len(parts)}, expected {num_layers}, one for each layer, z1 to z{num_layers}, that the "
+            f"prior and {num_layers - 1} transitions make"
         )
 
 
@@ -125,6 +144,7 @@ def check_chain(
     transitions: Sequence[nn.Module],
     likelihood: nn.Module,
     latent_dims: Sequence[int] | None,
+    data_shape: Sequence[int] | None,
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """Return the event shapes of x and of z_1 to z_T, going down the model from its prior on zeros.
 
@@ -150,4 +170,5 @@ def check_chain(
         name = f"transitions[{t}]"
         shape = check_layer(name, f"z{t + 1}", result_of(name, transitions[t], shape), expected[t])
         layers.insert(0, shape)
-    return check_layer("likelihood", "x", result_of("likelihood", likelihood, shape)), layers
+    data = None if latent_dims is None or data_shape is None else tuple(data_shape)
+    return check_layer("likelihood", "x", result_of("likelihood", likelihood, shape), data), layers

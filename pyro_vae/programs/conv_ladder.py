@@ -237,14 +237,12 @@ class ConvLadderVAE(Program):
         check_parts(likelihood=likelihood)
         data_shape = sizes_of("data_shape", data_shape, "an image, (height, width) or (channels, height, width)")
         image = as_image("data_shape", data_shape)
-        expected = "an integer for each level of images, the last a single pixel"
-        num_layers = sizes_of("num_layers", num_layers, f"{expected}, 0 or more", least=0)
+        expected = "an integer of {} or more for each level of images, the last level a single pixel"
+        num_layers = sizes_of("num_layers", num_layers, expected.format(0), least=0)
         if len(num_layers) < 2 or sum(num_layers) == 0:
-            raise ValueError(
-                f"num_layers: found {num_layers!r}, expected two levels or more, and a latent layer in one"
-            )
-        latent_channels = sizes_of("latent_channels", latent_channels, f"{expected}, 1 or more")
-        channels = sizes_of("channels", channels, f"{expected}, 1 or more")
+            raise ValueError(f"num_layers: found {num_layers!r}, expected two levels or more, one with a latent")
+        latent_channels = sizes_of("latent_channels", latent_channels, expected.format(1))
+        channels = sizes_of("channels", channels, expected.format(1))
         for name, counts in (("latent_channels", latent_channels), ("channels", channels)):
             if len(counts) != len(num_layers):
                 raise ValueError(f"{name}: found {counts!r}, expected one for each of {len(num_layers)} levels")
@@ -263,8 +261,3 @@ class ConvLadderVAE(Program):
             Guide(way_down, Upward(image, levels, num_blocks), image),
             tuple(f"z{t + 1}" for t in range(sum(num_layers))),
         )
-
-    @property
-    def likelihood(self) -> nn.Module:
-        """The module whose forward takes the last state and returns p(x|z)."""
-        return self.model.likelihood

@@ -26,18 +26,16 @@ from torch import Tensor, nn
 
 from pyro_vae.networks import MLP, Activation, ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.chain import (
     Chain,
     ChainProgram,
     HiddenDims,
     check_chain,
     check_length,
-    hidden_dims_of,
-    latent_dims_of,
-    transitions_of,
+    made_from_sizes,
+    sizes_from,
 )
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, likelihood_of, result_of
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
 
 __all__ = ["HVAE"]
 
@@ -150,23 +148,16 @@ class HVAE(ChainProgram):
         check_parts(prior=prior, likelihood=likelihood, transitions=transitions, posteriors=posteriors)
         sizes: tuple[int, ...] | None = None
         if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
-            if data_shape is None:
-                raise ValueError(
-                    "HVAE: found data_shape=None, expected the shape of one datum, or all of prior, transitions"
-                    ", likelihood and posteriors as modules"
-                )
-            data_shape, sizes = tuple(data_shape), latent_dims_of(latent_dims)
-            widths = hidden_dims_of(hidden_dims, len(sizes))
-            if prior is None:
-                prior = StandardNormal(sizes[-1])
+            data_shape, sizes, widths = sizes_from(
+                data_shape, latent_dims, hidden_dims, "prior, transitions, likelihood and posteriors"
+            )
             if posteriors is None:
                 make = _bottom_up if guide == "bottom-up" else _top_down
                 posteriors = make(data_shape, sizes, widths, activation)
-            if transitions is None:
-                transitions = transitions_of(sizes, widths, activation)
-            if isinstance(likelihood, str):
-                likelihood = likelihood_of(likelihood, sizes[0], data_shape, widths[0][::-1], activation)
-        data, layers = check_chain(prior, transitions, likelihood, sizes)
+            prior, transitions, likelihood = made_from_sizes(
+                data_shape, sizes, widths, likelihood, activation, prior, transitions
+            )
+        data, layers = check_chain(prior, transitions, likelihood, sizes, data_shape)
         check_length("posteriors", posteriors, len(layers))
         last = len(layers) - 1
         for t, posterior in enumerate(posteriors):

@@ -26,18 +26,16 @@ from torch import Tensor, nn
 from pyro_vae.errors import ProgramError
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal, precision_weighted
-from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.chain import (
     Chain,
     ChainProgram,
     HiddenDims,
     check_chain,
     check_length,
-    hidden_dims_of,
-    latent_dims_of,
-    transitions_of,
+    made_from_sizes,
+    sizes_from,
 )
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, likelihood_of, result_of
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
 
 __all__ = ["LadderVAE"]
 
@@ -138,21 +136,15 @@ class LadderVAE(ChainProgram):
             raise ValueError("encoders, posteriors: found one of the two, expected both or neither")
         sizes: tuple[int, ...] | None = None
         if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
-            if data_shape is None:
-                raise ValueError(
-                    "LadderVAE: found data_shape=None, expected the shape of one datum, or all of prior, transitions"
-                    ", likelihood, encoders and posteriors as modules"
-                )
-            data_shape, sizes = tuple(data_shape), latent_dims_of(latent_dims)
-            widths = hidden_dims_of(hidden_dims, len(sizes))
-            if prior is None:
-                prior = StandardNormal(sizes[-1])
+            data_shape, sizes, widths = sizes_from(
+                data_shape, latent_dims, hidden_dims, "prior, transitions, likelihood, encoders and posteriors"
+            )
             if posteriors is None:
                 for t, layer in enumerate(widths):
                     if not layer:
                         raise ValueError(
-                            f"hidden_dims: found none for layer z{t + 1}, expected one width or more, the last that of "
-                            "its features on the way up"
+                            f"hidden_dims: found {hidden_dims!r}, with none for layer z{t + 1}, expected one width or "
+                            "more, the last that of its features on the way up"
                         )
                 inputs = [data_shape, *((layer[-1],) for layer in widths[:-1])]
                 encoders = [
@@ -161,19 +153,19 @@ class LadderVAE(ChainProgram):
                 posteriors = [
                     DiagonalNormal(MLP(layer[-1], (2, size), ())) for layer, size in zip(widths, sizes, strict=True)
                 ]
-            if transitions is None:
-                transitions = transitions_of(sizes, widths, activation, batch_norm)
-            if isinstance(likelihood, str):
-                likelihood = likelihood_of(likelihood, sizes[0], data_shape, widths[0][::-1], activation)
+            prior, transitions, likelihood = made_from_sizes(
+                data_shape, sizes, widths, likelihood, activation, prior, transitions, batch_norm
+            )
         assert encoders is not None
-        data, layers = check_chain(prior, transitions, likelihood, sizes)
+        data, layers = check_chain(prior, transitions, likelihood, sizes, data_shape)
         check_length("encoders", encoders, len(layers))
         check_length("posteriors", posteriors, len(layers))
         shape = data
         for t, (encoder, posterior) in enumerate(zip(encoders, posteriors, strict=True)):
             features = result_of(f"encoders[{t}]", encoder, shape)
-            if not isinstance(features, Tensor):
-                raise ProgramError(f"encoders[{t}]: found a {type(features).__name__}, expected a tensor")
+            if not isinstance(features, Tensor) or tuple(features.shape[:1]) != (1,):
+                kind = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+                raise ProgramError(f"encoders[{t}]: found {kind} for one datum, expected a tensor of shape (1, ...)")
             shape = tuple(features.shape[1:])
             evidence = result_of(f"posteriors[{t}]", posterior, shape)
             check_layer(f"posteriors[{t}]", f"z{t + 1}", evidence, layers[t])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -75,10 +76,14 @@ def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int,
     ValueError
         If it is no such list; the message says what was ``expected``.
     """
-    listed = isinstance(sizes, (list, tuple))
-    if not listed or not all(type(size) is int and size >= least for size in sizes):
+    try:
+        found = tuple(operator.index(size) for size in sizes)
+        right = not isinstance(sizes, str) and not any(isinstance(size, bool) for size in sizes)
+    except TypeError:
+        right, found = False, ()
+    if not right or not all(size >= least for size in found):
         raise ValueError(f"{name}: found {sizes!r}, expected {expected}")
-    return tuple(sizes)
+    return found
 
 
 @torch.no_grad()
@@ -96,10 +101,10 @@ def result_of(name: str, part: nn.Module, *inputs: tuple[int, ...]) -> Any:
         with evaluating(part):
             return part(*zeros)
     except Exception as error:  # a part of someone else's can fail in any way
-        shapes = " and ".join(str(shape) for shape in inputs) or "nothing"
+        shapes = " and ".join(str(shape) for shape in inputs)
+        takes = f"takes {shapes}, here in a batch of one" if inputs else "is called without an argument"
         raise ProgramError(
-            f"{name}: found {type(part).__name__}, expected a module that takes {shapes}, here in a batch of one: "
-            f"{type(error).__name__}: {error}"
+            f"{name}: found {type(part).__name__}, expected a module that {takes}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -119,13 +124,14 @@ def check_layer(
     """
     if isinstance(result, Tensor) or not hasattr(result, "event_shape"):
         raise ProgramError(
-            f"{name}: layer {layer}: found a {type(result).__name__}, expected a distribution: {dist.__name__} has them"
+            f"{name}: layer {layer}: found {type(result).__name__}, expected a distribution: {dist.__name__} has them"
         )
     found, batch = tuple(result.event_shape), tuple(result.batch_shape)
     if batch != batch_shape:
+        advice = "; declare the dimensions of one datum with .to_event(n)" if len(batch) > len(batch_shape) else ""
         raise ProgramError(
             f"{name}: layer {layer}: found a distribution of batch shape {batch} and event shape {found} for one "
-            f"datum, expected the batch shape {batch_shape}; declare the dimensions of one datum with .to_event(n)"
+            f"datum, expected the batch shape {batch_shape}{advice}"
         )
     if expected is not None and found != expected:
         raise ProgramError(

@@ -10,12 +10,12 @@ guide found. So one implementation serves every depth.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from pyro import poutine
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.handlers import AtMeans
 from pyro_vae.modules import Rebuildable, placement
@@ -47,6 +47,11 @@ class Program(Rebuildable):
         self.model, self.guide, self.latents = model, guide, latents
         for half in (model, guide):
             half.recipe = self.recipe
+
+    @property
+    def likelihood(self) -> nn.Module:
+        """The module whose forward takes the latents next to the data and returns p(x|z)."""
+        return cast(nn.Module, self.model.likelihood)
 
     @torch.no_grad()
     def encode(self, x: Tensor, layer: int = 1) -> Tensor:

@@ -125,11 +125,6 @@ class VAE(Program):
         return self.model.prior
 
     @property
-    def likelihood(self) -> nn.Module:
-        """The module whose ``forward(z)`` returns p(x|z)."""
-        return self.model.likelihood
-
-    @property
     def posterior(self) -> nn.Module:
         """The module whose ``forward(x)`` returns q(z|x)."""
         return self.guide.posterior
