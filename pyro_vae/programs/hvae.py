@@ -78,8 +78,8 @@ class HVAE(ChainProgram):
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log p(z_{t-1}|z_t) + \log p(z_T)
               - \log q(z_{1:T}|x)\Bigr]
 
-    Its sites are ``"z1"``, next to the data, to ``"zT"``, the top. With one layer it is :class:`pyro_vae.VAE`: the same
-    parts, the same first weights and the same draws from the same seed.
+    Its sites are ``"z1"``, next to the data, to ``"zT"``, the top. With one layer it is :class:`pyro_vae.VAE`, whose
+    site is called ``"z"``: the same parts, the same first weights and the same draws from the same seed.
 
     Parameters
     ----------
