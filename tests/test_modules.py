@@ -80,7 +80,7 @@ class TestBuild:
         [
             (
                 {"class": "os.system", "arguments": {}},
-                "found the class 'os.system', expected one of Bernoulli, DiagonalNormal, ",
+                "found the class 'os.system', expected one of Bernoulli, ChainProgram, ",
             ),
             ({"class": ["MLP"], "arguments": {}}, r"found the class \['MLP'\], expected one of Bernoulli"),
             ({"class": "MLP"}, r"found the keys \['class'\], expected 'class' and 'arguments'"),
@@ -121,7 +121,11 @@ class TestProgramArguments:
             ({"data_shape": (4, -1)}, ValueError, r"in_shape: found \(4, -1\), expected positive integers"),
             ({"prior": 3}, TypeError, "prior: found int, expected a module"),
             ({"posterior": "normal"}, TypeError, "posterior: found str, expected a module"),
-            ({"likelihood": None}, TypeError, "likelihood: found NoneType, expected a module"),
+            (
+                {"likelihood": None},
+                TypeError,
+                "likelihood: found NoneType, expected .bernoulli., .gaussian. or a",
+            ),
         ],
     )
     def test_what_it_refuses(self, arguments, error, message):
