@@ -1,4 +1,4 @@
-r"""Effect handlers: programs run with another weight of their KL.
+r"""Effect handlers: programs run with another weight of their KL, or with their latents at the means.
 
 A handler stands around a program and changes what its ``pyro.sample`` statements mean; the program itself stays as it
 is. Weighing the Kullback-Leibler divergence of the latents,

@@ -81,7 +81,7 @@ def precision_weighted(first: Any, second: Any) -> dist.Independent:
 
     References
     ----------
-    Sønderby et al., *Ladder Variational Autoencoders*, 2016, equations 17 and 18.
+    Sønderby et al., *Ladder Variational Autoencoders*, 2016.
 
     Examples
     --------

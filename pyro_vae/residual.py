@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Convolution", "Level", "ResidualBlock", "Resize", "Upward", "levels_of"]
+from pyro_vae.networks import as_image
+
+__all__ = ["Convolution", "Level", "Pixels", "ResidualBlock", "Resize", "Upward", "levels_of"]
 
 Level = tuple[int, int, int]
 """Channels, height and width of an image."""
@@ -134,3 +136,21 @@ class Upward(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+
+class Pixels(nn.Module):
+    """From the state nearest the data, as a vector, to what the likelihood takes: images, or several of each.
+
+    The convolution gives four pixels for each of the state's, which are then set side by side.
+    """
+
+    def __init__(self, level: Level, data_shape: tuple[int, ...], num_outputs: int) -> None:
+        super().__init__()
+        channels, self.height, self.width = as_image("data_shape", data_shape)
+        self.level = level
+        self.out_shape = data_shape if num_outputs == 1 else (num_outputs, *data_shape)
+        self.output = Convolution(level[0], 4 * num_outputs * channels, 3)
+
+    def forward(self, h: Tensor) -> Tensor:
+        pixels = functional.pixel_shuffle(self.output(functional.silu(h.unflatten(-1, self.level))), 2)
+        return pixels[..., : self.height, : self.width].reshape(*h.shape[:-1], *self.out_shape)

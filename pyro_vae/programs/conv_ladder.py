@@ -34,7 +34,7 @@ from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import as_image, bounded_scale
 from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of, sizes_of
 from pyro_vae.programs.program import Program
-from pyro_vae.residual import Convolution, Level, ResidualBlock, Resize, Upward, levels_of
+from pyro_vae.residual import Convolution, Level, Pixels, ResidualBlock, Resize, Upward, levels_of
 
 __all__ = ["ConvLadderVAE"]
 
@@ -151,24 +151,6 @@ class Guide(PyroModule):
                 if t > 1:
                     h = step.below(h, z)
         return z
-
-
-class Pixels(nn.Module):
-    """From the state nearest the data, as a vector, to what the likelihood takes: images, or several of each.
-
-    The convolution gives four pixels for each of the state's, which are then set side by side.
-    """
-
-    def __init__(self, level: Level, data_shape: tuple[int, ...], num_outputs: int) -> None:
-        super().__init__()
-        channels, self.height, self.width = as_image("data_shape", data_shape)
-        self.level = level
-        self.out_shape = data_shape if num_outputs == 1 else (num_outputs, *data_shape)
-        self.output = Convolution(level[0], 4 * num_outputs * channels, 3)
-
-    def forward(self, h: Tensor) -> Tensor:
-        pixels = functional.pixel_shuffle(self.output(functional.silu(h.unflatten(-1, self.level))), 2)
-        return pixels[..., : self.height, : self.width].reshape(*h.shape[:-1], *self.out_shape)
 
 
 class ConvLadderVAE(Program):

@@ -131,6 +131,6 @@ class Program(Rebuildable):
         return self._trace_model(num_data, known).nodes["x"]
 
     def _trace_model(self, num_data: int, known: dict[str, Tensor]) -> poutine.Trace:
-        model: Any = self.model
+        model = cast(GenerativeModel, self.model)
         with evaluating(self):
             return poutine.trace(poutine.condition(isolated(model.generate), data=known)).get_trace(num_data)
