@@ -71,7 +71,8 @@ class LadderVAE(ChainProgram):
               + \log \frac{p(z_T)}{q(z_T|x)}\Bigr]
 
     The model is that of :class:`pyro_vae.HVAE`. Every KL is between Gaussians given the layers above, so that
-    ``ELBO(kl="analytic")`` has each in closed form.
+    ``ELBO(kl="analytic")`` has each in closed form. Train it with a warm-up, :func:`pyro_vae.anneal_kl`, as the paper
+    does: without one its latents may collapse.
 
     Parameters
     ----------
