@@ -7,6 +7,8 @@ Its expectation is a lower bound that rises to log p(x) as K grows: always say K
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +17,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.batches import as_batches
+from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checks import check_program
+from pyro_vae.compilation import Compile, Compiled, Outputs, check_choice, said
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.importance import log_weights
-from pyro_vae.modules import placement
+from pyro_vae.modules import owners, placement
 from pyro_vae.objectives import Objective
+from pyro_vae.precision import Precision, precise
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights
 
-__all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate"]
+__all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate", "summed_bounds"]
 
 
 class _Estimates(NamedTuple):
@@ -73,6 +77,8 @@ def log_likelihood(
     *,
     chunk_size: int = 100,
     batch_size: int = 50,
+    precision: Precision = "highest",
+    compile: Compile = "auto",
     seed: int | None = None,
     max_plate_nesting: int = 1,
     progress: bool = False,
@@ -94,6 +100,11 @@ def log_likelihood(
         The number K of importance samples of each datum; the last chunk holds what is left of it.
     chunk_size, batch_size
         How many particles of how many data are drawn at once: memory and speed, never what is estimated.
+    precision
+        Of products of float32 matrices, see :func:`pyro_vae.precision.precise`.
+    compile
+        Whether to compile the programs for whole chunks of whole batches, see :mod:`pyro_vae.compilation`; an encoder
+        then runs once a batch. ``"auto"`` does from two million draws on, which take longer than compiling.
     seed
         Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
     max_plate_nesting
@@ -106,7 +117,8 @@ def log_likelihood(
     ProgramError
         If the two programs do not form a pair.
     ValueError
-        If a count is not a positive integer, or the data are empty, not finite, or outside the likelihood's support.
+        If a count is not a positive integer, for an unknown ``precision`` or ``compile``, or if the data are empty, not
+        finite, or outside the likelihood's support.
 
     References
     ----------
@@ -123,23 +135,46 @@ def log_likelihood(
     for argument, value in (("num_particles", num_particles), ("chunk_size", chunk_size), ("batch_size", batch_size)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{argument}: found {value!r}, expected a positive integer")
+    check_choice(compile)
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
     parts: list[tuple[Tensor, ...]] = []
     num_dims = 1
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+
+    def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
+        return [log_weights(model, guide, x, size, max_plate_nesting=max_plate_nesting)]
+
+    with (
+        pyro.validation_enabled(False),
+        seeded(seed, device),
+        evaluating(model, guide),
+        precise(precision, device),
+        tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
+    ):
         check_program(model, guide, batches, name="x", num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-        for batch in tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False):
+        chunks = None
+        if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
+            chunks = Compiled(
+                weigh, (*owners(model), *owners(guide)), num_data=batch_size, name="likelihood",
+                say=said(progress), split=True,
+            )  # fmt: skip
+        for batch in bar:
             weights = StreamingWeights(num_particles)
+            whole = functools.partial(weigh, batch) if chunks is None else chunks.on(batch)
             for size in sizes:
-                weights.update(log_weights(model, guide, batch, size, max_plate_nesting=max_plate_nesting))
+                (log_w,) = whole() if size == chunk_size else weigh(batch, size)
+                weights.update(log_w)
             parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
             num_dims = batch[0].numel()
     estimate = LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     estimate.num_dims = num_dims
     return estimate
+
+
+def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:
+    return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
 
 
 @torch.no_grad()
@@ -162,22 +197,42 @@ def mean_bound(
 
 @torch.no_grad()
 def mean_estimate(
-    model: Program, guide: Program, x: Any, objective: Any, *, batch_size: int = 100, seed: int | None = None
+    model: Program,
+    guide: Program,
+    x: Any,
+    objective: Any,
+    *,
+    batch_size: int = 100,
+    seed: int | None = None,
+    summed: Callable[[Tensor], Outputs] | None = None,
 ) -> tuple[float, float]:
-    """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL."""
+    """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL.
+
+    ``summed`` is :func:`summed_bounds` of the three, or that compiled.
+    """
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
-    annealed = isinstance(model, Annealed) or isinstance(guide, Annealed)
+    summed = summed_bounds(model, guide, objective) if summed is None else summed
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:
-            if isinstance(objective, Objective):
-                estimate = objective.estimate(isolated(model), isolated(guide), batch)
-                total += torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])
-            else:
-                weighed = -objective.loss(isolated(model), isolated(guide), batch)
-                true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), batch) if annealed else weighed
-                total += torch.tensor([true, weighed], dtype=total.dtype, device=device)
+            (bounds,) = summed(batch)
+            total += bounds
             count += len(batch)
     true_bound, bound = (total / count).tolist()
     return true_bound, bound
+
+
+def summed_bounds(model: Program, guide: Program, objective: Any) -> Callable[[Tensor], list[Tensor]]:
+    """A function from a batch to the sums of its bounds, in one tensor: of the true one, of what is maximised."""
+
+    def summed(x: Tensor) -> list[Tensor]:
+        if isinstance(objective, Objective):
+            estimate = objective.estimate(isolated(model), isolated(guide), x)
+            return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
+        true = weighed = -objective.loss(isolated(model), isolated(guide), x)
+        if isinstance(model, Annealed) or isinstance(guide, Annealed):
+            true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), x)
+        return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
+
+    return summed

@@ -32,14 +32,14 @@ from tqdm.auto import tqdm
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import save
 from pyro_vae.checks import first_bad_site
-from pyro_vae.constants import with_copied_buffers
+from pyro_vae.compilation import Outputs
 from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
-from pyro_vae.handlers import Annealed, bare, kl_weights
-from pyro_vae.objectives import Objective
+from pyro_vae.handlers import kl_weights
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
-from pyro_vae.state import isolated
+from pyro_vae.state import generators, set_generators
+from pyro_vae.steps import Step
 
 __all__ = ["History", "Loop", "Record"]
 
@@ -85,6 +85,8 @@ class Loop:
     lr: float | Callable[[float], float]
     clip_norm: float | None
     num_epochs: int
+    take: Step
+    summed: Callable[[Tensor], Outputs]  # summed_bounds
     state: RunState
     interrupted: threading.Event
     progress: bool
@@ -138,16 +140,15 @@ class Loop:
         read = started
         self.model.train(), self.guide.train()
         for x in state.remaining(self.batches):
-            generators = state.generators() if careful else None
+            before = generators(state.device) if careful else None
             if callable(self.lr):
                 for group in state.optimizer.param_groups:
                     group["lr"] = self.lr(self._fraction())
             for schedule in self.schedules:
                 schedule.set_step(state.step)
-            self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
-            bounds = self._backward(x)
+            bounds = self.take(x)
             if careful:
-                self._check_step(x, bounds, generators)
+                self._check_step(x, bounds, before)
             if self.clip_norm is not None:
                 stepped = [p for group in state.optimizer.param_groups for p in group["params"]]
                 nn.utils.clip_grad_norm_(stepped, self.clip_norm)
@@ -166,33 +167,6 @@ class Loop:
         if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
             raise _Diverged
         return True
-
-    def _backward(self, x: Tensor) -> Tensor:
-        """Accumulate the gradient of the mean loss per datum; return the summed bounds, still on the device."""
-        model, guide = isolated(self.model), isolated(self.guide)
-        if isinstance(self.objective, Objective):
-            loss, bound, true_bound = self.objective.estimate(model, guide, x)
-            (loss / len(x)).backward()
-            return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
-        if hasattr(self.objective, "differentiable_loss"):
-            loss = self.objective.differentiable_loss(model, guide, x)
-            (loss / len(x)).backward()
-            loss = loss.detach()
-        else:  # a few Pyro ELBOs offer nothing else
-            loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
-            for parameter in self.pair.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= len(x)
-        return torch.stack([-self._true_loss(x, loss), -loss])
-
-    def _true_loss(self, x: Tensor, loss: Tensor) -> Tensor:
-        """A Pyro ELBO's loss without annealing, which takes a run of its own."""
-        if not isinstance(self.model, Annealed):
-            return loss
-        model, guide = (with_copied_buffers(isolated(bare(half))) for half in (self.model, self.guide))
-        with torch.no_grad():
-            true_loss = self.objective.loss(model, guide, x)
-        return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
 
     def _mean_bounds(self) -> list[float]:
         means = self.state.mean_bounds()
@@ -219,7 +193,9 @@ class Loop:
         }
         if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
             with self._at_the_end():
-                record["valid_bound"], maximised = mean_estimate(self.model, self.guide, valid, self.objective, seed=0)
+                record["valid_bound"], maximised = mean_estimate(
+                    self.model, self.guide, valid, self.objective, seed=0, summed=self.summed
+                )
             record["valid_loss"] = -maximised
             if not math.isfinite(record["valid_bound"]):
                 site = self._first_bad_site(next(iter(valid)))
@@ -265,10 +241,10 @@ class Loop:
             return self.state.epoch / self.num_epochs
         return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
 
-    def _check_step(self, x: Tensor, bounds: Tensor, generators: Any) -> None:
+    def _check_step(self, x: Tensor, bounds: Tensor, before: Any) -> None:
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         if not torch.isfinite(bounds).all():
-            self.state.set_generators(generators)
+            set_generators(before, self.state.device)
             site = self._first_bad_site(x)
             raise FloatingPointError(
                 f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"

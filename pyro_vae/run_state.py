@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import WEIGHTS, read_tensors, restore, write_tensors
+from pyro_vae.state import generators, set_generators
 
 __all__ = ["RunState"]
 
@@ -38,19 +39,19 @@ class RunState:
         self.count = 0  # data seen in it
         self.seconds = 0.0  # spent on it
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
-        self.epoch_generators = self.generators()  # as they were when it began
+        self.epoch_generators = generators(self.device)  # as they were when it began
 
     def remaining(self, batches: Batches) -> Iterator[Tensor]:
         """Go through what is left of the epoch; generators end up where an uninterrupted epoch has them."""
-        now = self.generators()
+        now = generators(self.device)
         if self.epoch_step == 0:
             self.epoch_generators = now
-        self.set_generators(self.epoch_generators)
+        set_generators(self.epoch_generators, self.device)
         rest = iter(batches)
         for _ in range(self.epoch_step):
             next(rest)
         if self.epoch_step:
-            self.set_generators(now)
+            set_generators(now, self.device)
         yield from rest
 
     def count_step(self, bounds: Tensor, num_data: int) -> None:
@@ -75,18 +76,6 @@ class RunState:
         elif self.scheduler is not None:
             self.scheduler.step()
 
-    def generators(self) -> dict[str, Tensor]:
-        """The state of torch's generators that a run draws from."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    def set_generators(self, states: dict[str, Tensor]) -> None:
-        torch.set_rng_state(states["cpu"].cpu())
-        if self.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"].cpu(), self.device)
-
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copy the state, as named tensors and plain data."""
         tensors = {f"program.{name}": tensor for name, tensor in self.pair.state_dict().items()}
@@ -98,7 +87,7 @@ class RunState:
                     tensors[f"optimizer.{index}.{name}"] = value
                 else:
                     plain.setdefault(str(index), {})[name] = value
-        tensors |= {f"generator.{name}": state for name, state in self.generators().items()}
+        tensors |= {f"generator.{name}": state for name, state in generators(self.device).items()}
         tensors |= {f"epoch_generator.{name}": state for name, state in self.epoch_generators.items()}
         tensors["bounds"] = self.bounds
         position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
@@ -133,7 +122,7 @@ class RunState:
         self.records[:] = document["records"]
         self.bounds.copy_(tensors["bounds"])
         self.epoch_generators = named("epoch_generator.")
-        self.set_generators(named("generator."))
+        set_generators(named("generator."), self.device)
 
     def write(self, folder: Path) -> None:
         """Write the state to ``last.safetensors``, atomically."""

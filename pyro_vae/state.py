@@ -1,7 +1,7 @@
 """Global state, borrowed and given back.
 
-Some state belongs to the whole process: Pyro's parameter store, the random number generators, the float32 matmul
-precision, the handler of Ctrl-C, and, for all that hold a module, its train/eval mode. Each function here changes one
+Some state belongs to the whole process: Pyro's parameter store, the random number generators, the handler of Ctrl-C,
+and, for all that hold a module, its train/eval mode. Each function here changes one
 of them for the length of a block and restores it on the way out, also after an exception.
 """
 
@@ -13,25 +13,22 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.modules import owners
 
 __all__ = [
-    "MatmulPrecision",
     "evaluating",
+    "generators",
     "interruptible",
     "isolated",
-    "matmul_precision",
     "seeded",
+    "set_generators",
 ]
-
-
-MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
@@ -95,6 +92,21 @@ def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[Non
         yield
 
 
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators that a run on ``device`` draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go back to what :func:`generators` returned."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
 @contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
     """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics), then restore each flag."""
@@ -127,23 +139,3 @@ def interruptible() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
-    """Set torch's float32 matmul precision (``"highest"``, ``"high"`` or ``"medium"``) for a block.
-
-    Raises
-    ------
-    ValueError
-        For any other name.
-    """
-    choices = get_args(MatmulPrecision)
-    if precision not in choices:
-        raise ValueError(f"precision: found {precision!r}, expected one of {', '.join(map(repr, choices))}")
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

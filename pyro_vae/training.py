@@ -21,16 +21,21 @@ from torch.utils.data import DataLoader
 from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checkpoint import as_module
 from pyro_vae.checks import check_program
+from pyro_vae.compilation import Compile, check_choice, said
 from pyro_vae.data import Splits
 from pyro_vae.handlers import Annealed
 from pyro_vae.loop import History, Loop, Record
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.precision import Precision, precise
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
-from pyro_vae.state import MatmulPrecision, evaluating, interruptible, matmul_precision, seeded
+from pyro_vae.state import evaluating, interruptible, seeded
+from pyro_vae.steps import make_steps
 
 __all__ = ["History", "fit", "tensorboard"]
+
+_LONG = 10_000  # steps that are worth compiling for: some seconds, of some milliseconds saved by each
 
 
 def fit(
@@ -48,7 +53,8 @@ def fit(
     valid: Any = None,
     patience: int | None = None,
     device: torch.device | str | None = None,
-    precision: MatmulPrecision = "highest",
+    precision: Precision = "highest",
+    compile: Compile = "auto",
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -85,7 +91,12 @@ def fit(
     device
         Where to train; the programs are moved there. By default, where they are.
     precision
-        Of float32 matrix products, ``"highest"``, ``"high"`` or ``"medium"``; restored afterwards.
+        Of products of float32 matrices, see :func:`pyro_vae.precision.precise`; restored afterwards.
+    compile
+        Whether to compile the step for whole batches, with one of this package's objectives: the same gradients, on the
+        same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
+        steps or more, since compiling takes some seconds, in deep models minutes; the next time a part of that, for
+        torch keeps what it compiled on disk. Programs that cannot be compiled run as they are, and a warning says why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
@@ -127,6 +138,7 @@ def fit(
     """
     objective = ELBO() if objective is None else objective
     pair = _check_arguments(model, guide, objective, num_epochs, batch_size, lr, clip_norm, patience)
+    check_choice(compile)
     schedules = _schedules(model, guide, objective)
     if device is not None:
         for module in (pair, *schedules):
@@ -151,7 +163,9 @@ def fit(
                 enumerated=ours is None, objective=ours, trained=True,
             )  # fmt: skip
 
-    _check_warm_up(schedules, batches, num_epochs)
+    num_steps = _num_steps(batches, num_epochs)
+    _check_warm_up(schedules, num_epochs, num_steps)
+    compiled = compile is True or (compile == "auto" and ours is not None and (num_steps or 0) >= _LONG)
 
     if callable(lr) and scheduler is not None:
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
@@ -164,7 +178,7 @@ def fit(
     with (
         seeded(seed, where),
         pyro.validation_enabled(False),
-        matmul_precision(precision),
+        precise(precision, where),
         evaluating(model, guide),
         interruptible() as interrupted,
     ):
@@ -185,9 +199,11 @@ def fit(
             if scheduler is None and not callable(lr):  # a run may go on with another rate
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate
+        take, summed = make_steps(model, guide, pair, objective, size_of_batch, compiled, said(progress))
         loop = Loop(
-            model, guide, pair, schedules, objective, batches, lr, clip_norm, num_epochs, state, interrupted, progress
-        )
+            model, guide, pair, schedules, objective, batches, lr, clip_norm, num_epochs, take, summed, state,
+            interrupted, progress,
+        )  # fmt: skip
         return loop.all_epochs(valid_batches, folder, patience, callbacks)
 
 
@@ -197,16 +213,20 @@ def _schedules(model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO) -
     return list(dict.fromkeys(module for module in modules if isinstance(module, Schedule)))
 
 
-def _check_warm_up(schedules: list[Schedule], batches: Batches, num_epochs: int) -> None:
+def _num_steps(batches: Batches, num_epochs: int) -> int | None:
+    """How many steps training takes; ``None`` for a stream."""
     try:
-        num_steps = num_epochs * len(batches)
-    except TypeError:  # a stream
-        return
+        return num_epochs * len(batches)
+    except TypeError:
+        return None
+
+
+def _check_warm_up(schedules: list[Schedule], num_epochs: int, num_steps: int | None) -> None:
     for schedule in schedules:
-        if schedule.num_steps > num_steps:
+        if num_steps is not None and schedule.num_steps > num_steps:
             raise ValueError(
-                f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of {len(batches)} "
-                f"steps, expected at most {num_steps}"
+                f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of "
+                f"{num_steps // num_epochs} steps, expected at most {num_steps}"
             )
 
 

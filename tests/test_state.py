@@ -12,7 +12,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyro_vae
-from pyro_vae.state import evaluating, isolated, matmul_precision, seeded
+from pyro_vae.state import evaluating, isolated, seeded
 
 
 class Program(PyroModule):
@@ -122,26 +122,6 @@ class TestEvaluating:
         except KeyError:
             assert fails
         assert [module.training for module in first.modules()] == before and not second.training
-
-
-class TestMatmulPrecision:
-    @pytest.mark.parametrize("name", ["highest", "high", "medium"])
-    def test_it_holds_for_the_block(self, name):
-        with matmul_precision("medium"):
-            with matmul_precision(name):
-                assert torch.get_float32_matmul_precision() == name
-            assert torch.get_float32_matmul_precision() == "medium"
-        assert torch.get_float32_matmul_precision() == "highest"
-
-    def test_it_is_given_back_after_an_exception(self):
-        with pytest.raises(KeyError), matmul_precision("medium"):
-            raise KeyError
-        assert torch.get_float32_matmul_precision() == "highest"
-
-    def test_an_unknown_name(self):
-        message = "^precision: found 'bf16', expected one of 'highest', 'high', 'medium'$"
-        with pytest.raises(ValueError, match=message), matmul_precision("bf16"):
-            raise AssertionError("never run")
 
 
 def test_frozen_parameters_raise_no_warning_about_the_store():

@@ -1,0 +1,119 @@
+"""One step's gradient, as it is and compiled: from a batch to ``.grad`` of every parameter and the summed bounds.
+
+.. math:: g = \\nabla\\, \\frac1B \\sum_b \\mathrm{loss}(x_b)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compilation import Compiled, Outputs
+from pyro_vae.constants import with_copied_buffers
+from pyro_vae.evaluation import summed_bounds
+from pyro_vae.handlers import Annealed, bare
+from pyro_vae.objectives import Objective
+from pyro_vae.state import isolated
+
+__all__ = ["CompiledStep", "EagerStep", "Step", "make_steps"]
+
+Step = Callable[[Tensor], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
+
+
+class EagerStep:
+    """The step as the programs run it, for any Pyro ELBO."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, pair: nn.Module, objective: Any) -> None:
+        self.model, self.guide, self.pair, self.objective = model, guide, pair, objective
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
+        model, guide = isolated(self.model), isolated(self.guide)
+        if isinstance(self.objective, Objective):
+            loss, bound, true_bound = self.objective.estimate(model, guide, x)
+            (loss / len(x)).backward()
+            return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
+        if hasattr(self.objective, "differentiable_loss"):
+            loss = self.objective.differentiable_loss(model, guide, x)
+            (loss / len(x)).backward()
+            loss = loss.detach()
+        else:  # a few Pyro ELBOs offer nothing else
+            loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
+            for parameter in self.pair.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= len(x)
+        return torch.stack([-self._true_loss(x, loss), -loss])
+
+    def _true_loss(self, x: Tensor, loss: Tensor) -> Tensor:
+        """A Pyro ELBO's loss without annealing, which takes a run of its own."""
+        if not isinstance(self.model, Annealed):
+            return loss
+        model, guide = (with_copied_buffers(isolated(bare(half))) for half in (self.model, self.guide))
+        with torch.no_grad():
+            true_loss = self.objective.loss(model, guide, x)
+        return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
+
+
+class CompiledStep:
+    """The step of one of this package's objectives, compiled; the options are those of :class:`Compiled`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        pair: nn.Module,
+        objective: Objective,
+        **options: Any,
+    ) -> None:
+        self.model, self.guide, self.objective = model, guide, objective
+        self.parameters = list(pair.parameters())
+        self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
+            parameter.grad = None
+        *gradients, bounds = self.gradients(x)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        assert bounds is not None
+        return bounds
+
+    def _gradients(self, x: Tensor) -> list[Tensor | None]:
+        loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss / len(x), trained, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+        dense = [
+            gradient.contiguous() if gradient is not None and parameter.is_contiguous() else gradient
+            for parameter, gradient in zip(self.parameters, gradients, strict=True)
+        ]
+        return [*dense, torch.stack([true_bound.detach().sum(), bound.detach().sum()])]
+
+
+def make_steps(
+    model: nn.Module,
+    guide: nn.Module,
+    pair: nn.Module,
+    objective: Any,
+    num_data: int | None,
+    compiled: bool,
+    say: Callable[[str], None],
+) -> tuple[Step, Callable[[Tensor], Outputs]]:
+    """The step of training, and :func:`~pyro_vae.evaluation.summed_bounds` for validation; compiled, if they can be."""
+    if compiled and not isinstance(objective, Objective):
+        warnings.warn(
+            f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae",
+            UserWarning,
+            stacklevel=3,
+        )
+        compiled = False
+    summed = summed_bounds(model, guide, objective)
+    if not compiled:
+        return EagerStep(model, guide, pair, objective), summed
+    options: dict[str, Any] = {"num_data": num_data, "say": say}
+    validation = Compiled(summed, (model, guide, objective), name="validation", **options)
+    return CompiledStep(model, guide, pair, objective, **options), validation

@@ -1,0 +1,216 @@
+"""A function of a batch as one flat graph of tensor operations.
+
+The function is run once on a batch without values. What it does to tensors, forward and backward, is written down; what
+Python does in between, the effect handlers and the checks of a pair, happens this once. The inputs of the graph are
+the batch and every tensor that was there before: parameters, buffers, the weight of an annealing, a mask that a program
+keeps. So each call reads them as they are then; all else is frozen, see :mod:`pyro_vae.assumptions`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae.assumptions import Assumptions
+
+__all__ = ["Function", "Outputs", "Trace", "UntraceableError", "split_at_draws", "trace"]
+
+Outputs = Sequence[Any]  # tensors, and None
+Function = Callable[[Tensor], Outputs]
+
+
+class UntraceableError(Exception):
+    """The graph of a function could not be trusted; the message says why."""
+
+
+class Trace(NamedTuple):
+    """``graph(x, *tensors)`` gives those outputs of the function that are not ``None``: where ``given`` is true."""
+
+    graph: GraphModule
+    tensors: list[Tensor]
+    given: list[bool]
+    assumptions: Assumptions
+
+
+def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
+    """Run a function on a batch like ``x``, without values, and write down what it does.
+
+    Parameters
+    ----------
+    function
+        Takes a batch to tensors, or to ``None`` for some of them.
+    sources
+        The modules and objectives that it runs.
+    x
+        ``(B, *data_shape)``; its values are not used.
+
+    Raises
+    ------
+    UntraceableError
+        If it reads the value of a tensor into Python, changes a Python attribute of its sources, or draws from Python's
+        or NumPy's generator. What else torch cannot trace raises torch's own errors.
+    """
+    sources = tuple(sources)
+    before, generators = Assumptions(sources), _other_generators()
+    given: list[bool] = []
+
+    def tensors_alone(x: Tensor) -> list[Tensor]:
+        outputs = function(x)
+        given[:] = [output is not None for output in outputs]
+        return [output for output in outputs if output is not None]
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with fake, _NoValues():
+            traced = make_fx(tensors_alone)(fake.from_tensor(x))
+    finally:
+        broken = before.broken()
+        before.restore()
+    if broken is not None:
+        raise UntraceableError(f"it changes as it runs: {broken}")
+    if _other_generators() != generators:
+        raise UntraceableError("it draws from Python's or NumPy's generator")
+    graph, tensors = _with_inputs(traced, fake)
+    return Trace(graph, tensors, given, Assumptions(sources, tensors))
+
+
+def _other_generators() -> tuple[Any, ...]:
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
+
+
+def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule, list[Tensor]]:
+    """Make an input of each tensor that the graph holds."""
+    graph = traced.graph
+    inputs: dict[int, Node] = {}
+    tensors: list[Tensor] = []
+    (last,) = graph.find_nodes(op="placeholder")
+    for node in graph.find_nodes(op="get_attr"):
+        tensor = getattr(traced, str(node.target))
+        if not isinstance(tensor, Tensor) or isinstance(tensor, FakeTensor):
+            raise UntraceableError(f"it uses a {type(tensor).__name__} that a run without values left behind")
+        if id(tensor) not in inputs:
+            with graph.inserting_after(last):
+                last = graph.placeholder(f"tensor_{len(tensors)}")
+            last.meta["val"] = fake.from_tensor(tensor)
+            inputs[id(tensor)] = last
+            tensors.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.erase_node(node)
+    _merge(graph)
+    _separate_outputs(graph)
+    return GraphModule({}, graph), tensors
+
+
+def _merge(graph: Graph) -> None:
+    """Compute once what is computed twice, such as the way down that a ladder's model and guide share."""
+    graph.eliminate_dead_code()
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.normal_.default):
+        (filled,) = node.all_input_nodes
+        if filled.target is torch.ops.aten.empty.memory_format and len(filled.users) == 1:
+            node.target = torch.ops.aten.normal_functional.default
+    if _writes(graph):
+        return
+    seen: dict[tuple[Any, str, str], Node] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and not _is_draw(node):
+            first = seen.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
+                graph.erase_node(node)
+
+
+def _separate_outputs(graph: Graph) -> None:
+    """Give each output memory of its own: whoever changes one in place, as clipping does, changes no other."""
+    output = graph.output_node()
+    nodes: Any = output.args[0]
+    seen: set[Node] = set()
+    apart = []
+    for node in nodes:
+        base = node
+        while base.op == "call_function" and getattr(base.target, "is_view", False):
+            (base, *_) = base.all_input_nodes
+        if base in seen or base.op == "placeholder":
+            with graph.inserting_before(output):
+                node = graph.call_function(torch.ops.aten.clone.default, (node,))
+        seen.add(base)
+        apart.append(node)
+    output.args = (apart,)
+
+
+def _writes(graph: Graph) -> bool:
+    """Whether an operation changes a tensor that was there before."""
+    schemas = (getattr(node.target, "_schema", None) for node in graph.nodes)
+    return any(schema is not None and schema.is_mutable for schema in schemas)
+
+
+def _is_draw(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuse to turn a tensor into a Python value: the graph would keep that value for good."""
+
+    readers = frozenset(
+        getattr(Tensor, name)
+        for name in ("item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.readers:
+            raise UntraceableError(f"it reads the value of a tensor in Python, by Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+_PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution.")
+
+
+def split_at_draws(graph: Graph) -> tuple[GraphModule, GraphModule]:
+    """Split a graph in two, so that what does not depend on random draws need not be computed again for each of them.
+
+    Returns
+    -------
+    tuple
+        ``before(*inputs)`` gives the products of matrices, and convolutions, that no draw enters; ``after(*inputs,
+        *products)`` all that ``graph(*inputs)`` does. A graph that writes to tensors is left whole, as the second.
+    """
+    drawn: set[Node] = set()
+    fixed: list[Node] = []
+    for node in graph.nodes:
+        if _is_draw(node) or any(source in drawn for source in node.all_input_nodes):
+            drawn.add(node)
+        elif str(node.target).removeprefix("aten.").startswith(_PRODUCTS):
+            fixed.append(node)
+    if _writes(graph):
+        fixed = []
+    copies: dict[Node, Node] = {}
+    after = Graph()
+    after.output(after.graph_copy(graph, copies))
+    last = [node for node in after.nodes if node.op == "placeholder"][-1]
+    handed: dict[Node, Node] = {}
+    for node in fixed:
+        with after.inserting_after(last):
+            last = handed[node] = after.placeholder(f"product_{len(handed)}")
+        last.meta = copies[node].meta
+        copies[node].replace_all_uses_with(last)
+        after.erase_node(copies[node])
+    after.eliminate_dead_code()
+    for node, stand_in in list(handed.items()):
+        if not stand_in.users:
+            after.erase_node(handed.pop(node))
+    before, copies = Graph(), {}
+    for node in graph.nodes:
+        if node.op != "output" and node not in drawn:
+            copies[node] = before.node_copy(node, copies.__getitem__)
+    before.output([copies[node] for node in handed])
+    before.eliminate_dead_code()
+    return GraphModule({}, before), GraphModule({}, after)
