@@ -118,6 +118,11 @@ class Assumptions:
                 return f"a tensor (found {Form.of(tensor)}, it was {form})"
         return None
 
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors among what the sources consist of."""
+        values = chain.from_iterable(contents.values for contents in self.contents)
+        return (value for value in values if isinstance(value, Tensor))
+
     def restore(self) -> None:
         """Put back what was there, but for the forms of tensors."""
         for _, _, container, keys, values in self.contents:

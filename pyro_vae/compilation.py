@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 import sys
 import time
 import warnings
@@ -79,7 +80,7 @@ class Compiled:
     split
         Compute what depends on no draw once for all runs on a batch, see :meth:`on`.
     lower
-        What compiles a graph.
+        What compiles a graph; :func:`inductor` by default.
 
     Examples
     --------
@@ -99,10 +100,10 @@ class Compiled:
         name: str = "function",
         say: Callable[[str], None] | None = None,
         split: bool = False,
-        lower: Lower = inductor,
+        lower: Lower | None = None,
     ) -> None:
         self.function, self.sources, self.num_data = function, tuple(sources), num_data
-        self.name, self.say, self.split, self.lower = name, say or said(False), split, lower
+        self.name, self.say, self.split, self.lower = name, say or said(False), split, lower or inductor
         self.num_traces = 0
         self.reason: str | None = None  # why it is not compiled, once that is known
         self._kernels: _Kernels | None = None
@@ -169,11 +170,19 @@ class _Kernels:
             expected = function(x)
         with _put_back(self.trace.tensors, x.device):
             found = self.on(x)()
-        for i, (value, output) in enumerate(zip(expected, found, strict=True)):
-            if value is not None and output is not None:
-                error = ((output - value).norm() / value.norm().clamp(min=1e-6)).item()
-                if math.isfinite(error) and error > _TOLERANCE.get(value.dtype, 5e-2):
-                    raise UntraceableError(f"its output {i} came out different by {error:.1e} of its size")
+        pairs = [(value, output) for value, output in zip(expected, found, strict=True) if value is not None]
+        sizes = [_size(value) for value, _ in pairs]
+        least = max(0.1 * statistics.median(sizes), 1e-30)  # a gradient that is all rounding has no size of its own
+        for i, ((value, output), size) in enumerate(zip(pairs, sizes, strict=True)):
+            same_finite = torch.equal(value.isfinite(), output.isfinite())
+            error = _size(output - value) / max(size, least) if same_finite else math.inf
+            if error > _TOLERANCE.get(value.dtype, 5e-2):
+                raise UntraceableError(f"its output {i} came out different by {error:.1e} of its size")
+
+
+def _size(tensor: Tensor) -> float:
+    """The norm of what is finite."""
+    return torch.where(tensor.isfinite(), tensor, 0.0).norm().item()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ keeps. So each call reads them as they are then; all else is frozen, see :mod:`p
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -69,12 +70,17 @@ def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
         return [output for output in outputs if output is not None]
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
+    numbers = [(tensor, tensor.detach().clone()) for tensor in before.tensors() if tensor.numel() == 1]
     try:
-        with fake, _NoValues():
+        with fake, _NoValues(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say, the function says when it runs
             traced = make_fx(tensors_alone)(fake.from_tensor(x))
     finally:
         broken = before.broken()
         before.restore()
+        for tensor, value in numbers:  # which torch counts on in earnest, such as the batches of batch normalisation
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
     if broken is not None:
         raise UntraceableError(f"it changes as it runs: {broken}")
     if _other_generators() != generators:
