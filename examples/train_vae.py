@@ -36,9 +36,11 @@ from pyro_vae.evaluation import mean_bound
 from pyro_vae.files import write_text
 from pyro_vae.networks import Activation
 from pyro_vae.objectives.gradients import Gradient
+from pyro_vae.precision import Precision
 from pyro_vae.programs.program import Program
 from pyro_vae.schedules import Linear, Schedule
 
+COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
 
 # What each objective takes besides the number of particles, with defaults.
@@ -142,6 +144,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     training.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     training.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                           help="auto takes a GPU where there is one (default: auto)")  # fmt: skip
+    training.add_argument("--precision", choices=get_args(Precision), default="highest",
+                          help="of products of float32 matrices (default: highest, exact to float32)")  # fmt: skip
+    training.add_argument("--compile", choices=list(COMPILE), default="auto",
+                          help="compile the programs; auto does for long runs (default: auto)")  # fmt: skip
     results = parser.add_argument_group("results")
     results.add_argument("--eval-particles", type=int, default=1000,
                          help="importance samples per test image for log p(x) (default: 1000)")  # fmt: skip
@@ -276,7 +282,7 @@ def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder
         return pyro_vae.fit(
             model, guide, splits, objective=objective, num_epochs=config["epochs"],
             batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
-            clip_norm=config.get("clip_norm"), seed=config["seed"], checkpoint=folder, resume=resume,
+            clip_norm=config.get("clip_norm"), seed=config["seed"], checkpoint=folder, resume=resume, **speed(config),
         )  # fmt: skip
     except (ValueError, TypeError):
         if not resume and not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
@@ -285,11 +291,17 @@ def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder
         raise
 
 
+def speed(config: dict[str, Any]) -> dict[str, Any]:
+    """How to compute, for training and scoring; runs of before have no such settings."""
+    return {"precision": config.get("precision", "highest"), "compile": COMPILE[config.get("compile", "auto")]}
+
+
 def score(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> dict[str, Any]:
     elbo = mean_bound(vae.model, vae.guide, splits.test, pyro_vae.ELBO(num_particles=10), seed=config["seed"])
     estimate = pyro_vae.log_likelihood(
-        vae.model, vae.guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True
-    )
+        vae.model, vae.guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True,
+        **speed(config),
+    )  # fmt: skip
     diagnosis = pyro_vae.diagnose(vae.model, vae.guide, splits.test[:1000], num_data_mi=100, seed=config["seed"])
     active = pyro_vae.active_units(vae.guide, splits.test)
     return {

@@ -162,7 +162,7 @@ class Split(Dataset[Tensor]):
         if self.levels != 1:
             x /= self.levels
         if self.binarize == "dynamic":
-            return (torch.rand_like(x) < x).to(dtype)  # torch.bernoulli, at a fourth of its time on a CPU
+            return torch.rand_like(x).lt_(x).to(dtype)  # torch.bernoulli, at a fourth of its time on a CPU
         return x.to(dtype)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:

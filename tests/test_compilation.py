@@ -103,7 +103,7 @@ def test_the_likelihood_of_a_batch_again_and_again(name):
 INDUCED = {
     "VAE, ELBO": (PAIRS["bernoulli-mlp"], ELBO()),
     "batch normalisation, IWAE dreg": (PAIRS["tutorial"], IWAE(4, gradient="dreg")),
-    "convolutional ladder, ELBO": (PAIRS["conv-ladder"], ELBO()),
+    "convolutions, ELBO": (PAIRS["bernoulli-convolutional"], ELBO()),
 }
 
 
