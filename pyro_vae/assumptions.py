@@ -62,7 +62,9 @@ class _Contents(NamedTuple):
 
     def _compared(self, keys: tuple[Any, ...], values: tuple[Any, ...]) -> dict[Any, Any]:
         found = dict(zip(keys, values, strict=True))
-        return {key: found[key] for key in found if not (self.has_caches and str(key).startswith("_cached"))}
+        if self.has_caches:  # the last call's values, and the inverse, which is made when first asked for
+            return {key: value for key, value in found.items() if key != "_inv" and not str(key).startswith("_cached")}
+        return found
 
 
 class Assumptions:

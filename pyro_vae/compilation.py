@@ -32,8 +32,9 @@ from torch.fx import GraphModule
 from tqdm.auto import tqdm
 
 from pyro_vae.assumptions import Form
+from pyro_vae.graphs import split_at_draws
 from pyro_vae.state import generators, set_generators
-from pyro_vae.tracing import Function, Outputs, Trace, UntraceableError, split_at_draws, trace
+from pyro_vae.tracing import Function, Outputs, Trace, UntraceableError, trace
 
 __all__ = ["Compile", "Compiled", "Lower", "Outputs", "check_choice", "inductor", "said"]
 
@@ -115,7 +116,7 @@ class Compiled:
         """The function of one batch, to be run on it any number of times, on new draws each time."""
         if self.reason is None and len(x) == (self.num_data or len(x)):
             if self._kernels is None or not self._kernels.trace.assumptions.hold():
-                self._kernels = self._compiled(x)
+                self.num_data, self._kernels = len(x), self._compiled(x)
             if self._kernels is not None and self._kernels.form == Form.of(x):
                 return self._kernels.on(x)
         return lambda: self.function(x)

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.assumptions import Assumptions
+from pyro_vae.graphs import bernoulli_in_one_pass, merge, separate_outputs
 
-__all__ = ["Function", "Outputs", "Trace", "UntraceableError", "split_at_draws", "trace"]
+__all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
 
 Outputs = Sequence[Any]  # tensors, and None
 Function = Callable[[Tensor], Outputs]
@@ -112,55 +113,10 @@ def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule
             tensors.append(tensor)
         node.replace_all_uses_with(inputs[id(tensor)])
         graph.erase_node(node)
-    _merge(graph)
-    _separate_outputs(graph)
+    merge(graph)
+    bernoulli_in_one_pass(graph, fake)
+    separate_outputs(graph)
     return GraphModule({}, graph), tensors
-
-
-def _merge(graph: Graph) -> None:
-    """Compute once what is computed twice, such as the way down that a ladder's model and guide share."""
-    graph.eliminate_dead_code()
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.normal_.default):
-        (filled,) = node.all_input_nodes
-        if filled.target is torch.ops.aten.empty.memory_format and len(filled.users) == 1:
-            node.target = torch.ops.aten.normal_functional.default
-    if _writes(graph):
-        return
-    seen: dict[tuple[Any, str, str], Node] = {}
-    for node in graph.nodes:
-        if node.op == "call_function" and not _is_draw(node):
-            first = seen.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
-            if first is not node:
-                node.replace_all_uses_with(first)
-                graph.erase_node(node)
-
-
-def _separate_outputs(graph: Graph) -> None:
-    """Give each output memory of its own: whoever changes one in place, as clipping does, changes no other."""
-    output = graph.output_node()
-    nodes: Any = output.args[0]
-    seen: set[Node] = set()
-    apart = []
-    for node in nodes:
-        base = node
-        while base.op == "call_function" and getattr(base.target, "is_view", False):
-            (base, *_) = base.all_input_nodes
-        if base in seen or base.op == "placeholder":
-            with graph.inserting_before(output):
-                node = graph.call_function(torch.ops.aten.clone.default, (node,))
-        seen.add(base)
-        apart.append(node)
-    output.args = (apart,)
-
-
-def _writes(graph: Graph) -> bool:
-    """Whether an operation changes a tensor that was there before."""
-    schemas = (getattr(node.target, "_schema", None) for node in graph.nodes)
-    return any(schema is not None and schema.is_mutable for schema in schemas)
-
-
-def _is_draw(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 class _NoValues(TorchFunctionMode):
@@ -175,48 +131,3 @@ class _NoValues(TorchFunctionMode):
         if func in self.readers:
             raise UntraceableError(f"it reads the value of a tensor in Python, by Tensor.{func.__name__}")
         return func(*args, **(kwargs or {}))
-
-
-_PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution.")
-
-
-def split_at_draws(graph: Graph) -> tuple[GraphModule, GraphModule]:
-    """Split a graph in two, so that what does not depend on random draws need not be computed again for each of them.
-
-    Returns
-    -------
-    tuple
-        ``before(*inputs)`` gives the products of matrices, and convolutions, that no draw enters; ``after(*inputs,
-        *products)`` all that ``graph(*inputs)`` does. A graph that writes to tensors is left whole, as the second.
-    """
-    drawn: set[Node] = set()
-    fixed: list[Node] = []
-    for node in graph.nodes:
-        if _is_draw(node) or any(source in drawn for source in node.all_input_nodes):
-            drawn.add(node)
-        elif str(node.target).removeprefix("aten.").startswith(_PRODUCTS):
-            fixed.append(node)
-    if _writes(graph):
-        fixed = []
-    copies: dict[Node, Node] = {}
-    after = Graph()
-    after.output(after.graph_copy(graph, copies))
-    last = [node for node in after.nodes if node.op == "placeholder"][-1]
-    handed: dict[Node, Node] = {}
-    for node in fixed:
-        with after.inserting_after(last):
-            last = handed[node] = after.placeholder(f"product_{len(handed)}")
-        last.meta = copies[node].meta
-        copies[node].replace_all_uses_with(last)
-        after.erase_node(copies[node])
-    after.eliminate_dead_code()
-    for node, stand_in in list(handed.items()):
-        if not stand_in.users:
-            after.erase_node(handed.pop(node))
-    before, copies = Graph(), {}
-    for node in graph.nodes:
-        if node.op != "output" and node not in drawn:
-            copies[node] = before.node_copy(node, copies.__getitem__)
-    before.output([copies[node] for node in handed])
-    before.eliminate_dead_code()
-    return GraphModule({}, before), GraphModule({}, after)

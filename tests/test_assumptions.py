@@ -109,7 +109,7 @@ def test_a_schedule_whose_tensor_is_another():
 def test_what_a_flow_remembers_of_its_last_call_is_none_of_it():
     flow = T.affine_autoregressive(2, [4])
     assumptions = Assumptions([flow])
-    flow(torch.ones(3, 2))
+    flow(torch.ones(3, 2)), flow.inv
     assert assumptions.hold()
     flow.eval()
     assert not assumptions.hold()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.tracing import UntraceableError, split_at_draws, trace
+from pyro_vae.tracing import UntraceableError, trace
 
 X = torch.arange(6.0).reshape(3, 2)
 LAYER = nn.Linear(2, 2)
@@ -135,29 +135,3 @@ class TestWhatIsRefused:
         with pytest.raises(UntraceableError, match=r"attribute 'seen.1' of Keeping"):
             trace(lambda x: [module(x)], [module], X)
         assert len(module.seen) == 1
-
-
-class TestSplitAtDraws:
-    def test_the_products_before_a_draw_come_first(self):
-        def function(x):
-            h = LAYER(x)
-            return [LAYER((h + torch.randn(5, 3, 2)).tanh()) + h.exp()]
-
-        found = trace(function, [LAYER], X)
-        before, after = split_at_draws(found.graph.graph)
-        assert operations(before.graph).count("aten.addmm.default") == 1
-        assert "aten.randn.default" not in operations(before.graph)
-        assert operations(after.graph).count("aten.addmm.default") == 1
-        products = before(X, *found.tensors)
-        for _ in range(2):  # on new draws
-            state = torch.get_rng_state()
-            split = after(X, *found.tensors, *products)
-            torch.set_rng_state(state)
-            torch.testing.assert_close(split, found.graph(X, *found.tensors))
-
-    def test_a_graph_that_writes_is_left_whole(self):
-        total = torch.zeros(2)
-        found = trace(lambda x: [total.add_(LAYER(x).detach().sum(0)) + torch.randn(2)], [LAYER], X)
-        before, after = split_at_draws(found.graph.graph)
-        assert before(X, *found.tensors) == []
-        assert operations(after.graph) == operations(found.graph.graph)

@@ -1,0 +1,112 @@
+"""Time several contestants in one process: interleaved rounds, medians and ratios.
+
+In every round each contestant does the same work once, in turn, so that a machine that slows down or speeds up as it
+runs does so for all of them. What counts is the median over the rounds. Nothing is written but to the screen.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from statistics import median
+from typing import Any, TypeVar
+
+import pyro
+import torch
+
+from pyro_vae.precision import precise
+
+Made = TypeVar("Made")
+
+
+def machine(device: torch.device) -> str:
+    """One line that says on what is measured."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"torch {torch.__version__} on {device} ({name}), {torch.get_num_threads()} threads"
+
+
+def present(makers: Mapping[str, Callable[[], Made]]) -> dict[str, Made]:
+    """What each maker makes; those whose packages are not there are named in a line each, and left out."""
+    made = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except ModuleNotFoundError as error:
+            print(f"{name} is left out: {str(error.name).partition('.')[0]} is not installed")
+        except Unsupported as error:
+            print(f"{name} is left out: {error}")
+    return made
+
+
+class Unsupported(Exception):
+    """A contestant cannot do here what is asked of it."""
+
+
+def rounds(contestants: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round, after one that is not counted; every call must wait for its results."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(num_rounds + 1):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if i > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def steps_of_half_a_second(run: Callable[[int], Any]) -> int:
+    """How many steps ``run(steps)`` takes in half a second, at least 10."""
+    run(5)
+    started = time.perf_counter()
+    run(20)
+    return max(round(0.5 * 20 / (time.perf_counter() - started)), 10)
+
+
+@contextmanager
+def as_fit_does(device: torch.device) -> Iterator[None]:
+    """Run programs as ``fit`` and ``log_likelihood`` do: without Pyro's validation, at full precision."""
+    with pyro.validation_enabled(False), precise("highest", device):
+        yield
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
+    """How many times as long as the reference a contestant took: the median over rounds of the ratio in a round."""
+    return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table, its columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for i, row in enumerate([head, *rows]):
+        cells = [cell.ljust(width) if j == 0 else cell.rjust(width)
+                 for j, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
+        print(f"| {' | '.join(cells)} |")
+        if i == 0:
+            print(f"|{'|'.join('-' * (width + 1) + (':' if j else '-') for j, width in enumerate(widths))}|")
+
+
+def product_rate(device: torch.device, size: int = 2048, repeats: int = 7) -> float:
+    """The rate of products of float32 matrices as pyro_vae multiplies them: the median, in floating-point operations
+    a second."""
+    a, b = torch.randn(2, size, size, device=device)
+    seconds = []
+    with precise("highest", device):
+        for i in range(repeats + 1):
+            started = time.perf_counter()
+            (a @ b)[0, 0].item()
+            if i > 0:
+                seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / median(seconds)
+
+
+def step_products(widths: Sequence[Sequence[int]], batch_size: int) -> int:
+    """Floating-point operations of the products of one training step of a VAE.
+
+    ``widths`` are those of the encoder's layers, data first, and of the decoder's. A layer has one product forward and
+    two backward, but for the first one, whose input needs no gradient.
+    """
+    layers = [a * b for chain in widths for a, b in pairwise(chain)]
+    return 2 * batch_size * (3 * sum(layers) - layers[0])

@@ -1,0 +1,98 @@
+"""What is done to a graph before it is compiled leaves what it computes as it is."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae.graphs import split_at_draws
+from pyro_vae.tracing import trace
+
+X = torch.arange(6.0).reshape(3, 2)
+LAYER = nn.Linear(2, 2)
+
+
+def operations(graph):
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+def log_prob(logits, x, num_event_dims):
+    return [dist.Bernoulli(logits=logits, validate_args=False).to_event(num_event_dims).log_prob(x)]
+
+
+class TestBernoulliInOnePass:
+    @pytest.mark.parametrize(
+        ("shape", "num_event_dims"), [((3, 32), 1), ((5, 3, 28, 28), 2), ((2, 3, 1, 8, 8), 3), ((3, 5), 1), ((16,), 1)]
+    )
+    def test_its_value(self, shape, num_event_dims, double):
+        logits, x = 5 * torch.randn(shape), torch.bernoulli(torch.full(shape[-num_event_dims - 1 :], 0.3))
+        logits.view(-1)[:4] = torch.tensor([-800.0, 800.0, 0.0, 60.0])
+        with torch.no_grad():
+            found = trace(lambda logits: log_prob(logits, x, num_event_dims), [], logits)
+        assert "aten.binary_cross_entropy_with_logits.default" not in operations(found.graph.graph)
+        torch.testing.assert_close(
+            found.graph(logits, *found.tensors), log_prob(logits, x, num_event_dims), rtol=1e-13, atol=1e-13
+        )
+
+    def test_in_float32_it_is_as_exact_as_what_it_replaces(self):
+        logits, x = 5 * torch.randn(50, 784), torch.bernoulli(torch.full((50, 784), 0.3))
+        found = trace(lambda logits: log_prob(logits, x, 1), [], logits)
+        exact = log_prob(logits.double(), x.double(), 1)[0]
+        error = (found.graph(logits, *found.tensors)[0] - exact).abs().max()
+        assert error < 2 * (log_prob(logits, x, 1)[0] - exact).abs().max()
+
+    def test_its_gradient(self):
+        logits, x = torch.randn(3, 32), torch.bernoulli(torch.full((3, 32), 0.3))
+        layer = nn.Linear(32, 32)
+
+        def gradient(inputs):
+            (value,) = log_prob(layer(inputs), x, 1)
+            return [value, *torch.autograd.grad(value.sum(), list(layer.parameters()))]
+
+        found = trace(gradient, [layer], logits)
+        for output, expected in zip(found.graph(logits, *found.tensors), gradient(logits), strict=True):
+            torch.testing.assert_close(output, expected)
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda logits, x: dist.Bernoulli(logits=logits, validate_args=False).log_prob(x),  # of each pixel
+            lambda logits, x: dist.Bernoulli(logits=logits, validate_args=False).log_prob(x).sum(0),  # over data
+            lambda logits, x: dist.Bernoulli(logits=logits, validate_args=False).log_prob(x).mul(x).sum(-1),
+            lambda logits, x: nn.functional.binary_cross_entropy_with_logits(logits, x),
+            lambda logits, x: dist.Normal(logits, 1.0, validate_args=False).to_event(1).log_prob(x),
+        ],
+    )
+    def test_other_sums_stay(self, function):
+        logits, x = torch.randn(3, 32), torch.bernoulli(torch.full((3, 32), 0.3))
+        found = trace(lambda logits: [function(logits, x)], [], logits)
+        assert "aten.prod.dim_int" not in operations(found.graph.graph)
+        torch.testing.assert_close(found.graph(logits, *found.tensors)[0], function(logits, x))
+
+
+class TestSplitAtDraws:
+    def test_the_products_before_a_draw_come_first(self):
+        def function(x):
+            h = LAYER(x)
+            return [LAYER((h + torch.randn(5, 3, 2)).tanh()) + h.exp()]
+
+        found = trace(function, [LAYER], X)
+        before, after = split_at_draws(found.graph.graph)
+        assert operations(before.graph).count("aten.addmm.default") == 1
+        assert "aten.randn.default" not in operations(before.graph)
+        assert operations(after.graph).count("aten.addmm.default") == 1
+        products = before(X, *found.tensors)
+        for _ in range(2):  # on new draws
+            state = torch.get_rng_state()
+            split = after(X, *found.tensors, *products)
+            torch.set_rng_state(state)
+            torch.testing.assert_close(split, found.graph(X, *found.tensors))
+
+    def test_a_graph_that_writes_is_left_whole(self):
+        total = torch.zeros(2)
+        found = trace(lambda x: [total.add_(LAYER(x).detach().sum(0)) + torch.randn(2)], [LAYER], X)
+        before, after = split_at_draws(found.graph.graph)
+        assert before(X, *found.tensors) == []
+        assert operations(after.graph) == operations(found.graph.graph)
