@@ -83,7 +83,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def images(data_root: str | None, device: torch.device) -> tuple[Tensor, Any]:
-    """50,000 binarised images, ``(N, 28, 28)`` float32, on the device, and what ``fit`` is given: of MNIST, the bytes."""
+    """50,000 binarised images, ``(N, 28, 28)`` float32, and what ``fit`` is given: of MNIST, the bytes."""
     if data_root is not None:
         split = pyro_vae.data.load("mnist", root=data_root).train
         return split[:].to(device), split

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["bernoulli_in_one_pass", "merge", "separate_outputs", "split_at_draws"]
+__all__ = ["add_biases_later", "bernoulli_in_one_pass", "merge", "separate_outputs", "split_at_draws"]
 
 _aten = torch.ops.aten
 _PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution.")
@@ -71,6 +71,32 @@ def _writes(graph: Graph) -> bool:
 
 def _is_draw(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def add_biases_later(graph: Graph) -> None:
+    """Add the bias of a layer that has several batch dimensions where its output is next read.
+
+    Torch would copy it to every row first, for the product to be added to. Only where the product is given its batch
+    dimensions back is there a place for it: of a bare sum of product and bias TorchInductor would make torch's again.
+    """
+    for layer in graph.find_nodes(op="call_function", target=_aten.addmm.default):
+        (view, *others) = layer.users
+        if (
+            others
+            or view.target is not _aten._unsafe_view.default
+            or layer.kwargs
+            or layer.args[0].meta["val"].dim() != 1
+        ):
+            continue
+        bias, rows, weight = layer.args
+        with graph.inserting_after(view):
+            total = graph.call_function(_aten.add.Tensor, (view, bias))
+        with graph.inserting_before(layer):
+            product = graph.call_function(_aten.mm.default, (rows, weight))
+        product.meta, total.meta = layer.meta, view.meta
+        view.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+        layer.replace_all_uses_with(product)
+        graph.erase_node(layer)
 
 
 def bernoulli_in_one_pass(graph: Graph, fake: FakeTensorMode) -> None:

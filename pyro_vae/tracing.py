@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.assumptions import Assumptions
-from pyro_vae.graphs import bernoulli_in_one_pass, merge, separate_outputs
+from pyro_vae.graphs import add_biases_later, bernoulli_in_one_pass, merge, separate_outputs
 
 __all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
 
@@ -114,6 +114,7 @@ def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule
         node.replace_all_uses_with(inputs[id(tensor)])
         graph.erase_node(node)
     merge(graph)
+    add_biases_later(graph)
     bernoulli_in_one_pass(graph, fake)
     separate_outputs(graph)
     return GraphModule({}, graph), tensors

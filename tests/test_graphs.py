@@ -22,6 +22,27 @@ def log_prob(logits, x, num_event_dims):
     return [dist.Bernoulli(logits=logits, validate_args=False).to_event(num_event_dims).log_prob(x)]
 
 
+class TestAddBiasesLater:
+    @pytest.mark.parametrize(("shape", "later"), [((3, 2), False), ((5, 3, 2), True), ((4, 5, 3, 2), True)])
+    def test_only_where_there_is_a_place_for_it(self, shape, later):
+        x = torch.randn(shape)
+        found = trace(lambda x: [LAYER(x), LAYER(x).tanh() * 2], [LAYER], x)
+        assert ("aten.mm.default" in operations(found.graph.graph)) is later
+        for output, expected in zip(found.graph(x, *found.tensors), [LAYER(x), LAYER(x).tanh() * 2], strict=True):
+            torch.testing.assert_close(output, expected)
+
+    def test_its_gradient(self):
+        x = torch.randn(4, 3, 2)
+
+        def gradient(x):
+            return torch.autograd.grad(LAYER(LAYER(x).tanh()).exp().sum(), list(LAYER.parameters()))
+
+        found = trace(gradient, [LAYER], x)
+        assert "aten.addmm.default" not in operations(found.graph.graph)
+        for output, expected in zip(found.graph(x, *found.tensors), gradient(x), strict=True):
+            torch.testing.assert_close(output, expected)
+
+
 class TestBernoulliInOnePass:
     @pytest.mark.parametrize(
         ("shape", "num_event_dims"), [((3, 32), 1), ((5, 3, 28, 28), 2), ((2, 3, 1, 8, 8), 3), ((3, 5), 1), ((16,), 1)]
@@ -82,7 +103,9 @@ class TestSplitAtDraws:
         before, after = split_at_draws(found.graph.graph)
         assert operations(before.graph).count("aten.addmm.default") == 1
         assert "aten.randn.default" not in operations(before.graph)
-        assert operations(after.graph).count("aten.addmm.default") == 1
+        assert operations(after.graph).count("aten.mm.default") == 1 and "aten.addmm.default" not in operations(
+            after.graph
+        )
         products = before(X, *found.tensors)
         for _ in range(2):  # on new draws
             state = torch.get_rng_state()
