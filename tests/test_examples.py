@@ -130,6 +130,21 @@ def test_bounds_and_weights_of_the_kl(succeed, tmp_path, arguments, shown):
         assert records[1]["train_loss"] > -records[1]["train_bound"]  # more of the KL is more to lose
 
 
+@pytest.mark.parametrize("precision", ["highest", "bf16"])
+def test_compiled_or_not_it_is_the_same_run(run, tmp_path, monkeypatch, precision):
+    monkeypatch.setattr("pyro_vae.compilation.inductor", lambda graph, inputs: graph)  # traced, no more
+    metrics = []
+    for choice in ("yes", "no"):
+        done = run("train_vae.py", "--epochs", 2, "--hidden-dims", 10, "--eval-particles", 100, "--precision", precision,
+                   "--compile", choice, "--out", tmp_path / choice)  # fmt: skip
+        assert done.returncode == 0
+        assert done.stderr.count("compiled the training step in") == done.stderr.count("compiled the likelihood in")
+        assert ("compiled the training step in" in done.stderr) is (choice == "yes")
+        metrics.append(json.loads((tmp_path / choice / "metrics.json").read_text()))
+    compiled, eager = metrics
+    assert compiled["test_log_likelihood"] == pytest.approx(eager["test_log_likelihood"], rel=1e-4)
+
+
 HIERARCHIES = {
     "hvae": ["--latent-dims", 4, 2, "--hidden-dims", "10,8", "6,6", "--guide", "top-down"],
     "ladder": ["--latent-dims", 4, 3, 2, "--hidden-dims", 8, "--batch-norm", "--warm-up", 1],
