@@ -70,10 +70,13 @@ class CompiledStep:
         **options: Any,
     ) -> None:
         self.model, self.guide, self.objective = model, guide, objective
+        self.eager = EagerStep(model, guide, pair, objective)
         self.parameters = list(pair.parameters())
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
+            return self.eager(x)  # hooks of parameters are Python that runs in the midst of the backward pass
         for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
             parameter.grad = None
         *gradients, bounds = self.gradients(x)

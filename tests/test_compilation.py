@@ -126,6 +126,12 @@ CHANGES = {
     "momentum": lambda pair: setattr(pair.model.decoder[1], "momentum", 0.5),
     "weights": lambda pair: [parameter.data.mul_(0.5) for parameter in pair.parameters()],
     "a hook": lambda pair: pair.guide.hidden.register_forward_hook(lambda module, x, y: 2 * y) and None,
+    "a hook of a parameter": lambda pair: (
+        pair.guide.hidden.weight.register_hook(lambda gradient: 2 * gradient) and None
+    ),
+    "a hook after it": lambda pair: (
+        pair.guide.hidden.weight.register_post_accumulate_grad_hook(lambda weight: weight.grad.mul_(3)) and None
+    ),
     "a number of the objective": None,
 }
 
