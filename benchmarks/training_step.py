@@ -7,9 +7,9 @@
 A step picks a batch of binarised 28 x 28 images out of a tensor on the device, computes the ELBO with one sample and
 its gradient, and takes one step of Adam at 1e-3. The network is 784-400-50-400-784 with tanh. Everything runs in one
 process: in each round all contestants take the same number of steps in turn, and the table holds medians over rounds.
-Compilation is over before the first round that counts. Every contestant really trains, from the same weights: the mean
-loss of the last fifth of its steps is in the table, and they must agree within 5 nats. After some hundred steps on draws
-of their own, runs of one and the same code differ by one or two; another loss would differ by tens.
+Compilation is over before the first round that counts. Every contestant really trains, from the same weights: the
+mean loss of the last fifth of its steps is in the table, and they must agree within 5 nats. After some hundred steps on
+draws of their own, runs of one and the same code differ by one or two; another loss would differ by tens.
 
 pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.precision``; its peers as they do by themselves, and one
 row shows the compiled hand-written step under pyro_vae's setting. The limit of the products is what a step's

@@ -115,6 +115,10 @@ def test_compiled_by_inductor(case):
     assert compiled.gradients.reason is None and compiled.gradients.num_traces == 1
 
 
+def triple(parameter):
+    parameter.grad.mul_(3)
+
+
 CHANGES = {
     "replaced": lambda pair: setattr(pair.guide.hidden, "weight", nn.Parameter(torch.ones(6, 16))),
     "cast": lambda pair: pair.double(),

@@ -135,8 +135,8 @@ def test_compiled_or_not_it_is_the_same_run(run, tmp_path, monkeypatch, precisio
     monkeypatch.setattr("pyro_vae.compilation.inductor", lambda graph, inputs: graph)  # traced, no more
     metrics = []
     for choice in ("yes", "no"):
-        done = run("train_vae.py", "--epochs", 2, "--hidden-dims", 10, "--eval-particles", 100, "--precision", precision,
-                   "--compile", choice, "--out", tmp_path / choice)  # fmt: skip
+        done = run("train_vae.py", "--epochs", 2, "--hidden-dims", 10, "--eval-particles", 100, "--compile", choice,
+                   "--precision", precision, "--out", tmp_path / choice)  # fmt: skip
         assert done.returncode == 0
         assert done.stderr.count("compiled the training step in") == done.stderr.count("compiled the likelihood in")
         assert ("compiled the training step in" in done.stderr) is (choice == "yes")
