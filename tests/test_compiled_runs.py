@@ -1,4 +1,4 @@
-"""``fit`` and ``log_likelihood`` compiled: the numbers that they give without, for long runs unasked, said in a line."""
+"""``fit`` and ``log_likelihood`` compiled: the numbers that they give without, for long runs unasked, said once."""
 
 from __future__ import annotations
 
