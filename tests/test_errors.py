@@ -174,7 +174,11 @@ class TestArguments:
             ({"lr": float("nan")}, ValueError, "^lr: found nan, expected a positive number"),
             ({"clip_norm": -1.0}, ValueError, "^clip_norm: found -1.0, expected a positive number"),
             ({"patience": 3}, ValueError, "^patience: found 3 without validation data, expected valid="),
-            ({"precision": "low"}, ValueError, "^precision: found 'low', expected one of 'highest', 'high', 'medium'$"),
+            (
+                {"precision": "low"},
+                ValueError,
+                "^precision: found 'low', expected one of 'highest', 'high', 'medium', 'bf16'$",
+            ),
             ({"objective": "elbo"}, TypeError, "^objective: found 'elbo', expected one such as"),
             ({"objective": ELBO}, TypeError, "^objective: found <class .*ELBO'>, expected one such as"),
         ],
