@@ -81,14 +81,11 @@ def add_biases_later(graph: Graph) -> None:
     """
     for layer in graph.find_nodes(op="call_function", target=_aten.addmm.default):
         (view, *others) = layer.users
-        if (
-            others
-            or view.target is not _aten._unsafe_view.default
-            or layer.kwargs
-            or layer.args[0].meta["val"].dim() != 1
-        ):
+        nodes: Any = layer.args
+        bias, rows, weight = nodes
+        is_view = view.target in (_aten._unsafe_view.default, _aten.view.default)
+        if others or not is_view or layer.kwargs or view.meta["val"].shape[-1:] != bias.meta["val"].shape:
             continue
-        bias, rows, weight = layer.args
         with graph.inserting_after(view):
             total = graph.call_function(_aten.add.Tensor, (view, bias))
         with graph.inserting_before(layer):

@@ -42,6 +42,12 @@ class TestAddBiasesLater:
         for output, expected in zip(found.graph(x, *found.tensors), gradient(x), strict=True):
             torch.testing.assert_close(output, expected)
 
+    def test_not_where_the_outputs_are_cut_in_pieces(self):
+        x = torch.randn(3, 2)
+        found = trace(lambda x: [LAYER(x).view(3, 2, 1).exp()], [LAYER], x)
+        assert "aten.addmm.default" in operations(found.graph.graph)
+        torch.testing.assert_close(found.graph(x, *found.tensors)[0], LAYER(x).view(3, 2, 1).exp())
+
 
 class TestBernoulliInOnePass:
     @pytest.mark.parametrize(
