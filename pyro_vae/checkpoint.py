@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pyro_vae.files import replacing, write_text
 from pyro_vae.handlers import bare
-from pyro_vae.modules import build
+from pyro_vae.modules import build, with_references, without_references
 
 __all__ = ["as_module", "load", "read_tensors", "restore", "save", "write_tensors"]
 
@@ -115,7 +115,8 @@ def save(program: Any, folder: Folder) -> None:
     """
     module = as_module(program)
     folder = Path(folder)
-    write_text(folder / _PROGRAM, json.dumps({"format": 1, "recipe": _recipe(module)}, indent=2) + "\n")
+    description = {"format": 1, "recipe": with_references(_recipe(module))}
+    write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
     write_tensors(folder / WEIGHTS, module.state_dict())
 
 
@@ -153,7 +154,7 @@ def load(folder: Folder, program: Any = None) -> Any:
 
 def _read_recipe(path: Path) -> Any:
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        recipe = without_references(json.loads(path.read_text(encoding="utf-8"))["recipe"])
     except FileNotFoundError:
         raise FileNotFoundError(f"found no {path.name} in {path.parent}, expected one beside {WEIGHTS}") from None
     except (ValueError, KeyError, TypeError) as error:

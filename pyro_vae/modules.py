@@ -4,9 +4,11 @@ A packaged module remembers the arguments of its constructor as a *recipe*, plai
 
     {"class": "StandardNormal", "arguments": {"latent_dim": 50}}
 
-A module among the arguments is stored as its own recipe, so the recipe of a whole program nests. ``build`` reads one
-back. It only ever calls classes that registered themselves by inheriting :class:`Rebuildable` inside this package, so
-a recipe from a stranger is data and cannot name other code.
+A module among the arguments is stored as its own recipe, so the recipe of a whole program nests. One that is there
+twice, such as the posterior that a VampPrior shares, is one and the same dictionary in both places, and in a file a
+reference to the first of them, ``{"same_as": ["prior", "posterior"]}``. ``build`` reads a recipe back. It only ever
+calls classes that registered themselves by inheriting :class:`Rebuildable` inside this package, so a recipe from a
+stranger is data and cannot name other code.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Rebuildable", "build", "owners", "placement"]
+__all__ = ["Rebuildable", "build", "owners", "placement", "with_references", "without_references"]
 
 _registry: dict[str, type[Rebuildable]] = {}
 
@@ -63,8 +65,62 @@ def _as_data(value: Any) -> Any:
     return recipe
 
 
+def with_references(recipe: Any) -> Any:
+    """A recipe as a file can hold it: what occurs again is a reference, the path to where it stands first.
+
+    >>> inner = {"class": "StandardNormal", "arguments": {"latent_dim": 3}}
+    >>> with_references({"class": "Pair", "arguments": {"a": inner, "b": inner}})["arguments"]["b"]
+    {'same_as': ['a']}
+    """
+    first: dict[int, list[Any]] = {}
+
+    def referred(value: Any, path: list[Any]) -> Any:
+        if isinstance(value, list):
+            return [referred(item, [*path, index]) for index, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if id(value) in first:
+            return {"same_as": first[id(value)]}
+        first[id(value)] = path
+        arguments = {name: referred(item, [*path, name]) for name, item in value["arguments"].items()}
+        return {**value, "arguments": arguments}
+
+    return referred(recipe, [])
+
+
+def without_references(data: Any) -> Any:
+    """The recipe that :func:`with_references` was given, or one equal to it.
+
+    Raises
+    ------
+    ValueError
+        If a reference leads nowhere.
+    """
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def resolved(value: Any, path: tuple[Any, ...]) -> Any:
+        if isinstance(value, list):
+            return [resolved(item, (*path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        if set(value) == {"same_as"}:
+            where = tuple(value["same_as"]) if isinstance(value["same_as"], list) else None
+            if where not in known:
+                raise ValueError(
+                    f"recipe: found a reference to {value['same_as']!r}, expected the path of a part before it"
+                )
+            return known[where]
+        recipe = dict(value)
+        if isinstance(recipe.get("arguments"), dict):
+            recipe["arguments"] = {name: resolved(item, (*path, name)) for name, item in recipe["arguments"].items()}
+        known[path] = recipe
+        return recipe
+
+    return resolved(data, ())
+
+
 def build(recipe: Any) -> Any:
-    """Rebuild what ``recipe`` describes.
+    """Rebuild what ``recipe`` describes; a dictionary that occurs in it twice becomes one module.
 
     Raises
     ------
@@ -77,19 +133,26 @@ def build(recipe: Any) -> Any:
     >>> build(pyro_vae.StandardNormal(3).recipe)
     StandardNormal(3)
     """
+    return _built(recipe, {})
+
+
+def _built(recipe: Any, parts: dict[int, Any]) -> Any:
     if isinstance(recipe, list):
-        return tuple(build(item) for item in recipe)
+        return tuple(_built(item, parts) for item in recipe)
     if not isinstance(recipe, dict):
         return recipe
+    if id(recipe) in parts:
+        return parts[id(recipe)]
     if set(recipe) != {"class", "arguments"} or not isinstance(recipe["arguments"], dict):
         raise ValueError(f"recipe: found the keys {sorted(map(str, recipe))}, expected 'class' and 'arguments'")
     if not isinstance(recipe["class"], str) or recipe["class"] not in _registry:
         raise ValueError(f"recipe: found the class {recipe['class']!r}, expected one of {', '.join(sorted(_registry))}")
-    arguments = {name: build(value) for name, value in recipe["arguments"].items()}
+    arguments = {name: _built(value, parts) for name, value in recipe["arguments"].items()}
     try:
-        return _registry[recipe["class"]](**arguments)
+        parts[id(recipe)] = _registry[recipe["class"]](**arguments)
     except TypeError as error:
         raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}") from error
+    return parts[id(recipe)]
 
 
 def owners(program: Any) -> Iterator[nn.Module]:

@@ -80,9 +80,9 @@ class TestBuild:
         [
             (
                 {"class": "os.system", "arguments": {}},
-                "found the class 'os.system', expected one of Bernoulli, ChainProgram, ",
+                "found the class 'os.system', expected one of AutoregressiveCodes, Bernoulli, ",
             ),
-            ({"class": ["MLP"], "arguments": {}}, r"found the class \['MLP'\], expected one of Bernoulli"),
+            ({"class": ["MLP"], "arguments": {}}, r"found the class \['MLP'\], expected one of AutoregressiveCodes"),
             ({"class": "MLP"}, r"found the keys \['class'\], expected 'class' and 'arguments'"),
             ({"class": "MLP", "arguments": [1]}, r"found the keys \['arguments', 'class'\], expected"),
             (
