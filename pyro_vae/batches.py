@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from pyro_vae.dequantisation import dequantize as dequantized
+
 __all__ = ["Batches", "Binarize", "Split", "as_batches", "check_array"]
 
 Binarize: TypeAlias = Literal["dynamic", "static", "threshold"]
@@ -45,11 +47,14 @@ class Split(Dataset[Tensor]):
         (drawn once) and ``"threshold"`` say how the values became the bits they are; ``None``: they are as given.
     labels
         ``(N,)``, carried along and never returned by indexing, or ``None``.
+    dequantize
+        Add uniform noise at each use and divide by ``levels + 1``, see :mod:`pyro_vae.dequantisation`.
 
     Raises
     ------
     ValueError
-        For an unknown ``binarize``, or when there are not as many labels as values.
+        For an unknown ``binarize``, when there are not as many labels as values, or for ``dequantize`` of values that
+        are binarised or no whole grey levels.
 
     Examples
     --------
@@ -63,16 +68,26 @@ class Split(Dataset[Tensor]):
     """
 
     def __init__(
-        self, values: Tensor, *, levels: int = 1, binarize: Binarize | None = None, labels: Tensor | None = None
+        self,
+        values: Tensor,
+        *,
+        levels: int = 1,
+        binarize: Binarize | None = None,
+        labels: Tensor | None = None,
+        dequantize: bool = False,
     ) -> None:
         if binarize is not None and binarize not in get_args(Binarize):
             raise ValueError(f"binarize must be one of {get_args(Binarize)} or None, found {binarize!r}")
         if labels is not None and len(labels) != len(values):
             raise ValueError(f"one label a datum is needed: found {len(labels)} labels for {len(values)} data")
+        if dequantize and (binarize is not None or levels == 1 or values.is_floating_point()):
+            found = f"levels={levels}, binarize={binarize!r} and {values.dtype}"
+            raise ValueError(f"dequantize: found {found}, expected whole grey levels that are not binarised")
         self.values = values
         self.levels = levels
         self.binarize = binarize
         self.labels = labels
+        self.dequantize = dequantize
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +108,7 @@ class Split(Dataset[Tensor]):
         """Return a copy on ``device`` that shares no memory with this split."""
         labels = None if self.labels is None else self.labels.to(device, copy=True)
         values = self.values.to(device, copy=True)
-        return Split(values, levels=self.levels, binarize=self.binarize, labels=labels)
+        return Split(values, levels=self.levels, binarize=self.binarize, labels=labels, dequantize=self.dequantize)
 
     def batches(
         self, batch_size: int, shuffle: bool = True, drop_last: bool = False, *, dtype: torch.dtype = torch.float32
@@ -159,6 +174,8 @@ class Split(Dataset[Tensor]):
     def _read(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         # At least 32 bits, as bfloat16 would round the probabilities; a copy, so that writing to a batch is harmless.
         x = values.to(torch.promote_types(dtype, torch.float32), copy=True)
+        if self.dequantize:
+            return dequantized(x, self.levels + 1, torch.rand_like(x)).to(dtype)
         if self.levels != 1:
             x /= self.levels
         if self.binarize == "dynamic":
@@ -173,7 +190,8 @@ class Split(Dataset[Tensor]):
     def __repr__(self) -> str:
         grey = "values as given" if self.levels == 1 else f"grey levels 0..{self.levels}"
         bits = {"dynamic": f"{grey} binarised at each use", "static": "bits drawn once", "threshold": "thresholded"}
-        return f"Split({len(self)} x {self.data_shape}, {bits.get(self.binarize or '', grey)}, on {self.device})"
+        kind = f"{grey} dequantised at each use" if self.dequantize else bits.get(self.binarize or "", grey)
+        return f"Split({len(self)} x {self.data_shape}, {kind}, on {self.device})"
 
 
 class Batches:

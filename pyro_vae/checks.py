@@ -16,6 +16,8 @@ from pyro_vae.constants import check_runs_again, with_copied_buffers
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Program
 from pyro_vae.importance import scored_with_constants, trace_pair
+from pyro_vae.likelihoods.heterogeneous import Columns
+from pyro_vae.likelihoods.levels import Levels
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
@@ -139,17 +141,24 @@ def _check_support(site: dict[str, Any], x: Tensor, start: int, name: str) -> No
     if outside.any():
         where, found = _first(outside, x, start)
         base = site["fn"]
+        if isinstance(base, Columns):
+            base = base.group_of(where[-1])
+            support = _elementwise(base.support)
         while hasattr(base, "base_dist"):
             base = base.base_dist
-        hint = (
-            "; binarise it (see pyro_vae.data.load), or use another likelihood"
-            if support is constraints.boolean
-            else ""
-        )
         raise ValueError(
             f"{name}: found the value {found:g} at {where}, outside the support of site {site['name']!r}, "
-            f"expected what a {type(base).__name__} covers, {support}{hint}"
+            f"expected what a {type(base).__name__} covers, {support}{_hint(support, found)}"
         )
+
+
+def _hint(support: Any, found: float) -> str:
+    """What may help with data outside of a support, to end a message with."""
+    if support is constraints.boolean:
+        return "; binarise it (see pyro_vae.data.load), or use another likelihood"
+    if isinstance(support, Levels) and 1 < found <= support.top:
+        return f"; divide whole levels by {support.top}"
+    return ""
 
 
 def _first(bad: Tensor, x: Tensor, start: int) -> tuple[tuple[int, ...], float]:

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.batches import Binarize, Split, check_array, check_probabilities
+from pyro_vae.dequantisation import dequantize as dequantized
 from pyro_vae.files import replacing
 
 __all__ = ["Binarize", "Name", "Split", "Splits", "load"]
@@ -64,6 +65,7 @@ def load(
     *,
     seed: int = 0,
     labels: Tensor | npt.NDArray[Any] | None = None,
+    dequantize: bool = False,
 ) -> Splits:
     r"""Load a data set by name, or split an array of your own. The splits lie on the CPU.
 
@@ -95,12 +97,16 @@ def load(
         Of the bits that are drawn once and of the split of an array, 0 or more and below 2**32.
     labels
         ``(N,)`` integers that go with an array; the named sets bring their own, the Frey faces have none.
+    dequantize
+        Make real numbers in [0, 1) of grey levels, for a density, by noise (:mod:`pyro_vae.dequantisation`): of
+        training data anew at each use, of validation and test data once, by ``seed``. ``"auto"`` is then ``None``.
 
     Raises
     ------
     ValueError
-        For an unknown name or mode, values outside [0, 1] that are to be binarised, an array that is empty,
-        not finite or too small to be split, labels that do not fit, and a file that is truncated or corrupt.
+        For an unknown name or mode, values outside [0, 1] that are to be binarised, values that are to be dequantised
+        and are binarised or no grey levels, an array that is empty, not finite or too small to be split, labels that do
+        not fit, and a file that is truncated or corrupt.
     TypeError
         For anything but a name, a tensor or an array of numbers.
     FileNotFoundError
@@ -127,14 +133,18 @@ def load(
     else:
         source, title = _own(name, labels, seed), "array"
     if binarize == "auto":
-        binarize = "dynamic" if source.black_and_white else None
+        binarize = "dynamic" if source.black_and_white and not dequantize else None
 
     splits, start = [], 0
     for part, size in enumerate(source.sizes):
         rows = torch.from_numpy(source.order[start : start + size])
         values = source.values[rows]  # indexing by a tensor copies, so no split keeps another's memory alive
         split = Split(values, levels=source.levels, labels=None if source.labels is None else source.labels[rows])
-        splits.append(_binarised(split, binarize, redraw=part == 0, random=np.random.RandomState([seed, part])))
+        random = np.random.RandomState([seed, part])
+        if dequantize:
+            splits.append(_dequantised(split, binarize, redraw=part == 0, random=random))
+        else:
+            splits.append(_binarised(split, binarize, redraw=part == 0, random=random))
         start += size
     train, valid, test = splits
     return Splits(train, valid, test, title)
@@ -151,6 +161,17 @@ def _binarised(split: Split, mode: Binarize | None, redraw: bool, random: np.ran
         grey = values.double().numpy() / split.levels  # (1000, *data_shape)
         bits.append(torch.from_numpy(grey > (0.5 if mode == "threshold" else random.random_sample(grey.shape))))
     return Split(torch.cat(bits).byte(), binarize="threshold" if mode == "threshold" else "static", labels=split.labels)
+
+
+def _dequantised(split: Split, mode: Binarize | None, redraw: bool, random: np.random.RandomState) -> Split:
+    once = Split(split.values, levels=split.levels, binarize=mode, labels=split.labels, dequantize=True)
+    if redraw:
+        return once
+    values = []
+    for levels in torch.split(split.values, 1_000):
+        noise = torch.from_numpy(random.random_sample(levels.shape))  # (1000, *data_shape), float64
+        values.append(dequantized(levels.float(), split.levels + 1, noise.float()))
+    return Split(torch.cat(values), labels=split.labels)
 
 
 class _Source(NamedTuple):

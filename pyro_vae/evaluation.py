@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checks import check_program
 from pyro_vae.compilation import Compile, Compiled, Outputs, check_choice, said
+from pyro_vae.dequantisation import bits_per_dim
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.importance import log_weights
 from pyro_vae.modules import owners, placement
@@ -63,9 +63,13 @@ class LogLikelihood(_Estimates):
         """The Monte Carlo standard error of :meth:`mean`, for these very data, nats."""
         return (self.std_error.square().sum().sqrt() / len(self.values)).item()
 
-    def bits_per_dim(self) -> float:
-        """Minus the mean, in bits per dimension of a datum."""
-        return -self.mean() / (self.num_dims * float(np.log(2)))
+    def bits_per_dim(self, num_levels: int = 1) -> float:
+        """Minus the mean, in bits per dimension of a datum.
+
+        Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
+        levels, see :mod:`pyro_vae.dequantisation`.
+        """
+        return bits_per_dim(self.mean(), self.num_dims, num_levels)
 
 
 @torch.no_grad()

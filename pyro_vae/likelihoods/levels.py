@@ -1,0 +1,248 @@
+r"""Likelihoods of whole numbers with an upper end: the grey levels of pixels, and the codes of categories.
+
+A camera or a scanner rounds, and an image is stored in 256 levels. As :func:`pyro_vae.data.load` gives it, level k is
+the number k/255 in [0, 1]; and so all likelihoods of grey levels here take it, whatever their number. With L levels
+
+.. math:: x = \frac{k}{L - 1}, \quad k = 0, \dots, L - 1, \qquad p(x|z) = P(k|z), \qquad \sum_k P(k|z) = 1 :
+
+p is the probability of the level, no density of x, and its logarithm is never positive. Numbers between the levels have
+none, and are refused. Log-probabilities in nats, over log 2 and the number of entries, are bits per dimension: what a
+perfect code would take to store the image without loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.likelihoods.output import Likelihood, check_count
+
+__all__ = ["Binomial", "Categorical", "GreyLevels", "Levels", "Nominal"]
+
+
+class Levels(constraints.Constraint):
+    """The numbers 0, 1/m, 2/m, ... 1 with m = ``num_levels - 1``, as far as float32 resolves them.
+
+    >>> Levels(256).check(torch.tensor([0.0, 51 / 255, 0.5, 1.0, 2.0]))
+    tensor([ True,  True, False,  True, False])
+    """
+
+    is_discrete = True
+    event_dim = 0
+
+    def __init__(self, num_levels: int) -> None:
+        self.top = num_levels - 1
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        level = value * self.top
+        nearest = level.round()
+        close = (level - nearest).abs() <= 4 * torch.finfo(torch.float32).eps * self.top
+        return close & (nearest >= 0) & (nearest <= self.top)
+
+    def __repr__(self) -> str:
+        return f"multiples of 1/{self.top} from 0 to 1"
+
+
+class GreyLevels(dist.TorchDistribution):
+    r"""Whole numbers read as levels between 0 and 1: x = k / (L - 1), with the probability of k.
+
+    No change of variables: a probability has no Jacobian.
+
+    Parameters
+    ----------
+    levels
+        A distribution of single numbers 0, 1, ... L - 1.
+    num_levels
+        L, 2 or more.
+
+    Examples
+    --------
+    >>> p = GreyLevels(dist.Binomial(16, torch.tensor(0.5)), 17)
+    >>> p.mean, round(p.log_prob(torch.tensor(1.0)).exp().item() * 2**16, 3)
+    (tensor(0.5000), 1.0)
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, levels: dist.TorchDistribution, num_levels: int, validate_args: bool | None = None) -> None:
+        self.levels, self.num_levels = levels, num_levels
+        super().__init__(levels.batch_shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Levels:
+        return Levels(self.num_levels)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GreyLevels:
+        new = self._get_checked_instance(GreyLevels, _instance)
+        new.levels, new.num_levels = self.levels.expand(batch_shape), self.num_levels
+        super(GreyLevels, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.levels.log_prob((value * (self.num_levels - 1)).round())
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.levels.sample(torch.Size(sample_shape)) / (self.num_levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.levels.mean / (self.num_levels - 1)
+
+
+class Codes(dist.Categorical):
+    """Pyro's categorical distribution with draws in floating point, as data are; its mean is the most probable code."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mode.to(self.logits.dtype)
+
+
+class OrderedCodes(Codes):
+    """The same where codes are numbers, and their mean is one."""
+
+    @property
+    def mean(self) -> Tensor:
+        numbers = torch.arange(self.logits.shape[-1], dtype=self.logits.dtype, device=self.logits.device)
+        return (self.probs * numbers).sum(-1)
+
+
+class Categorical(Likelihood):
+    r"""Independent grey levels, each with a probability of its own: the most that can be said, and knows of no order.
+
+    .. math:: P(k|z) = \prod_i \mathrm{softmax}\bigl(f_i(z)\bigr)_{k_i}, \qquad x_i = \frac{k_i}{L - 1}
+
+    Parameters
+    ----------
+    network
+        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_levels, *data_shape)``.
+    data_shape
+        Shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
+    num_levels
+        L, 2 or more: 256 for bytes.
+
+    Raises
+    ------
+    ValueError
+        If ``num_levels`` is no integer above 1, or the network gives another shape.
+
+    References
+    ----------
+    Van den Oord, Kalchbrenner and Kavukcuoglu, *Pixel Recurrent Neural Networks*, 2016, section 3.
+
+    Examples
+    --------
+    >>> from pyro_vae.networks import MLP
+    >>> p = Categorical(MLP(2, (4, 3)), (3,), num_levels=4)(torch.zeros(1, 2))  # levels 0, 1/3, 2/3, 1
+    >>> round(p.log_prob(torch.tensor([0.0, 1 / 3, 1.0])).exp().item(), 4)  # 1/4 each
+    0.0156
+    """
+
+    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], num_levels: int = 256) -> None:
+        super().__init__(network, data_shape)
+        check_count("num_levels", num_levels, 2)
+        self.num_levels = num_levels
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_levels
+
+    def from_output(self, output: Tensor) -> dist.TorchDistribution:
+        num_dims = len(self.data_shape)
+        logits = output.movedim(-1 - num_dims, -1)  # (*batch, *data_shape, L)
+        return GreyLevels(OrderedCodes(logits=logits), self.num_levels).to_event(num_dims)
+
+
+class Binomial(Likelihood):
+    r"""Independent levels that count successes of n trials: few levels, and one number an entry.
+
+    .. math:: P(k|z) = \prod_i \binom{n}{k_i} y_i^{k_i} (1 - y_i)^{n - k_i}, \qquad x_i = \frac{k_i}{n},
+              \quad y = \mathrm{sigmoid}(f(z))
+
+    Divide counts that are not yet fractions by n. An entry of scikit-learn's digits counts the dots in a square of 16.
+
+    Parameters
+    ----------
+    network
+        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
+    data_shape
+        Shape of one datum; its entries are multiples of 1/n from 0 to 1.
+    total_count
+        n, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        If ``total_count`` is no positive integer, or the network gives another shape.
+
+    Examples
+    --------
+    >>> from pyro_vae.networks import MLP
+    >>> p = Binomial(MLP(2, (3,)), (3,), total_count=16)(torch.zeros(1, 2))
+    >>> p.mean, p.base_dist.support
+    (tensor([[0.5000, 0.5000, 0.5000]], grad_fn=<DivBackward0>), multiples of 1/16 from 0 to 1)
+    """
+
+    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], total_count: int) -> None:
+        super().__init__(network, data_shape)
+        check_count("total_count", total_count, 1)
+        self.total_count = total_count
+
+    def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
+        (logits,) = parameters
+        total_count = logits.new_full((), self.total_count)
+        return GreyLevels(dist.Binomial(total_count, logits=logits), self.total_count + 1)
+
+
+class Nominal(Likelihood):
+    r"""Independent categories without an order, coded 0, 1, ... C - 1: a colour, a country, a letter.
+
+    .. math:: P(x|z) = \prod_i \mathrm{softmax}\bigl(f_i(z)\bigr)_{x_i}
+
+    Codes have no mean: the distribution's ``mean``, which reconstructions show, is the most probable code.
+
+    Parameters
+    ----------
+    network
+        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_categories, *data_shape)``.
+    data_shape
+        Shape of one datum; its entries are whole numbers from 0 to C - 1, not divided by anything.
+    num_categories
+        C, 2 or more.
+
+    Raises
+    ------
+    ValueError
+        If ``num_categories`` is no integer above 1, or the network gives another shape.
+
+    Examples
+    --------
+    >>> from pyro_vae.networks import MLP
+    >>> p = Nominal(MLP(2, (4, 3)), (3,), num_categories=4)(torch.zeros(1, 2))
+    >>> round(p.log_prob(torch.tensor([0.0, 1.0, 3.0])).exp().item(), 4)  # 1/4 each
+    0.0156
+    """
+
+    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], num_categories: int) -> None:
+        super().__init__(network, data_shape)
+        check_count("num_categories", num_categories, 2)
+        self.num_categories = num_categories
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_categories
+
+    def from_output(self, output: Tensor) -> dist.TorchDistribution:
+        num_dims = len(self.data_shape)
+        return Codes(logits=output.movedim(-1 - num_dims, -1)).to_event(num_dims)  # (*batch, *data_shape, C)

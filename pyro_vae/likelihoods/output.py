@@ -1,0 +1,84 @@
+"""What all likelihoods share: a network's output becomes the parameters of a distribution of the data.
+
+A network gives one number an entry of the data, ``(*batch, *data_shape)``, or several, stacked in front of it as
+``(*batch, num_outputs, *data_shape)``. An output of another shape would be broadcast over the data without a word, so
+it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from pyro_vae.modules import Rebuildable
+
+__all__ = ["Likelihood", "check_count"]
+
+
+class Likelihood(Rebuildable):
+    r"""Entries of the data that are independent given z; to be inherited.
+
+    .. math:: p(x|z) = \prod_i p(x_i | f_i(z))
+
+    A subclass says how many numbers an entry takes, by :attr:`num_outputs`, and makes its distribution of them, by
+    :meth:`elementwise`. Of data whose entries are not independent it replaces :meth:`from_output`.
+
+    Parameters
+    ----------
+    network
+        Takes z, ``(*batch, latent_dim)``, to ``(*batch, *output_shape)``; ``None`` for a part of
+        :class:`~pyro_vae.likelihoods.heterogeneous.Heterogeneous`, which gives it a share of one output.
+    data_shape
+        Shape of one datum.
+
+    Raises
+    ------
+    ValueError
+        When called, if there is no network or it gives another shape.
+    """
+
+    def __init__(self, network: nn.Module | None, data_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.data_shape = tuple(data_shape)
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers of the network's output go to one entry of the data."""
+        return 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the network's output for one z."""
+        return self.data_shape if self.num_outputs == 1 else (self.num_outputs, *self.data_shape)
+
+    def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
+        """The distribution of the single entries, from ``num_outputs`` tensors ``(*batch, *data_shape)``."""
+        raise NotImplementedError(f"{type(self).__name__}: expected a method elementwise or from_output")
+
+    def from_output(self, output: Tensor) -> dist.TorchDistribution:
+        """p(x|z) from an output of the network, ``(*batch, *output_shape)``."""
+        num_dims = len(self.data_shape)
+        parameters = (output,) if self.num_outputs == 1 else output.unbind(output.dim() - num_dims - 1)
+        return self.elementwise(*parameters).to_event(num_dims)
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        name = type(self).__name__
+        if self.network is None:
+            raise ValueError(f"{name}: found no network, expected one, or a place among the parts of a Heterogeneous")
+        output = self.network(z)  # (*batch, *output_shape)
+        expected = (*z.shape[:-1], *self.output_shape)
+        if tuple(output.shape) != expected:
+            raise ValueError(
+                f"{name}: found a network output of shape {tuple(output.shape)} for z of shape {tuple(z.shape)}, "
+                f"expected {expected}"
+            )
+        return self.from_output(output)
+
+
+def check_count(argument: str, count: int, least: int) -> None:
+    """Raise ``ValueError`` unless ``count`` is an integer, ``least`` or more."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < least:
+        raise ValueError(f"{argument}: found {count!r}, expected an integer, {least} or more")
