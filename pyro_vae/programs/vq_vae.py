@@ -1,0 +1,251 @@
+r"""The vector-quantised autoencoder: a grid of codes from a codebook, chosen by the encoder without chance.
+
+The latent z is a grid of P vectors, each one of the codebook's :math:`e_1, \dots, e_K`. The model draws codes and
+decodes their vectors; the guide's one-point distribution holds, at each position, the code next to the encoder's output
+:math:`z_e(x)`:
+
+.. math:: p(x, z) = p(z)\, p(x|z), \qquad q(z|x) = \delta_{z_q(x)}, \qquad
+          z_q(x)_i = e_{k_i}, \quad k_i = \arg\min_k \lVert z_e(x)_i - e_k \rVert
+
+As :math:`\log q(z_q|x) = 0`, the evidence lower bound is one term of the sum :math:`p(x) = \sum_z p(z)\, p(x|z)`,
+
+.. math:: \log p(x) \ge \log p(x|z_q(x)) + \log p(z_q(x)),
+
+in nats, to be compared with the bounds of other programs. Training differs from its gradient in two places, and in
+nothing else. *Straight through*: the gradient by :math:`z_q` goes on to :math:`z_e` as if they were one,
+
+.. math:: z_q = e_k + (z_e - \mathrm{sg}[z_e]),
+
+where sg stops the gradient. *Commitment*: :math:`z_e` is drawn to the codes that it chose, by
+
+.. math:: - \beta \sum_{i=1}^P \lVert z_{e,i} - \mathrm{sg}[e_{k_i}] \rVert^2 .
+
+This is no part of a bound. It is a term of :math:`-\log q`, less its own value, so that it has the gradient
+:math:`-2 \beta (z_e - e_k)` and the value zero: every objective that differentiates log q trains with it, this
+package's and Pyro's, and none reports it. (The paper writes a mean over the positions where this is a sum, so its β is
+P times this one.) The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.codebook`.
+
+van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.batches import as_batches
+from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
+from pyro_vae.codebook import ChosenVectors, Codebook, CodeVectors
+from pyro_vae.errors import ProgramError
+from pyro_vae.grids import GridDecoder, GridEncoder
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.modules import placement
+from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of, sizes_of
+from pyro_vae.programs.program import Program
+from pyro_vae.state import evaluating
+
+__all__ = ["VQVAE", "CodePriorName", "perplexity"]
+
+CodePriorName = Literal["independent", "autoregressive"]
+
+
+class Model(PyroModule):
+    """Codes from their prior, as vectors, and x from these."""
+
+    def __init__(self, prior: nn.Module, codebook: Codebook, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.prior, self.codebook, self.likelihood = prior, codebook, likelihood
+
+    def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
+        codes = self.prior()
+        num_event_dims = len(codes.event_shape) + 1
+        with pyro.plate("data", num_data, dim=-1):
+            z = pyro.sample("z", CodeVectors(codes, self.codebook.vectors))  # (B, *code_shape, code_dim)
+            return pyro.sample("x", self.likelihood(z.flatten(-num_event_dims)), obs=x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.generate(len(x), x)
+
+
+class Guide(PyroModule):
+    """The codes next to the encoder's outputs, without chance."""
+
+    def __init__(self, encoder: nn.Module, codebook: Codebook, commitment: float) -> None:
+        super().__init__()
+        self.encoder, self.codebook, self.commitment = encoder, codebook, commitment
+
+    def forward(self, x: Tensor) -> Tensor:
+        codebook = self.codebook
+        outputs = self.encoder(x)  # (B, *code_shape, code_dim)
+        if codebook.training and outputs.requires_grad:
+            codebook.update(outputs)  # before the choice, so that the model replays it with the same codes
+        chosen = codebook.vectors[codebook(outputs)]
+        distance = (outputs - chosen).square().flatten(1).sum(-1)  # (B,)
+        z = chosen + (outputs - outputs.detach())
+        log_q = self.commitment * (distance - distance.detach())
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", ChosenVectors(z, log_q, event_dim=z.dim() - 1))
+
+
+class VQVAE(Program):
+    r"""A vector-quantised variational autoencoder.
+
+    .. math:: \log p(x) \ge \log p(x|z_q(x)) + \log p(z_q(x))
+
+    The latent ``"z"`` is the grid of the chosen codes' vectors, ``(*code_shape, code_dim)``: ``encode`` returns it, and
+    :meth:`codes` the codes as integers. All particles of a datum are one, so one is enough everywhere, and
+    :func:`pyro_vae.log_likelihood` gives the bound.
+
+    The codebook moves once at each training step: in train mode, when the encoder's output has a gradient. Freeze the
+    encoder, ``vq.encoder.requires_grad_(False)``, and the codes stay, as one needs to train a prior afterwards. Freeze
+    the prior, ``vq.prior.requires_grad_(False)``, before that, and it stays uniform.
+
+    What changes the role of log q changes the commitment: ``gradient="stl"`` and ``"dreg"`` leave it out, and
+    :func:`pyro_vae.anneal_kl` weighs it with log p(z). Wake-sleep cannot train a one-point guide.
+
+    Parameters
+    ----------
+    data_shape
+        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1]; with an encoder and a likelihood of your
+        own any shape.
+    num_codes, code_dim
+        Size of the codebook, and length of its vectors.
+    channels
+        Channels of the convolutional encoder, each entry of which halves the image, and of the decoder.
+    likelihood
+        ``"bernoulli"``, ``"gaussian"`` (with a scale given by the decoder), or a module whose forward takes the grid in
+        one row, ``(*batch, prod(code_shape) * code_dim)``, and returns p(x|z).
+    prior
+        ``"independent"`` for :class:`~pyro_vae.code_priors.IndependentCodes`, ``"autoregressive"`` for
+        :class:`~pyro_vae.code_priors.AutoregressiveCodes`, or a module whose forward returns a distribution of
+        integers, ``code_shape``.
+    encoder
+        A network of your own, from ``(B, *data_shape)`` to ``(B, *code_shape, code_dim)``.
+    codebook
+        A :class:`~pyro_vae.codebook.Codebook`, made with another decay or taken from another program; its sizes count.
+    commitment
+        β, for distances summed over all positions; 0 or more.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood or prior, or sizes or a ``commitment`` that are out of range.
+    TypeError
+        For a part that is no module.
+    ProgramError
+        For parts that do not fit each other.
+
+    References
+    ----------
+    van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017.
+
+    Examples
+    --------
+    >>> vq = VQVAE((28, 28), num_codes=32, code_dim=4, channels=(8, 16))
+    >>> x = torch.zeros(3, 28, 28)
+    >>> vq.codes(x).shape, vq.encode(x).shape, vq.reconstruct(x).shape, vq.sample(2).shape
+    (torch.Size([3, 7, 7]), torch.Size([3, 7, 7, 4]), torch.Size([3, 28, 28]), torch.Size([2, 28, 28]))
+    """
+
+    model: Model
+    guide: Guide
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_codes: int = 128,
+        code_dim: int = 16,
+        channels: Sequence[int] = (32, 64),
+        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        *,
+        prior: CodePriorName | nn.Module = "independent",
+        encoder: nn.Module | None = None,
+        codebook: Codebook | None = None,
+        commitment: float = 0.25,
+    ) -> None:
+        check_parts(likelihood=likelihood, encoder=encoder, prior=None if isinstance(prior, str) else prior)
+        if isinstance(prior, str) and prior not in get_args(CodePriorName):
+            choices = ", ".join(map(repr, get_args(CodePriorName)))
+            raise ValueError(f"prior: found {prior!r}, expected {choices} or a module")
+        if not isinstance(codebook, (Codebook, type(None))):
+            raise TypeError(f"codebook: found {type(codebook).__name__}, expected a Codebook")
+        if not 0 <= commitment < math.inf:
+            raise ValueError(f"commitment: found {commitment!r}, expected a finite number, 0 or more")
+        data_shape = sizes_of("data_shape", data_shape, "the shape of one datum")
+        codebook = Codebook(num_codes, code_dim) if codebook is None else codebook
+        encoder = GridEncoder(data_shape, codebook.code_dim, channels) if encoder is None else encoder
+        code_shape = _code_shape(encoder, data_shape, codebook)
+        if likelihood == "bernoulli":
+            likelihood = Bernoulli(GridDecoder(codebook.code_dim, data_shape, channels), data_shape)
+        elif likelihood == "gaussian":
+            decoder = GridDecoder(codebook.code_dim, data_shape, channels, num_outputs=2)
+            likelihood = Gaussian(decoder, data_shape, scale="decoder", mean="sigmoid")
+        assert isinstance(likelihood, nn.Module)
+        if isinstance(prior, str):
+            make = IndependentCodes if prior == "independent" else AutoregressiveCodes
+            prior = make(code_shape, codebook.num_codes)
+        check_layer("prior", "z", result_of("prior", prior), code_shape, ())
+        row = math.prod(code_shape) * codebook.code_dim
+        check_layer("likelihood", "x", result_of("likelihood", likelihood, (row,)), data_shape)
+        super().__init__(Model(prior, codebook, likelihood), Guide(encoder, codebook, float(commitment)), ("z",))
+
+    @property
+    def prior(self) -> nn.Module:
+        """The module whose ``forward()`` returns the distribution of the codes."""
+        return self.model.prior
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network whose outputs choose the codes."""
+        return self.guide.encoder
+
+    @property
+    def codebook(self) -> Codebook:
+        """The codes' vectors, which model and guide share."""
+        return self.model.codebook
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """The codes that data ``(B, *data_shape)`` choose, integers ``(B, *code_shape)``."""
+        device, dtype = placement(self)
+        with evaluating(self):
+            codes: Tensor = self.codebook(self.encoder(torch.as_tensor(x).to(device, dtype)))
+        return codes
+
+
+def _code_shape(encoder: nn.Module, data_shape: tuple[int, ...], codebook: Codebook) -> tuple[int, ...]:
+    """The shape of the grid that an encoder gives, once it is one of the codebook's vectors."""
+    outputs: Any = result_of("encoder", encoder, data_shape)
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if isinstance(found, str) or len(found) < 3 or found[0] != 1 or found[-1] != codebook.code_dim:
+        raise ProgramError(
+            f"encoder: found an output of shape {found} for one datum, expected (1, *code_shape, {codebook.code_dim})"
+        )
+    return found[1:-1]
+
+
+def perplexity(program: VQVAE, x: Any, *, batch_size: int = 100) -> float:
+    r"""How many codes of the codebook are in use: the exponential of the entropy of their frequencies.
+
+    .. math:: \exp\Bigl(-\sum_k f_k \log f_k\Bigr)
+
+    Over data ``(N, *data_shape)``, a tensor, a split or a loader, and all positions; between 1 and K.
+
+    Examples
+    --------
+    >>> vq = VQVAE((8, 8), num_codes=4, code_dim=2, channels=(4,))
+    >>> 1 <= perplexity(vq, torch.zeros(10, 8, 8)) <= 4
+    True
+    """
+    device, dtype = placement(program)
+    counts = torch.zeros(program.codebook.num_codes, dtype=torch.float64, device=device)
+    for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x"):
+        counts += torch.bincount(program.codes(batch).flatten(), minlength=len(counts))
+    frequencies = counts / counts.sum()
+    return torch.special.entr(frequencies).sum().exp().item()
