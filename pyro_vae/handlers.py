@@ -20,6 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.flows import FlowDistribution
 from pyro_vae.schedules import Schedule
 
 __all__ = ["Annealed", "AtMeans", "Program", "anneal_kl", "bare", "kl_weights"]
@@ -54,11 +55,15 @@ class _Weigh(Messenger):
 
 
 class AtMeans(Messenger):
-    """Let each latent be the mean of its distribution instead of a draw: a guide then encodes."""
+    """Let each latent be the mean of its distribution instead of a draw: a guide then encodes.
+
+    The mean of a flow is not known; what becomes of the mean of its noise stands in for it.
+    """
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["value"], msg["done"] = msg["fn"].mean, True
+            fn = msg["fn"]
+            msg["value"], msg["done"] = fn.center if isinstance(fn, FlowDistribution) else fn.mean, True
 
 
 class Annealed(nn.Module):

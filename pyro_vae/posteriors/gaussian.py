@@ -1,20 +1,18 @@
-"""Posteriors: modules whose ``forward(x)`` returns q(z|x), a Pyro distribution of batch shape ``(B,)``.
-
-In a hierarchy a posterior is conditioned on the layer drawn before, with x or instead of it, and the same modules are
-the model's transitions p(z_t|z_{t+1}).
-"""
+r"""Gaussian posteriors: with independent latents, with any covariance, and with one in between."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
 from pyro_vae.networks import bounded_scale
 
-__all__ = ["DiagonalNormal", "precision_weighted"]
+__all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal", "precision_weighted"]
 
 
 class DiagonalNormal(Rebuildable):
@@ -62,6 +60,119 @@ class DiagonalNormal(Rebuildable):
             )
         loc, raw = parameters.unbind(-2)  # (*batch, latent_dim) each
         return dist.Normal(loc, bounded_scale(raw, self.low, self.high)).to_event(1)
+
+
+class FullNormal(Rebuildable):
+    r"""A Gaussian with any covariance, by its Cholesky factor.
+
+    .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ L(x) L(x)^\top\bigr), \qquad
+              L = \mathrm{diag}\,\sigma(x) + \text{a strictly lower triangle}
+
+    Parameters
+    ----------
+    network
+        Takes x, ``(*batch, *data_shape)``, to vectors, ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms of
+        σ, and the triangle row by row.
+    low, high
+        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+
+    Raises
+    ------
+    ValueError
+        If the network gives a vector whose length fits no ``latent_dim``.
+
+    References
+    ----------
+    Kingma and Welling, *An Introduction to Variational Autoencoders*, 2019, section 2.5.
+
+    Examples
+    --------
+    >>> from pyro_vae.networks import MLP
+    >>> q = FullNormal(MLP((28, 28), FullNormal.num_outputs(10)))(torch.zeros(3, 28, 28))
+    >>> q.batch_shape, q.event_shape
+    (torch.Size([3]), torch.Size([10]))
+    """
+
+    def __init__(self, network: nn.Module, low: float = 1e-3, high: float = 1e3) -> None:
+        super().__init__()
+        self.network = network
+        self.low, self.high = low, high
+
+    @staticmethod
+    def num_outputs(latent_dim: int) -> int:
+        """How many numbers the network gives.
+
+        >>> FullNormal.num_outputs(3)  # 3 of μ, 3 of σ, 3 below the diagonal
+        9
+        """
+        return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+
+    def forward(self, *x: Tensor) -> dist.Distribution:
+        parameters = self.network(*x)
+        latent_dim = (math.isqrt(9 + 8 * parameters.shape[-1]) - 3) // 2
+        if self.num_outputs(latent_dim) != parameters.shape[-1]:
+            raise ValueError(
+                f"FullNormal: found a network output of shape {tuple(parameters.shape)}, expected (*batch, "
+                "2 * latent_dim + latent_dim * (latent_dim - 1) / 2)"
+            )
+        count = latent_dim * (latent_dim - 1) // 2
+        loc, raw, below = parameters.split([latent_dim, latent_dim, count], -1)
+        rows, columns = torch.tril_indices(latent_dim, latent_dim, -1, device=loc.device)
+        triangle = below.new_zeros(*below.shape[:-1], latent_dim**2).index_copy(-1, latent_dim * rows + columns, below)
+        diagonal = torch.diag_embed(bounded_scale(raw, self.low, self.high))  # (*batch, latent_dim, latent_dim)
+        return dist.MultivariateNormal(loc, scale_tril=diagonal + triangle.view_as(diagonal))
+
+
+class LowRankNormal(Rebuildable):
+    r"""A Gaussian whose latents vary together along a few directions.
+
+    .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ U(x) U(x)^\top + \mathrm{diag}\,\sigma^2(x)\bigr),
+              \qquad U \in \mathbb{R}^{D \times r}
+
+    Parameters
+    ----------
+    network
+        Takes x, ``(*batch, *data_shape)``, to μ, the raw log-scale and the r columns of U, stacked as ``(*batch, 2 +
+        rank, latent_dim)``.
+    rank
+        r.
+    low, high
+        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+
+    Raises
+    ------
+    ValueError
+        If the rank is not a positive integer, or the network gives another shape.
+
+    References
+    ----------
+    Ong, Nott and Smith, *Gaussian Variational Approximation with a Factor Covariance Structure*, 2018.
+
+    Examples
+    --------
+    >>> from pyro_vae.networks import MLP
+    >>> q = LowRankNormal(MLP((28, 28), (2 + 4, 10)), rank=4)(torch.zeros(3, 28, 28))
+    >>> q.batch_shape, q.event_shape
+    (torch.Size([3]), torch.Size([10]))
+    """
+
+    def __init__(self, network: nn.Module, rank: int, low: float = 1e-3, high: float = 1e3) -> None:
+        super().__init__()
+        if type(rank) is not int or rank < 1:
+            raise ValueError(f"rank: found {rank!r}, expected a positive integer")
+        self.network, self.rank = network, rank
+        self.low, self.high = low, high
+
+    def forward(self, *x: Tensor) -> dist.Distribution:
+        parameters = self.network(*x)
+        if parameters.dim() < 2 or parameters.shape[-2] != 2 + self.rank:
+            raise ValueError(
+                f"LowRankNormal: found a network output of shape {tuple(parameters.shape)}, expected (*batch, "
+                f"{2 + self.rank}, latent_dim)"
+            )
+        loc, raw, factor = parameters.split([1, 1, self.rank], -2)
+        scale = bounded_scale(raw.squeeze(-2), self.low, self.high)  # (*batch, latent_dim)
+        return dist.LowRankMultivariateNormal(loc.squeeze(-2), factor.mT, scale.square())
 
 
 def precision_weighted(first: Any, second: Any) -> dist.Independent:

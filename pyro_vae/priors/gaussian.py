@@ -1,14 +1,21 @@
-"""Priors: modules whose ``forward()`` returns p(z), a Pyro distribution with an empty batch shape."""
+"""Gaussian priors: the standard one, and one whose mean and scale are learned."""
 
 from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
+from pyro_vae.networks import bounded_scale, inverse_bounded_scale
 
-__all__ = ["StandardNormal"]
+__all__ = ["LearnedNormal", "StandardNormal", "check_latent_dim"]
+
+
+def check_latent_dim(latent_dim: object) -> None:
+    """Raise ``ValueError`` unless it is a positive integer."""
+    if type(latent_dim) is not int or latent_dim < 1:
+        raise ValueError(f"latent_dim: found {latent_dim!r}, expected a positive integer")
 
 
 class StandardNormal(Rebuildable):
@@ -41,8 +48,7 @@ class StandardNormal(Rebuildable):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"latent_dim: found {latent_dim!r}, expected a positive integer")
+        check_latent_dim(latent_dim)
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -52,3 +58,40 @@ class StandardNormal(Rebuildable):
 
     def extra_repr(self) -> str:
         return str(self.latent_dim)
+
+
+class LearnedNormal(Rebuildable):
+    r"""A diagonal Gaussian with parameters of its own, which start at the standard normal's.
+
+    .. math:: p(z) = \mathcal{N}(z; \mu, \mathrm{diag}\,\sigma^2)
+
+    With a decoder that begins with an affine layer it is no richer than the standard normal: that layer can do the
+    same.
+
+    Parameters
+    ----------
+    latent_dim
+        Length of z.
+    low, high
+        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+
+    Raises
+    ------
+    ValueError
+        If ``latent_dim`` is not a positive integer.
+
+    Examples
+    --------
+    >>> torch.equal(LearnedNormal(2)().mean, StandardNormal(2)().mean)
+    True
+    """
+
+    def __init__(self, latent_dim: int, low: float = 1e-3, high: float = 1e3) -> None:
+        super().__init__()
+        check_latent_dim(latent_dim)
+        self.loc = nn.Parameter(torch.zeros(latent_dim))
+        self.raw_scale = nn.Parameter(inverse_bounded_scale(torch.ones(latent_dim), low, high))
+        self.low, self.high = low, high
+
+    def forward(self) -> dist.Distribution:
+        return dist.Normal(self.loc, bounded_scale(self.raw_scale, self.low, self.high)).to_event(1)

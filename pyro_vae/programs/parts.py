@@ -16,7 +16,7 @@ from pyro_vae.modules import placement
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.state import evaluating
 
-__all__ = ["LikelihoodName", "check_layer", "check_parts", "likelihood_of", "result_of", "sizes_of"]
+__all__ = ["LikelihoodName", "check_layer", "check_parts", "likelihood_of", "result_of", "shared_by", "sizes_of"]
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
 
@@ -66,6 +66,12 @@ def check_parts(**parts: Any) -> None:
                     raise TypeError(f"{name}[{index}]: found {type(item).__name__}, expected a module")
         elif not isinstance(part, (nn.Module, type(None))):
             raise TypeError(f"{name}: found {type(part).__name__}, expected {a_module}")
+
+
+def shared_by(prior: nn.Module) -> dict[str, nn.Module]:
+    """The parts of the guide that a prior runs too, by the attribute that holds them there."""
+    shared: dict[str, nn.Module] = getattr(prior, "shared", {})
+    return shared
 
 
 def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int, ...]:

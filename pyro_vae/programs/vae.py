@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs.parts import LikelihoodName, check_parts, likelihood_of
+from pyro_vae.programs.parts import LikelihoodName, check_parts, likelihood_of, shared_by
 from pyro_vae.programs.program import Program
 
 __all__ = ["VAE"]
@@ -28,6 +28,8 @@ class Model(PyroModule):
     def __init__(self, prior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
         self.prior, self.likelihood = prior, likelihood
+        for name, part in shared_by(prior).items():  # by the path that they have in the guide
+            setattr(self, name, part)
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
         with pyro.plate("data", num_data, dim=-1):
@@ -72,12 +74,14 @@ class VAE(Program):
         Of the hidden layers; ``"tanh"`` as in the paper.
     prior, posterior
         Modules whose forward returns p(z) and q(z|x). A part that is given replaces the one made from the sizes; with
-        all three parts given no size is needed.
+        all three parts given no size is needed. A prior that shares the posterior, :class:`~pyro_vae.priors.VampPrior`,
+        brings it along.
 
     Raises
     ------
     ValueError
-        For an unknown likelihood, or sizes that are missing for a part that is not given.
+        For an unknown likelihood, sizes that are missing for a part that is not given, or a posterior that is not the
+        one that the prior shares.
     TypeError
         For a part that is no module.
 
@@ -114,9 +118,15 @@ class VAE(Program):
             if prior is None:
                 prior = StandardNormal(latent_dim)
             if posterior is None:
+                posterior = shared_by(prior).get("posterior")
+            if posterior is None:
                 posterior = DiagonalNormal(MLP(data_shape, (2, latent_dim), hidden_dims, activation))
             if isinstance(likelihood, str):
                 likelihood = likelihood_of(likelihood, latent_dim, data_shape, hidden_dims[::-1], activation)
+        if shared_by(prior).get("posterior", posterior) is not posterior:
+            raise ValueError(
+                f"posterior: found another one than the {type(prior).__name__} shares, expected the same module in both"
+            )
         super().__init__(Model(prior, likelihood), Guide(posterior), ("z",))
 
     @property

@@ -1,0 +1,118 @@
+"""The distribution that a transform makes of noise."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+__all__ = ["FlowDistribution", "check_flow", "flow_distribution"]
+
+
+class FlowDistribution(dist.TorchDistribution):
+    r"""What noise becomes under a transform, drawn and scored in one pass.
+
+    .. math:: \log p(z) = \log p_0\bigl(f^{-1}(z)\bigr) - \log \Bigl|\det \frac{\partial f}{\partial \epsilon}\Bigr|
+
+    The density of the last draw is known since it was drawn. That of any other value, be it equal, is computed through
+    the inverse, with the parameters that there are then.
+
+    Parameters
+    ----------
+    base
+        The distribution of the noise, with one event dimension.
+    transform
+        f, from noise to z: a :class:`torch.distributions.Transform` between vectors.
+
+    Raises
+    ------
+    NotImplementedError
+        From ``log_prob``, where the transform has no inverse.
+
+    Examples
+    --------
+    >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    >>> twice = FlowDistribution(base, torch.distributions.transforms.AffineTransform(0.0, 2.0, event_dim=1))
+    >>> z = twice.rsample((3,))
+    >>> torch.allclose(twice.log_prob(z), dist.Normal(torch.zeros(2), 2.0).to_event(1).log_prob(z))
+    True
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, base: Any, transform: Transform, validate_args: bool | None = None) -> None:
+        self.base, self.transform = base, transform
+        self._drawn: tuple[Tensor, Tensor] | None = None  # the last draw and its log-density
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
+        return FlowDistribution(self.base.expand(torch.Size(batch_shape)), self.transform, self._validate_args)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        noise = self.base.rsample(torch.Size(sample_shape))  # (*sample_shape, *batch_shape, D)
+        z, log_det = _call(self.transform, noise)
+        self._drawn = z, self.base.log_prob(noise) - log_det
+        return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0]:
+            return self._drawn[1]
+        if self._validate_args:
+            self._validate_sample(value)
+        value = value.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape) + self.event_shape)
+        try:
+            noise, log_det = _call(self.transform.inv, value)
+        except KeyError as error:  # Pyro's word for it
+            raise NotImplementedError("a transform without an inverse cannot score what it did not draw") from error
+        return self.base.log_prob(noise) + log_det
+
+    @property
+    def center(self) -> Tensor:
+        """What becomes of the mean of the noise; the mean of z is not known."""
+        return _call(self.transform, self.base.mean)[0]
+
+
+def _call(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A transform's value and log-determinant, ``(*batch,)``, computed together; nothing stays with the transform."""
+    if hasattr(transform, "call_and_ladj"):  # Zuko's
+        y, log_det = transform.call_and_ladj(x)
+    else:
+        y = transform(x)
+        log_det = transform.log_abs_det_jacobian(x, y)
+    _forget(transform)
+    return y, log_det
+
+
+def _forget(transform: Any) -> None:
+    """Clear what Pyro's transforms, which are modules and stay, remember of their last call: tensors, their graph."""
+    if isinstance(transform, torch.distributions.transforms._InverseTransform):
+        transform = transform.inv
+    for part in getattr(transform, "transforms", []):
+        _forget(part)
+    for name in [name for name in vars(transform) if name.startswith("_cached")]:
+        setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
+
+
+def check_flow(flow: Any) -> None:
+    """Raise ``TypeError`` unless there is a transform and a base to call."""
+    if not isinstance(flow, nn.Module) or not all(
+        callable(getattr(flow, name, None)) for name in ("transform", "base")
+    ):
+        raise TypeError(f"flow: found {type(flow).__name__}, expected a Flow, or a flow of Zuko")
+
+
+def flow_distribution(flow: Any, context: Tensor | None, cheap: Literal["draws", "scores"]) -> FlowDistribution:
+    """The distribution that a flow gives under a context, its cheap direction put to use.
+
+    ``flow`` has a ``transform`` and a ``base``, modules or methods that take the context, ``(*batch, context_dim)`` or
+    ``None``, to a transform and to a distribution, as Zuko's flows and :class:`Flow` do.
+    """
+    transform, base = flow.transform(context), flow.base(context)
+    if context is not None:
+        base = base.expand(context.shape[:-1])
+    return FlowDistribution(base, transform if cheap == "draws" else transform.inv)

@@ -1,0 +1,178 @@
+"""Flows by name: chains of the transforms of Zuko and Pyro over a Gaussian."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from pyro_vae.flows.sylvester import Sylvester
+from pyro_vae.modules import Rebuildable
+from pyro_vae.networks import bounded_scale
+
+__all__ = ["Flow", "FlowName", "load_zuko"]
+
+_BINS = 8  # of a spline
+
+FlowName = Literal["autoregressive", "spline", "coupling", "planar", "householder", "sylvester"]
+
+
+class Flow(Rebuildable):
+    r"""A chain of transforms over a diagonal Gaussian, both functions of a context c.
+
+    .. math:: \epsilon \sim \mathcal{N}\bigl(\mu(c), \mathrm{diag}\,\sigma^2(c)\bigr), \qquad
+              z = f_n(\cdot\,; c) \circ \dots \circ f_1(\epsilon; c)
+
+    It is one for :class:`~pyro_vae.posteriors.FlowPosterior`; without a context it has a standard normal base and suits
+    a :class:`~pyro_vae.priors.FlowPrior`.
+
+    Parameters
+    ----------
+    transforms
+        ``"autoregressive"`` (affine; in a posterior IAF, in a prior MAF), ``"spline"`` (autoregressive rational
+        quadratic splines, on [-5, 5]), ``"coupling"`` (Real NVP, two halves), all three of Zuko; ``"planar"``,
+        ``"householder"``, both of Pyro; ``"sylvester"``. Or a list of transform modules of Pyro, conditional ones or
+        not, or of lazy transforms of Zuko.
+    latent_dim
+        Length of z.
+    context_dim
+        Length of c, or 0 for a flow without a context.
+    num_transforms
+        How many transforms, for those made by name.
+    hidden_dims
+        Hidden layers of the networks in them.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, a size that is not positive, or Pyro's own Sylvester transform, whose log-determinant is
+        not that of its map.
+
+    References
+    ----------
+    Rezende and Mohamed, *Variational Inference with Normalizing Flows*, 2015 (planar). Kingma et al., *Improving
+    Variational Inference with Inverse Autoregressive Flow*, 2016. Durkan et al., *Neural Spline Flows*, 2019. Dinh et
+    al., *Density Estimation Using Real NVP*, 2017. Tomczak and Welling, *Improving Variational Auto-Encoders using
+    Householder Flow*, 2016. Van den Berg et al., *Sylvester Normalizing Flows for Variational Inference*, 2018.
+
+    Examples
+    --------
+    >>> flow = Flow("autoregressive", latent_dim=5, context_dim=20)
+    >>> flow_distribution(flow, torch.zeros(3, 20), cheap="draws").rsample().shape
+    torch.Size([3, 5])
+    """
+
+    def __init__(
+        self,
+        transforms: FlowName | Sequence[nn.Module],
+        latent_dim: int,
+        context_dim: int = 0,
+        num_transforms: int = 2,
+        hidden_dims: Sequence[int] = (128,),
+    ) -> None:
+        super().__init__()
+        least = {"latent_dim": 1, "context_dim": 0, "num_transforms": 1}
+        for name, value in zip(least, (latent_dim, context_dim, num_transforms), strict=True):
+            if type(value) is not int or value < least[name]:
+                raise ValueError(f"{name}: found {value!r}, expected an integer of {least[name]} or more")
+        if isinstance(transforms, str):
+            transforms = _named(transforms, latent_dim, context_dim, num_transforms, tuple(hidden_dims))
+        for transform in transforms:
+            if isinstance(transform, dist.transforms.Sylvester):
+                raise ValueError(
+                    "transforms: found Pyro's Sylvester, whose log-determinant is not that of its map, expected "
+                    "pyro_vae.flows.Sylvester"
+                )
+        self.latent_dim, self.context_dim = latent_dim, context_dim
+        self.transforms = nn.ModuleList(transforms)
+        self.base = _Start(latent_dim, context_dim)
+
+    def transform(self, context: Tensor | None = None) -> Transform:
+        """The chain of transforms under a context, ``(*batch, context_dim)``."""
+        conditioned = []
+        for transform in self.transforms:
+            if isinstance(transform, ConditionalTransformModule):
+                conditioned.append(transform.condition(context))
+            elif isinstance(transform, Transform):  # one of Pyro's with parameters of its own
+                conditioned.append(transform)
+            else:
+                conditioned.append(transform(context))
+        return cast(Transform, load_zuko().transforms.ComposedTransform(*conditioned))
+
+
+def _named(name: str, latent_dim: int, context_dim: int, count: int, hidden_dims: tuple[int, ...]) -> list[nn.Module]:
+    """So many transforms of a kind, those with networks near the identity to begin with."""
+    if name in ("autoregressive", "spline", "coupling"):
+        options: dict[str, Any] = {"hidden_features": hidden_dims, "passes": 2 if name == "coupling" else None}
+        if name == "spline":
+            options["univariate"] = functools.partial(load_zuko().transforms.MonotonicRQSTransform, slope=1e-3)
+            options["shapes"] = [(_BINS,), (_BINS,), (_BINS - 1,)]
+        make = load_zuko().flows.autoregressive.MaskedAutoregressiveTransform
+        upwards = torch.arange(latent_dim)
+        orders = [upwards.flip(0) if i % 2 else upwards for i in range(count)]
+        return [_quiet(make(latent_dim, context_dim, order=order, **options)) for order in orders]
+    if name == "sylvester":
+        return [Sylvester(latent_dim, context_dim) for _ in range(count)]
+    library = dist.transforms
+    if name in ("planar", "householder"):
+        if context_dim == 0:
+            make = library.Planar if name == "planar" else library.Householder
+            return [make(latent_dim) for _ in range(count)]
+        make = library.conditional_planar if name == "planar" else library.conditional_householder
+        return [make(latent_dim, context_dim, hidden_dims=list(hidden_dims)) for _ in range(count)]
+    raise ValueError(f"transforms: found {name!r}, expected one of {', '.join(map(repr, get_args(FlowName)))}")
+
+
+def _quiet(transform: nn.Module) -> nn.Module:
+    """Let the networks of a transform begin with small outputs, where it is nearly the identity."""
+    last = [layer for layer in transform.modules() if isinstance(layer, nn.Linear)][-1:]
+    with torch.no_grad():
+        for layer in last:
+            layer.weight.mul_(0.1)
+            layer.bias.zero_()
+    return transform
+
+
+def load_zuko() -> Any:
+    """The library, loaded when a flow of it is wanted.
+
+    Its import turns off the validation of every distribution in the process; here that is put back.
+    """
+    library, kept = torch.distributions.Distribution, {}
+    if "zuko" not in sys.modules:
+        kept = {name: vars(library)[name] for name in ("_validate_args", "arg_constraints")}
+    zuko = importlib.import_module("zuko")
+    for name, value in kept.items():
+        setattr(library, name, value)
+    return zuko
+
+
+class _Start(nn.Module):
+    """The Gaussian that a flow begins with: an affine function of the context, or the standard normal."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.parameters_of = nn.Linear(context_dim, 2 * latent_dim) if context_dim else None
+        if self.parameters_of is None:
+            self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+            self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        else:
+            nn.init.xavier_uniform_(self.parameters_of.weight)
+            nn.init.zeros_(self.parameters_of.bias)
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        if self.parameters_of is None:
+            return dist.Normal(self.loc, self.scale).to_event(1)
+        loc, raw = self.parameters_of(context).chunk(2, -1)  # (*batch, latent_dim) each
+        return dist.Normal(loc, bounded_scale(raw, 1e-3, 1e3)).to_event(1)
