@@ -7,20 +7,40 @@ Write or pick a model and a guide; every bound, every estimate of log p(x) and e
     pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=5000).mean()
 """
 
-from pyro_vae import data, schedules
+from pyro_vae import data, likelihoods, schedules
 from pyro_vae.activity import active_units
 from pyro_vae.checkpoint import load, save
+from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
+from pyro_vae.codebook import Codebook
 from pyro_vae.diagnostics import Diagnosis, diagnose
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.flows import Flow
 from pyro_vae.handlers import anneal_kl
 from pyro_vae.importance import log_weights
-from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.likelihoods import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Heterogeneous,
+    Laplace,
+    NegativeBinomial,
+    Nominal,
+    Poisson,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 from pyro_vae.networks import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
-from pyro_vae.posteriors import DiagonalNormal
-from pyro_vae.priors import StandardNormal
-from pyro_vae.programs import HVAE, VAE, ConvLadderVAE, LadderVAE
+from pyro_vae.posteriors import DiagonalNormal, FlowPosterior, FullNormal, LowRankNormal, MixturePosterior
+from pyro_vae.priors import FlowPrior, GaussianMixture, LearnedNormal, StandardNormal, VampPrior
+from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
+from pyro_vae.refinement import Refinement, refine
 from pyro_vae.training import History, fit
 
 __version__ = "0.1.0"
@@ -30,35 +50,67 @@ __all__ = [
     "ELBO",
     "HVAE",
     "IWAE",
+    "M2",
     "MIWAE",
     "MLP",
     "PIWAE",
     "VAE",
+    "VQVAE",
+    "AutoregressiveCodes",
     "Bernoulli",
+    "Binomial",
+    "Categorical",
+    "Codebook",
     "ConditionalMLP",
+    "ConditionalVAE",
+    "ContinuousBernoulli",
     "ConvLadderVAE",
     "Diagnosis",
     "DiagonalNormal",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "Flow",
+    "FlowPosterior",
+    "FlowPrior",
+    "FullNormal",
     "Gaussian",
+    "GaussianMixture",
+    "Heterogeneous",
     "History",
     "ImageDecoder",
     "ImageEncoder",
+    "IndependentCodes",
     "LadderVAE",
+    "Laplace",
+    "LearnedNormal",
     "LogLikelihood",
+    "LowRankNormal",
+    "MixturePosterior",
+    "NegativeBinomial",
+    "Nominal",
     "Objective",
+    "Poisson",
     "ProgramError",
+    "Refinement",
     "RenyiBound",
     "ReweightedWakeSleep",
     "StandardNormal",
+    "StudentT",
+    "VampPrior",
     "WakeSleep",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
     "active_units",
     "anneal_kl",
     "data",
     "diagnose",
     "fit",
+    "likelihoods",
     "load",
     "log_likelihood",
     "log_weights",
+    "perplexity",
+    "refine",
     "save",
     "schedules",
 ]

@@ -21,7 +21,16 @@ import torch
 import pyro_vae
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"custom_guide.py", "deeper_gaussian_layers.py", "evaluate.py", "plain_pyro.py", "train_vae.py"}
+TESTED = {
+    "custom_guide.py",
+    "deeper_gaussian_layers.py",
+    "evaluate.py",
+    "plain_pyro.py",
+    "semi_supervised.py",
+    "train_vae.py",
+    "two_lines.py",
+    "vq_vae.py",
+}
 PICTURES = {"learning_curve.png", "reconstructions.png", "samples.png"}
 
 
@@ -70,6 +79,14 @@ def test_every_example_is_tested():
 def test_help(succeed, script):
     text = succeed(script, "--help")
     assert "python examples/" in text and "default" in text
+
+
+def test_two_lines(run, succeed):
+    text = succeed("two_lines.py", "--epochs", 2, "--latent-dim", 2, "--eval-particles", 20)
+    plain, rich = (float(line.split()[3]) for line in text.splitlines() if "log p(x)" in line)
+    assert -70 < plain < -20 and -70 < rich < -20
+    failed = run("two_lines.py", "--epochs", 0)
+    assert failed.returncode == 2 and "num_epochs: found 0, expected a positive integer" in failed.stderr
 
 
 def test_train_then_evaluate(run, succeed, tmp_path):

@@ -1,0 +1,129 @@
+"""Any posterior with any prior, likelihood, network and objective: 10 x 5 x 14 x 2 x 4 of them, each run."""
+
+from __future__ import annotations
+
+import warnings
+
+import pyro
+import pytest
+import torch
+
+import pyro_vae
+from pyro_vae import ELBO, IWAE, ProgramError
+from pyro_vae.steps import CompiledStep
+from tests.parts import (
+    IMAGE,
+    LATENT_DIM,
+    LIKELIHOODS,
+    NETWORKS,
+    NUM_DATA,
+    POSTERIORS,
+    PRIORS,
+    WITHOUT_INVERSE,
+    composed,
+    data,
+)
+from tests.programs import check_close, traced, weights
+
+OBJECTIVES = {
+    "ELBO": ELBO(),
+    "IWAE": IWAE(num_particles=2),
+    "STL": ELBO(gradient="stl"),
+    "DReG": IWAE(num_particles=2, gradient="dreg"),
+}
+PAIRS = [(posterior, prior) for posterior in POSTERIORS for prior in PRIORS]
+every_pair = pytest.mark.parametrize(("posterior", "prior"), PAIRS)
+
+
+@pytest.fixture
+def unchecked():
+    """Without the checks of each distribution, as ``fit`` runs."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+def refused(posterior, objective):
+    """Whether the objective asks for a density that the posterior lacks."""
+    return posterior in WITHOUT_INVERSE and objective in ("STL", "DReG")
+
+
+@pytest.mark.usefixtures("unchecked")
+@every_pair
+def test_bound_and_gradient_of_every_combination(posterior, prior, device):
+    still: set[str] = set()  # parameters that no gradient has moved, of rectified units that so few data leave off
+    for likelihood in LIKELIHOODS:
+        x = data(likelihood).to(device)
+        for network in NETWORKS:
+            vae = composed(posterior, prior, likelihood, network).to(device)
+            parameters = {f"{network} {name}": p for name, p in vae.named_parameters()}
+            moved = set()
+            for name, objective in OBJECTIVES.items():
+                what = f"{likelihood}, {network}, {name}"
+                if refused(posterior, name):
+                    with pytest.raises(
+                        ProgramError, match=r"^site 'z': found FlowDistribution.*, which has no density"
+                    ):
+                        objective.estimate(vae.model, vae.guide, x)
+                    continue
+                loss, bound, _ = objective.estimate(vae.model, vae.guide, x)
+                assert (bound.shape, bound.dtype, bound.device) == ((NUM_DATA,), torch.float32, x.device), what
+                assert torch.isfinite(bound).all(), what
+                gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                for key, gradient in zip(parameters, gradients, strict=True):
+                    assert gradient is not None and torch.isfinite(gradient).all(), f"{what}: {key}"
+                    if (gradient != 0).any():
+                        moved.add(key)
+            still = (still if likelihood != LIKELIHOODS[0] else still | parameters.keys()) - moved
+    assert still == set()
+
+
+@every_pair
+def test_files_hold_it(posterior, prior, tmp_path):
+    for likelihood, network in zip(LIKELIHOODS, 7 * NETWORKS, strict=True):
+        vae = composed(posterior, prior, likelihood, network)
+        pyro_vae.save(vae, tmp_path)
+        again = pyro_vae.load(tmp_path)
+        before, after = weights(vae), weights(again)
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        bounds = []
+        for each in (vae, again):
+            torch.manual_seed(0)
+            bounds.append(ELBO().bound(each.model, each.guide, data(likelihood)))
+        assert torch.equal(*bounds)
+
+
+@every_pair
+def test_particles_and_double_precision(posterior, prior):
+    vae = composed(posterior, prior, "gaussian").double()
+    log_w = pyro_vae.log_weights(vae.model, vae.guide, data("gaussian").double(), num_particles=3)
+    assert (log_w.shape, log_w.dtype) == ((3, NUM_DATA), torch.float64)
+    assert torch.isfinite(log_w).all() and len(log_w.unique()) == 3 * NUM_DATA
+    assert vae.sample(3).shape == (3, *IMAGE) and vae.sample(2, mean=True).dtype == torch.float64
+    x = data("gaussian").double()
+    assert vae.encode(x).shape == (NUM_DATA, LATENT_DIM) and vae.reconstruct(x).shape == x.shape
+
+
+# Each pair with one likelihood, network and objective, so that each of these meets several pairs.
+COMPILED = [
+    (*pair, LIKELIHOODS[i % len(LIKELIHOODS)], NETWORKS[i % 2], list(OBJECTIVES)[i % 4]) for i, pair in enumerate(PAIRS)
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("posterior", "prior", "likelihood", "network", "objective"), COMPILED)
+def test_compiled_equals_eager(posterior, prior, likelihood, network, objective):
+    """The graph of the step against the step, on the same draws; not through the compiler, which is others' tests."""
+    objective = "ELBO" if refused(posterior, objective) else objective
+    vae, x = composed(posterior, prior, likelihood, network).double(), data(likelihood).double()
+    step = CompiledStep(vae.model, vae.guide, vae, OBJECTIVES[objective], lower=traced)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = gradients(step, vae, x)
+    assert step.gradients.num_traces == 1 and step.gradients.reason is None
+    check_close(found, gradients(step.eager, vae, x), rtol=1e-8, atol=1e-9)
+
+
+def gradients(step, vae, x):
+    torch.manual_seed(4)
+    bounds = step(x)
+    return {name: p.grad for name, p in vae.named_parameters()} | {"bounds": bounds}
