@@ -29,7 +29,6 @@ from pyro_vae import (
 IMAGE = (4, 4)
 LATENT_DIM = 2
 NUM_DATA = 4
-WITHOUT_INVERSE = ("planar", "sylvester")
 
 NETWORKS = ("mlp", "convolutional")
 

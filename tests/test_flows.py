@@ -153,6 +153,39 @@ class TestOnePass:
             torch.testing.assert_close(z[k], q.transform(noise[k]), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("double")
+class TestFirstOrder:
+    """The density of a draw as a function of z, for transforms without an inverse."""
+
+    @pytest.mark.parametrize("name", ["autoregressive", "coupling", "householder"])
+    def test_its_gradient_is_that_by_the_inverse(self, name, monkeypatch):
+        _, q = drawn_from(name)
+        q = q.expand((7, 3))
+        z = q.rsample()
+        scored, noise = [z.detach().requires_grad_() for _ in range(2)], q._drawn[2].detach()
+        by_inverse = q.log_prob(scored[0])
+        scored[1].noise = noise
+        monkeypatch.setattr(type(q.transform), "inv", property(without))
+        to_first_order = q.log_prob(scored[1])
+        torch.testing.assert_close(to_first_order, by_inverse, rtol=1e-9, atol=1e-9)
+        gradients = [
+            torch.autograd.grad(p.sum(), x)[0] for p, x in zip((by_inverse, to_first_order), scored, strict=True)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-8)
+
+    @pytest.mark.parametrize("name", WITHOUT_INVERSE)
+    def test_a_draw_that_is_handed_on_has_a_density(self, name):
+        _, q = drawn_from(name)
+        z = q.rsample()
+        torch.testing.assert_close(q.log_prob(q.hand_on(z)), q.log_prob(z), rtol=1e-12, atol=1e-12)
+        with pytest.raises(NotImplementedError):
+            q.log_prob(q.hand_on(z.clone()))
+
+
+def without(transform):
+    raise KeyError("no inverse")
+
+
 class TestNothingStays:
     @every_flow
     def test_a_draw_dies_with_its_distribution(self, name):

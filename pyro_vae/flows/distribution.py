@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +18,11 @@ class FlowDistribution(dist.TorchDistribution):
     .. math:: \log p(z) = \log p_0\bigl(f^{-1}(z)\bigr) - \log \Bigl|\det \frac{\partial f}{\partial \epsilon}\Bigr|
 
     The density of the last draw is known since it was drawn. That of any other value, be it equal, is computed through
-    the inverse, with the parameters that there are then.
+    the inverse, with the parameters that there are then. A transform without an inverse (a planar one, say) can score
+    only what a distribution of the same parameters drew and :meth:`hand_on` handed on with its noise; the inverse is
+    then needed for the gradient alone, and to first order,
+
+    .. math:: f^{-1}(z) \approx \epsilon + J^{-1} (z - f(\epsilon)), \qquad J = \frac{\partial f}{\partial \epsilon} .
 
     Parameters
     ----------
@@ -30,7 +34,7 @@ class FlowDistribution(dist.TorchDistribution):
     Raises
     ------
     NotImplementedError
-        From ``log_prob``, where the transform has no inverse.
+        From ``log_prob``, where the transform has no inverse and the noise is not known.
 
     Examples
     --------
@@ -47,7 +51,7 @@ class FlowDistribution(dist.TorchDistribution):
 
     def __init__(self, base: Any, transform: Transform, validate_args: bool | None = None) -> None:
         self.base, self.transform = base, transform
-        self._drawn: tuple[Tensor, Tensor] | None = None  # the last draw and its log-density
+        self._drawn: tuple[Tensor, Tensor, Tensor] | None = None  # the last draw, its log-density and its noise
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
@@ -56,20 +60,40 @@ class FlowDistribution(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         noise = self.base.rsample(torch.Size(sample_shape))  # (*sample_shape, *batch_shape, D)
         z, log_det = _call(self.transform, noise)
-        self._drawn = z, self.base.log_prob(noise) - log_det
+        self._drawn = z, self.base.log_prob(noise) - log_det, noise
         return z
+
+    def hand_on(self, z: Tensor) -> Tensor:
+        """The last draw as a new tensor, which is not recognised but remembers its noise, as a constant."""
+        again: Any = z.view_as(z)
+        if self._drawn is not None and z is self._drawn[0]:
+            again.noise = self._drawn[2].detach()
+        return cast(Tensor, again)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
         if self._validate_args:
             self._validate_sample(value)
+        known = getattr(value, "noise", None)
         value = value.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape) + self.event_shape)
         try:
             noise, log_det = _call(self.transform.inv, value)
         except KeyError as error:  # Pyro's word for it
-            raise NotImplementedError("a transform without an inverse cannot score what it did not draw") from error
+            if known is None:
+                raise NotImplementedError("a transform without an inverse cannot score what it did not draw") from error
+            noise = known + self._solved(known, value - value.detach())
+            log_det = -_call(self.transform, noise)[1]
         return self.base.log_prob(noise) + log_det
+
+    def _solved(self, noise: Tensor, change: Tensor) -> Tensor:
+        """How the noise changes with z, to first order: the change of z, which is zero, divided by the Jacobian."""
+        with torch.enable_grad():
+            noise = noise.detach().requires_grad_()
+            z = _call(self.transform, noise)[0]
+            rows = [torch.autograd.grad(each.sum(), noise, retain_graph=True)[0] for each in z.unbind(-1)]
+        jacobian = torch.stack(rows, -2).detach()  # (*batch, D, D)
+        return torch.linalg.solve(jacobian, change[..., None])[..., 0]
 
     @property
     def center(self) -> Tensor:

@@ -40,6 +40,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.flows import FlowDistribution
 from pyro_vae.traces import PairTrace, random_sites
 
 __all__ = [
@@ -73,7 +74,8 @@ class Path:
     def __call__(self, guide_trace: poutine.Trace) -> poutine.Trace:
         trace = guide_trace.copy()
         for name, site in random_sites(guide_trace).items():
-            z = site["value"].view_as(site["value"])
+            fn, z = site["fn"], site["value"]
+            z = fn.hand_on(z) if isinstance(fn, FlowDistribution) else z.view_as(z)
             if z.requires_grad:
                 z.register_hook(self._weigh(site))
             node: Any = {**site, "value": z}

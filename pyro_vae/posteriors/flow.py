@@ -24,7 +24,7 @@ class FlowPosterior(Rebuildable):
     The flow's cheap direction makes z of the noise, so that masked autoregressive transforms are inverse autoregressive
     flow. The density of a z from elsewhere takes the other direction: with ``gradient="stl"`` and ``"dreg"``, where the
     parameters of the density are constants, it costs an autoregressive flow as many passes as z has entries, and a
-    planar or Sylvester flow has none.
+    planar or Sylvester flow, which has no inverse, a Jacobian of each draw.
 
     Parameters
     ----------
