@@ -65,6 +65,7 @@ class Flow(Rebuildable):
 
     Examples
     --------
+    >>> from pyro_vae.flows import flow_distribution
     >>> flow = Flow("autoregressive", latent_dim=5, context_dim=20)
     >>> flow_distribution(flow, torch.zeros(3, 20), cheap="draws").rsample().shape
     torch.Size([3, 5])
