@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import pyro
@@ -89,6 +90,21 @@ def test_particles_and_double_precision(posterior, prior):
     assert vae.sample(3).shape == (3, *IMAGE) and vae.sample(2, mean=True).dtype == torch.float64
     x = data("gaussian").double()
     assert vae.encode(x).shape == (NUM_DATA, LATENT_DIM) and vae.reconstruct(x).shape == x.shape
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_no_tensor_outlives_a_step(posterior):
+    """One that did would be counted again at each step."""
+    vae, x = composed(posterior, "vamp"), data("bernoulli")
+
+    def tensors_after(num_steps):
+        for _ in range(num_steps):
+            for objective in (OBJECTIVES["ELBO"], OBJECTIVES["DReG"]):
+                objective.differentiable_loss(vae.model, vae.guide, x).backward()
+        gc.collect()
+        return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+    assert tensors_after(2) == tensors_after(5)
 
 
 # Each pair with one likelihood, network and objective, so that each of these meets several pairs.
