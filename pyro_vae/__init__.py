@@ -18,6 +18,7 @@ from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.flows import Flow
 from pyro_vae.handlers import anneal_kl
 from pyro_vae.importance import log_weights
+from pyro_vae.imputation import Imputation, impute
 from pyro_vae.likelihoods import (
     Bernoulli,
     Binomial,
@@ -35,6 +36,7 @@ from pyro_vae.likelihoods import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
+from pyro_vae.missing import observed_only, pack
 from pyro_vae.networks import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
 from pyro_vae.posteriors import DiagonalNormal, FlowPosterior, FullNormal, LowRankNormal, MixturePosterior
@@ -79,6 +81,7 @@ __all__ = [
     "History",
     "ImageDecoder",
     "ImageEncoder",
+    "Imputation",
     "IndependentCodes",
     "LadderVAE",
     "Laplace",
@@ -105,10 +108,13 @@ __all__ = [
     "data",
     "diagnose",
     "fit",
+    "impute",
     "likelihoods",
     "load",
     "log_likelihood",
     "log_weights",
+    "observed_only",
+    "pack",
     "perplexity",
     "refine",
     "save",

@@ -1,0 +1,203 @@
+r"""What programs of labelled data share: the model, the way x and y travel together, and draws of a given class.
+
+.. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z)
+
+Everything in this package hands a program one tensor, the data. So a batch of data and integer labels is packed into
+one: x flattened, its label behind it, ``(B, D + 1)``. Called from elsewhere, a program also takes them apart, as
+``model(x, y)``.
+
+A decoder takes the label beside the latents, as ones and zeros, so that every likelihood will do, on a network of
+``latent_dim + num_classes`` inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pyro_vae.modules import placement
+from pyro_vae.networks import Activation, ConditionalMLP
+from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.priors import StandardNormal
+from pyro_vae.programs.parts import LikelihoodName, check_parts, likelihood_of, sizes_of
+from pyro_vae.programs.program import Program
+
+__all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]
+
+
+def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Data ``(B, *data_shape)`` and their labels, or ``None``, however they were given: apart or packed.
+
+    Raises
+    ------
+    ValueError
+        If x is neither.
+    """
+    if tuple(x.shape[1:]) == data_shape:
+        return x, y
+    num_entries = math.prod(data_shape)
+    if y is not None or x.dim() != 2 or x.shape[1] != num_entries + 1:
+        packed = "" if y is not None else f", or (B, {num_entries + 1}), x and y as pack returns them"
+        shape = ", ".join(map(str, ("B", *data_shape)))
+        raise ValueError(f"x: found the shape {tuple(x.shape)}, expected ({shape}){packed}")
+    return x[:, :-1].reshape(len(x), *data_shape), x[:, -1].long()
+
+
+def codes(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """Labels ``(*batch,)`` as ones and zeros ``(*batch, num_classes)``, of the dtype of ``like``."""
+    return functional.one_hot(y, num_classes).to(like.dtype)
+
+
+def beside(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Latents ``(*batch, latent_dim)`` with the codes of their labels behind them; the two batches broadcast."""
+    batch_shape = torch.broadcast_shapes(z.shape[:-1], y.shape)
+    code = codes(y, num_classes, like=z)
+    return torch.cat([z.expand(*batch_shape, -1), code.expand(*batch_shape, -1)], -1)
+
+
+def number_of_classes(num_classes: Any) -> int:
+    """The argument ``num_classes``, once it is an integer of 2 or more; else ``ValueError``."""
+    return sizes_of("num_classes", [num_classes], "an integer, 2 or more", least=2)[0]
+
+
+def labelled_parts(
+    data_shape: tuple[int, ...],
+    num_classes: int,
+    latent_dim: int | None,
+    hidden_dims: tuple[int, ...],
+    likelihood: LikelihoodName | nn.Module,
+    activation: Activation,
+    prior: nn.Module | None,
+    posterior: nn.Module | None,
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """p(z), p(x|y, z) and q(z|x, y): those that are given, and the others made from the sizes.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, or a latent_dim that is missing.
+    TypeError
+        For a part that is no module.
+    """
+    check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
+    if prior is not None and posterior is not None and not isinstance(likelihood, str):
+        return prior, likelihood, posterior
+    if latent_dim is None:
+        raise ValueError("latent_dim: found None, expected one, or all of prior, likelihood and posterior as modules")
+    if prior is None:
+        prior = StandardNormal(latent_dim)
+    if posterior is None:
+        posterior = DiagonalNormal(ConditionalMLP(data_shape, num_classes, (2, latent_dim), hidden_dims, activation))
+    if isinstance(likelihood, str):
+        likelihood = likelihood_of(likelihood, latent_dim + num_classes, data_shape, hidden_dims[::-1], activation)
+    return prior, likelihood, posterior
+
+
+class LabelledModel(PyroModule):
+    """The generative program: y ~ p(y), all classes alike, z ~ p(z), x ~ p(x|y, z), independently for each datum."""
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module, data_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.prior, self.likelihood = prior, likelihood
+        self.data_shape, self.num_classes = data_shape, num_classes
+        self.register_buffer("label_logits", torch.zeros(num_classes), persistent=False)
+
+    def label_prior(self) -> TorchDistributionMixin:
+        return dist.Categorical(logits=self.label_logits)
+
+    def generate(self, num_data: int, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        with pyro.plate("data", num_data, dim=-1):
+            y = pyro.sample("y", self.label_prior(), obs=y)  # (B,), or (C, 1) where all classes are gone through
+            z = pyro.sample("z", self.prior())  # (*batch, latent_dim)
+            return pyro.sample("x", self.likelihood(beside(z, y, self.num_classes)), obs=x)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        x, y = apart(x, y, self.data_shape)
+        return self.generate(len(x), x, y)
+
+
+class LabelledProgram(Program):
+    """A program pair of data with integer labels from 0 to ``num_classes - 1``."""
+
+    def __init__(self, model: LabelledModel, guide: PyroModule) -> None:
+        super().__init__(model, guide, ("z",))
+        self.data_shape, self.num_classes = model.data_shape, model.num_classes
+
+    def pack(self, x: Any, y: Any) -> Tensor:
+        """Return data ``(N, *data_shape)`` and labels ``(N,)`` as one tensor ``(N, D + 1)``, as the programs take them.
+
+        Raises
+        ------
+        ValueError
+            If a shape is another, or a label is not one of the classes.
+        """
+        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        if tuple(x.shape[1:]) != self.data_shape or tuple(y.shape) != (len(x),):
+            raise ValueError(
+                f"x, y: found the shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (N, "
+                f"{', '.join(map(str, self.data_shape))}) and (N,)"
+            )
+        if not self._known(y):
+            raise ValueError(f"y: found {_described(y)}, expected integers from 0 to {self.num_classes - 1}")
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return torch.cat([x.reshape(len(x), -1), y[:, None].to(x)], 1)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, layer: int = 1) -> Tensor:
+        """Return the posterior means ``(B, latent_dim)`` of packed data."""
+        with poutine.condition(data={"y": self._labels(x)}):
+            return super().encode(x, layer)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, layer: int = 1) -> Tensor:
+        """Return the mean of p(x|y, z) for the latents that the guide infers from packed data."""
+        with poutine.condition(data={"y": self._labels(x)}):
+            return super().reconstruct(x, layer)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, layer: int | None = None, mean: bool = False, y: Any = None) -> Tensor:
+        """Draw ``(num_samples, *data_shape)`` from p(x|y); with ``mean=True`` return each draw's mean of p(x|y, z).
+
+        ``y`` is an integer, or one for each sample; by default they are drawn, all classes alike.
+
+        Raises
+        ------
+        ValueError
+            If ``num_samples`` is negative, there is no such layer, or a label is not one of the classes.
+        """
+        if y is None:
+            return super().sample(num_samples, layer=layer, mean=mean)
+        labels = torch.as_tensor(y, device=placement(self)[0])
+        if labels.dim() > 1 or labels.numel() not in (1, num_samples) or not self._known(labels):
+            raise ValueError(
+                f"y: found {_described(labels)}, expected an integer from 0 to {self.num_classes - 1}, or one for each "
+                f"of {num_samples} samples"
+            )
+        with poutine.condition(data={"y": labels.expand(max(num_samples, 1))}):  # the base draws at least one
+            return super().sample(num_samples, layer=layer, mean=mean)
+
+    def _known(self, y: Tensor) -> bool:
+        """Whether all are classes."""
+        is_integer = not y.is_floating_point() and y.dtype != torch.bool
+        return is_integer and y.numel() > 0 and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
+
+    def _labels(self, x: Tensor) -> Tensor:
+        """The labels ``(B,)`` of packed data, on the program's device."""
+        _, y = apart(torch.as_tensor(x), None, self.data_shape)
+        if y is None:
+            raise ValueError("x: found data without labels, expected x and y as pack returns them")
+        return y.to(placement(self)[0])
+
+
+def _described(y: Tensor) -> str:
+    bounds = f" from {y.min().item()} to {y.max().item()}" if y.numel() else ""
+    return f"labels of shape {tuple(y.shape)} and {y.dtype}{bounds}"

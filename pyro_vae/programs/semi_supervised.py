@@ -1,0 +1,166 @@
+r"""The semi-supervised variational autoencoder: a few data have labels, of all others the label is one more latent.
+
+.. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z), \qquad q(y, z|x) = q(y|x)\, q(z|x, y)
+
+It is the model that its paper calls M2. Labelled data train p(x|y, z) and q(z|x, y); unlabelled ones train these under
+each label, as much as q(y|x) believes in it, and q(y|x) to believe in the labels that explain the data. The bounds of
+both, and what is minimised, are in :mod:`pyro_vae.objectives.labels`.
+
+Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.modules import Rebuildable, placement
+from pyro_vae.networks import MLP, Activation
+from pyro_vae.programs.labelled import (
+    LabelledModel,
+    LabelledProgram,
+    apart,
+    codes,
+    labelled_parts,
+    number_of_classes,
+)
+from pyro_vae.programs.parts import LikelihoodName, check_parts
+from pyro_vae.state import evaluating
+
+__all__ = ["M2", "Classifier"]
+
+
+class Classifier(Rebuildable):
+    r"""The label's posterior, given the data alone.
+
+    .. math:: q(y|x) = \mathrm{Cat}\bigl(y;\ \mathrm{softmax}\, f(x)\bigr)
+
+    Parameters
+    ----------
+    network
+        Takes x, ``(*batch, *data_shape)``, to logits, ``(*batch, num_classes)``.
+
+    Examples
+    --------
+    >>> q = Classifier(MLP((8, 8), 10))(torch.zeros(3, 8, 8))
+    >>> q.batch_shape, q.probs.shape
+    (torch.Size([3]), torch.Size([3, 10]))
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        return dist.Categorical(logits=self.network(x))
+
+
+class Guide(PyroModule):
+    """The amortised posterior: y ~ q(y|x), unless it is given, then z ~ q(z|x, y).
+
+    Under Pyro's ``TraceEnum_ELBO`` the label is not drawn, but gone through.
+    """
+
+    def __init__(
+        self, posterior: nn.Module, classifier: nn.Module, data_shape: tuple[int, ...], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.posterior, self.classifier = posterior, classifier
+        self.data_shape, self.num_classes = data_shape, num_classes
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        x, y = apart(x, y, self.data_shape)
+        with pyro.plate("data", len(x), dim=-1):
+            if y is None:
+                y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
+            return pyro.sample("z", self.posterior(x, codes(y, self.num_classes, like=x)))
+
+
+class M2(LabelledProgram):
+    r"""A semi-supervised variational autoencoder, from sizes or from its parts.
+
+    .. math::
+
+       \log p(x, y) &\ge \mathbb{E}_{q(z|x, y)}\bigl[\log p(x|y, z) + \log p(y) + \log p(z) - \log q(z|x, y)\bigr]
+                     = -\mathcal{L}(x, y) \\
+       \log p(x) &\ge \sum_y q(y|x) \bigl(-\mathcal{L}(x, y) - \log q(y|x)\bigr) = -\mathcal{U}(x)
+
+    Its programs take unlabelled data, ``model(x)``; labelled data, ``model(x, y)``; and labelled data in one tensor,
+    ``model(m2.pack(x, y))``. The label is the site ``"y"``. All classes are equally likely before the data are seen.
+
+    Parameters
+    ----------
+    data_shape
+        Shape of one datum, such as ``(28, 28)``.
+    num_classes
+        How many labels there are; they are integers from 0.
+    latent_dim, hidden_dims, likelihood, activation, prior, posterior
+        As for :class:`pyro_vae.ConditionalVAE`.
+    classifier
+        A module whose forward takes x and returns q(y|x); by default a network with the same hidden layers.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, fewer than two classes, or a ``latent_dim`` that is missing for a part that is not
+        given; when run, for data of another shape.
+    TypeError
+        For a part that is no module.
+
+    References
+    ----------
+    Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
+
+    Examples
+    --------
+    >>> from pyro.infer import TraceEnum_ELBO
+    >>> m2 = M2((8, 8), num_classes=10, latent_dim=2, hidden_dims=(16,))
+    >>> x = torch.zeros(3, 8, 8)
+    >>> TraceEnum_ELBO(max_plate_nesting=1).loss(m2.model, m2.guide, x) > 0  # U(x), summed over the data
+    True
+    >>> m2.classify(x).shape, m2.sample(5, y=7).shape
+    (torch.Size([3]), torch.Size([5, 8, 8]))
+    """
+
+    model: LabelledModel
+    guide: Guide
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int,
+        latent_dim: int | None = None,
+        hidden_dims: Sequence[int] = (200, 200),
+        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        *,
+        activation: Activation = "tanh",
+        prior: nn.Module | None = None,
+        posterior: nn.Module | None = None,
+        classifier: nn.Module | None = None,
+    ) -> None:
+        check_parts(classifier=classifier)
+        sizes = tuple(data_shape), number_of_classes(num_classes)
+        prior, likelihood, posterior = labelled_parts(
+            *sizes, latent_dim, tuple(hidden_dims), likelihood, activation, prior, posterior
+        )
+        if classifier is None:
+            classifier = Classifier(MLP(*sizes, tuple(hidden_dims), activation))
+        super().__init__(LabelledModel(prior, likelihood, *sizes), Guide(posterior, classifier, *sizes))
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """The most probable labels under q(y|x), ``(B,)``, of data ``(B, *data_shape)``."""
+        device, dtype = placement(self)
+        with evaluating(self):
+            logits: Tensor = self.guide.classifier(torch.as_tensor(x).to(device, dtype)).logits
+        return logits.argmax(-1)
+
+    def _labels(self, x: Tensor) -> Tensor:
+        """Those that are known, or else the most probable."""
+        x, y = apart(torch.as_tensor(x), None, self.data_shape)
+        return self.classify(x) if y is None else y.to(placement(self)[0])
