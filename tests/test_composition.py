@@ -107,9 +107,10 @@ def test_no_tensor_outlives_a_step(posterior):
     assert tensors_after(2) == tensors_after(5)
 
 
-# Each pair with one likelihood, network and objective, so that each of these meets several pairs.
+# Tracing takes a second, so that each posterior meets two priors, and each part of another kind several of these.
 COMPILED = [
-    (*pair, LIKELIHOODS[i % len(LIKELIHOODS)], NETWORKS[i % 2], list(OBJECTIVES)[i % 4]) for i, pair in enumerate(PAIRS)
+    (*pair, LIKELIHOODS[i % len(LIKELIHOODS)], NETWORKS[i % 2], list(OBJECTIVES)[i // 2 % 4])
+    for i, pair in enumerate(pair for j, pair in enumerate(PAIRS) if (j // 5 + j % 5) % 5 in (0, 2))
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 
 import pyro_vae
-from pyro_vae import ELBO, M2, MLP, ConditionalVAE
+from pyro_vae import ELBO, M2, MLP, ConditionalVAE, anneal_kl
 from pyro_vae.compilation import Compiled
 from pyro_vae.objectives.labels import enumerated_bound, label_weights, semi_supervised_loss, summed_bound
 from pyro_vae.programs.semi_supervised import Classifier
@@ -42,9 +42,9 @@ def exact():
     return LabelledPPCA()
 
 
-def weights_by_hand(m2, x, num_particles=1, seed=3):
+def weights_by_hand(m2, x, num_particles=1, kl_weight=1.0):
     """log p(x, y, z) - log q(z|x, y), ``(K, C, B)``, label by label, on the draws that a run of seed 3 makes."""
-    torch.manual_seed(seed)
+    torch.manual_seed(3)
     noise = torch.randn(num_particles, CLASSES, len(x), m2.model.prior.latent_dim, dtype=x.dtype)
     columns = []
     for label in range(CLASSES):
@@ -53,17 +53,17 @@ def weights_by_hand(m2, x, num_particles=1, seed=3):
         q = m2.guide.posterior(x, code)
         z = q.mean + q.base_dist.scale * noise[:, label]  # (K, B, L)
         log_p = m2.likelihood(torch.cat([z, code.expand(num_particles, -1, -1)], -1)).log_prob(x)
-        log_p = log_p + m2.model.prior().log_prob(z) - math.log(CLASSES)
-        columns.append(log_p - q.log_prob(z))
+        ratio = m2.model.prior().log_prob(z) - q.log_prob(z)
+        columns.append(log_p - math.log(CLASSES) + kl_weight * ratio)
     return torch.stack(columns, 1)
 
 
 class TestLabelWeights:
-    @pytest.mark.parametrize("num_particles", [1, 4])
-    def test_they_are_the_formula_label_by_label(self, num_particles, m2, x):
-        found = seeded(label_weights, m2, x, num_particles)
+    @pytest.mark.parametrize(("num_particles", "kl_weight"), [(1, 1.0), (4, 1.0), (4, torch.tensor(3.0))])
+    def test_they_are_the_formula_label_by_label(self, num_particles, kl_weight, m2, x):
+        found = seeded(label_weights, m2, x, num_particles, kl_weight)
         assert found.shape == (num_particles, CLASSES, B)
-        torch.testing.assert_close(found, weights_by_hand(m2, x, num_particles), rtol=0, atol=1e-10)
+        torch.testing.assert_close(found, weights_by_hand(m2, x, num_particles, kl_weight), rtol=0, atol=1e-10)
 
     def test_under_the_exact_posterior_they_are_log_p_of_x_and_y(self, exact):
         expected = exact.log_p_given_labels() - math.log(CLASSES)
@@ -184,6 +184,17 @@ class TestLoss:
         expected = -(log_joint[exact.y, rows] + alpha * log_q).mean() - enumerated_bound(m2, exact.x[:3]).mean()
         loss = semi_supervised_loss(m2, exact.x, exact.y, exact.x[:3], alpha)
         torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
+
+    def test_the_weight_is_that_of_the_latent_in_both_parts(self, m2, x, y):
+        """As anneal_kl weighs it where there are labels, and in the label weights where there are none."""
+        annealed = anneal_kl(m2.model, m2.guide, 3.0)
+        torch.manual_seed(3)
+        labelled = ELBO().bound(*annealed, m2.pack(x, y))
+        log_w = label_weights(m2, x, kl_weight=3.0)[0]  # the draws that follow
+        log_q = m2.guide.classifier(x).logits.T
+        expected = -labelled.mean() - (log_q.exp() * (log_w - log_q)).sum(0).mean()
+        found = seeded(semi_supervised_loss, m2, x, y, x, 0.0, 3.0)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
     def test_it_can_be_traced(self, m2, x, y):
         parameters = list(m2.parameters())
