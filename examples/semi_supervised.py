@@ -35,6 +35,7 @@ from pyro_vae.compilation import Compiled, said
 from pyro_vae.files import write_text
 from pyro_vae.networks import Activation
 from pyro_vae.objectives.labels import enumerated_bound, semi_supervised_loss
+from pyro_vae.schedules import Linear, Schedule
 from pyro_vae.state import evaluating, interruptible
 
 NUM_CLASSES = 10
@@ -51,27 +52,30 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--latent-dim", type=int, default=50, help="length of the latent z (default: 50)")
     parser.add_argument("--hidden-dims", type=int, nargs="*", metavar="WIDTH", default=[500],
                         help="hidden layers of encoder, classifier and, reversed, decoder (default: 500)")  # fmt: skip
-    parser.add_argument("--alpha", type=float, default=50.0,
-                        help="weight of the classifier's log-likelihood of the labels (default: 50)")  # fmt: skip
+    parser.add_argument("--alpha", type=float, default=10.0,
+                        help="weight of the classifier's log-likelihood of the labels (default: 10)")  # fmt: skip
+    parser.add_argument("--kl-weight", type=float, default=5.0,
+                        help="weight of the KL of z at first, which leaves to the label what the label can say; it "
+                             "falls to 1 over the first 70 %% of training (default: 5)")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="passes over the images without labels (default: 100 for digits, "
-                        "else 30)")  # fmt: skip
+                        "else 20)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=100,
                         help="images a step without labels, beside those that have one, 100 at most "
                              "(default: 100)")  # fmt: skip
-    parser.add_argument("--lr", type=float, default=1e-3,
-                        help="Adam's learning rate, falling to zero by a cosine (default: 0.001)")  # fmt: skip
+    parser.add_argument("--lr", type=float, default=2e-3,
+                        help="Adam's learning rate, falling to zero by a cosine (default: 0.002)")  # fmt: skip
     parser.add_argument("--eval-particles", type=int, default=100,
                         help="importance samples per test image for log p(x) (default: 100)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                         help="auto takes a GPU where there is one (default: auto)")  # fmt: skip
-    parser.add_argument("--activation", choices=get_args(Activation), default="softplus",
-                        help="of the hidden layers (default: softplus)")  # fmt: skip
+    parser.add_argument("--activation", choices=get_args(Activation), default="relu",
+                        help="of the hidden layers (default: relu)")  # fmt: skip
     parser.add_argument("--compile", choices=["auto", "yes", "no"], default="auto",
                         help="compile the training step; auto does for long runs (default: auto)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     args = parser.parse_args(argv)
-    args.epochs = (100 if args.data == "digits" else 30) if args.epochs is None else args.epochs
+    args.epochs = (100 if args.data == "digits" else 20) if args.epochs is None else args.epochs
     for name, least in (("num_labels", NUM_CLASSES), ("latent_dim", 1), ("epochs", 1), ("batch_size", 1),
                         ("eval_particles", 2)):  # fmt: skip
         if getattr(args, name) < least:
@@ -91,19 +95,23 @@ def with_labels(train: Split, num_labels: int, seed: int) -> Split:
     return Split(train.values[chosen], levels=train.levels, binarize=train.binarize, labels=train.labels[chosen])
 
 
-def make_gradients(m2: pyro_vae.M2, alpha: float, num_labelled: int) -> Callable[[Tensor], list[Tensor]]:
+def make_gradients(
+    m2: pyro_vae.M2, alpha: float, kl_weight: Schedule, num_labelled: int
+) -> Callable[[Tensor], list[Tensor]]:
     """A function from a batch, packed data whose first rows have a label, to the loss and its gradients."""
     parameters = list(m2.parameters())
 
     def gradients(batch: Tensor) -> list[Tensor]:
         x, y = batch[:, :-1].unflatten(1, m2.data_shape), batch[:num_labelled, -1].long()
-        loss = semi_supervised_loss(m2, x[:num_labelled], y, x[num_labelled:], alpha)
+        loss = semi_supervised_loss(m2, x[:num_labelled], y, x[num_labelled:], alpha, kl_weight.value)
         return [loss.detach(), *torch.autograd.grad(loss, parameters)]
 
     return gradients
 
 
-def train(m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
+def train(
+    m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace, folder: Path
+) -> tuple[list[dict[str, Any]], bool]:
     """One record an epoch, and whether Ctrl-C ended it."""
     device = labelled.device
     unlabelled, valid = data.train.to(device), data.valid.to(device)
@@ -112,6 +120,7 @@ def train(m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace)
     optimizer = torch.optim.Adam(parameters, lr=args.lr, fused=True)
     num_steps = args.epochs * (len(unlabelled) // args.batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / num_steps)))
+    kl_weight = Linear(max(1, int(0.7 * num_steps)), start=args.kl_weight, end=1.0).to(device)
     records: list[dict[str, Any]] = []
     started = time.monotonic()
     with (
@@ -119,9 +128,11 @@ def train(m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace)
         interruptible() as interrupted,
         tqdm(total=num_steps, unit="step", mininterval=0.5) as bar,
     ):
-        gradients: Any = make_gradients(m2, args.alpha, num_labelled)
+        gradients: Any = make_gradients(m2, args.alpha, kl_weight, num_labelled)
         if args.compile == "yes" or (args.compile == "auto" and num_steps >= 10_000):
-            gradients = Compiled(gradients, (m2.model, m2.guide), name="training step", say=said(progress=True))
+            gradients = Compiled(
+                gradients, (m2.model, m2.guide, kl_weight), name="training step", say=said(progress=True)
+            )
         for epoch in range(1, args.epochs + 1):
             total = torch.zeros((), device=device)
             for x in unlabelled.batches(args.batch_size, drop_last=True):
@@ -133,6 +144,7 @@ def train(m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace)
                     parameter.grad = gradient
                 optimizer.step()
                 rate.step()
+                kl_weight.step()
                 total += loss
                 bar.update()
                 if interrupted.is_set():
@@ -144,6 +156,7 @@ def train(m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace)
             if not math.isfinite(record["loss"] + record["valid_bound"]):
                 raise FloatingPointError(f"epoch {epoch}: found the loss {record['loss']}, expected a finite number")
             records.append(record)
+            write_text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in records))
     return records, False
 
 
@@ -194,12 +207,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         print(f"{len(data.train)} training data {data.data_shape}, {len(labelled)} of them with labels; results in "
               f"{folder}", flush=True)  # fmt: skip
-        records, interrupted = train(m2, data, labelled, args)
+        records, interrupted = train(m2, data, labelled, args, folder)
     except (ValueError, OSError, ImportError, FloatingPointError) as problem:
         print(f"semi_supervised.py: {problem}", file=sys.stderr)
         return 2
     pyro_vae.save(m2, folder)
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     if interrupted:
         print(f"interrupted; the weights so far are in {folder}", file=sys.stderr)
         return 130

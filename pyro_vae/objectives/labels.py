@@ -41,10 +41,11 @@ from pyro_vae.traces import density
 __all__ = ["enumerated_bound", "label_weights", "semi_supervised_loss", "summed_bound"]
 
 
-def label_weights(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
+def label_weights(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | Tensor = 1.0) -> Tensor:
     r"""Return the log importance weights of every datum under every label, and every particle.
 
-    .. math:: \log w_{kyb} = \log p(x_b, y, z_{kyb}) - \log q(z_{kyb}|x_b, y)
+    .. math:: \log w_{kyb} = \log p(x_b|y, z_{kyb}) + \log p(y)
+              + \beta \bigl(\log p(z_{kyb}) - \log q(z_{kyb}|x_b, y)\bigr)
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ def label_weights(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
         Data without labels, ``(B, *data_shape)``.
     num_particles
         K, the number of latents drawn for each datum and label.
+    kl_weight
+        β; weights of another than 1 are for training alone, see :func:`semi_supervised_loss`.
 
     Returns
     -------
@@ -75,17 +78,18 @@ def label_weights(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
     model, guide = (functools.partial(isolated(half), y=labels) for half in (m2.model, m2.guide))
     with pyro.plate("labels", m2.num_classes, dim=-2):
         pair = trace_pair(model, guide, x, num_particles, max_plate_nesting=2)
-    log_p = torch.stack([density(site).expand(num_particles, *labels.shape) for site in pair.model_sites.values()])
-    return log_p.sum(0) - density(pair.guide_sites["z"])
+    terms = {name: density(site) for name, site in pair.model_sites.items()}
+    terms["z"] = kl_weight * (terms["z"] - density(pair.guide_sites["z"]))
+    return torch.stack([term.expand(num_particles, *labels.shape) for term in terms.values()]).sum(0)
 
 
-def enumerated_bound(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
+def enumerated_bound(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | Tensor = 1.0) -> Tensor:
     r"""Return :math:`-\mathcal{U}(x)`, ``(B,)``, nats: the mean over q(y|x) and the particles.
 
     In the mean over the draws it is what Pyro's ``TraceEnum_ELBO`` gives; here it is one number a datum, and can be
     compiled. Arguments are those of :func:`label_weights`.
     """
-    log_w = label_weights(m2, x, num_particles).mean(0)  # (C, B)
+    log_w = label_weights(m2, x, num_particles, kl_weight).mean(0)  # (C, B)
     log_q = m2.guide.classifier(x).logits.log_softmax(-1).T  # (C, B)
     return (log_q.exp() * (log_w - log_q)).sum(0)
 
@@ -94,21 +98,26 @@ def summed_bound(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
     r"""Return :math:`\mathcal{S}_K(x)`, ``(B,)``, nats, a bound no looser than :func:`enumerated_bound`.
 
     The guide's classifier is not in it and learns nothing from it; what the model itself believes of the label is
-    ``label_weights(m2, x, K).logsumexp(0).softmax(0)``. Arguments are those of :func:`label_weights`.
+    ``label_weights(m2, x, K).logsumexp(0).softmax(0)``. Arguments are those of :func:`label_weights`, without a weight.
     """
     log_w = label_weights(m2, x, num_particles)
     return log_w.flatten(0, 1).logsumexp(0) - math.log(num_particles)
 
 
-def semi_supervised_loss(m2: M2, x: Tensor, y: Tensor, unlabelled: Tensor, alpha: float) -> Tensor:
+def semi_supervised_loss(
+    m2: M2, x: Tensor, y: Tensor, unlabelled: Tensor, alpha: float, kl_weight: float | Tensor = 1.0
+) -> Tensor:
     r"""Return what training minimises, from a batch with labels and one without, nats per datum of each.
 
     .. math:: \mathcal{J}^\alpha = \frac1{B_l} \sum_b \bigl(\mathcal{L}(x_b, y_b) - \alpha \log q(y_b|x_b)\bigr)
               + \frac1{B_u} \sum_b \mathcal{U}(x_b)
 
     The bounds alone would train the classifier on unlabelled data only; the term with α shows it the labels. The paper
-    has :math:`\alpha = 0.1 N`, beside sums over all N data; it takes some tens here, where a batch with labels is seen
-    at every step.
+    weighs the parts by the number of data; here a batch with labels counts as much as one without.
+
+    To the bound a label is worth log C nats at most, of a hundred or so, so that the decoder soon learns to do without,
+    and the classifier is left with whatever it believed. A weight β above 1 on the KL of z, lowered to 1 in the course
+    of training, makes z dear at first, and what the label can say is then left to the label.
 
     Parameters
     ----------
@@ -120,6 +129,8 @@ def semi_supervised_loss(m2: M2, x: Tensor, y: Tensor, unlabelled: Tensor, alpha
         Data ``(B_u, *data_shape)``.
     alpha
         The weight α of the classifier's log-likelihood.
+    kl_weight
+        β: a number, or a tensor with one entry such as the ``value`` of a schedule.
 
     Examples
     --------
@@ -129,6 +140,8 @@ def semi_supervised_loss(m2: M2, x: Tensor, y: Tensor, unlabelled: Tensor, alpha
     (torch.Size([]), True)
     """
     model, guide = (functools.partial(isolated(half), y=y) for half in (m2.model, m2.guide))
-    labelled = torch.stack(list(trace_pair(model, guide, x).terms().values())).sum(0)  # (1, B_l)
+    terms = trace_pair(model, guide, x).terms()
+    labelled = terms["x"] + terms["y"] + kl_weight * terms["z"]  # (1, B_l)
     log_q = m2.guide.classifier(x).log_prob(y)  # (B_l,)
-    return -(labelled + alpha * log_q).mean() - enumerated_bound(m2, unlabelled).mean()
+    unlabelled_bound = enumerated_bound(m2, unlabelled, kl_weight=kl_weight)
+    return -(labelled + alpha * log_q).mean() - unlabelled_bound.mean()
