@@ -22,7 +22,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,49 +143,50 @@ def shown(values: Sequence[float]) -> str:
     return f"{mean:.2f}" if math.isnan(error) else f"{mean:.2f} ± {error:.2f}"
 
 
-def on_mnist(args: argparse.Namespace) -> list[list[str]]:
-    """The four programs, and what each gains over the first."""
+def on_mnist(args: argparse.Namespace) -> Iterator[list[list[str]]]:
+    """After each seed, the four programs and what each gains over the first."""
     splits = data.load("mnist", root=args.data_root)
     results: dict[tuple[str, str], list[tuple[float, float, float]]] = {names: [] for names in MNIST}
     for seed in range(args.seeds):  # interleaved, so that all have the same machine
         for names in MNIST:
             results[names].append(run(names, splits, args, seed))
-            print(f"seed {seed}: {names[1]} prior, {names[0]} posterior: {results[names][-1]}", file=sys.stderr)
-    rows = [["posterior", "prior", "ELBO", "log p(x)", "gain of ELBO", "gain of log p(x)", "minutes"]]
-    for names, found in results.items():
-        elbos, scores, minutes = zip(*found, strict=True)
-        first_elbos, first_scores, _ = zip(*results[MNIST[0]], strict=True)
-        gains = [
-            shown([b - a for a, b in zip(first, own, strict=True)])
-            for first, own in ((first_elbos, elbos), (first_scores, scores))
-        ]
-        rows.append([*names, shown(elbos), shown(scores), *gains, f"{statistics.fmean(minutes):.1f}"])
-    return rows
+            print(f"\nseed {seed}: {names[1]} prior, {names[0]} posterior: {results[names][-1]}", file=sys.stderr)
+        rows = [["posterior", "prior", "ELBO", "log p(x)", "gain of ELBO", "gain of log p(x)", "minutes"]]
+        for names, found in results.items():
+            elbos, scores, minutes = zip(*found, strict=True)
+            first_elbos, first_scores, _ = zip(*results[MNIST[0]], strict=True)
+            gains = [
+                shown([b - a for a, b in zip(first, own, strict=True)])
+                for first, own in ((first_elbos, elbos), (first_scores, scores))
+            ]
+            rows.append([*names, shown(elbos), shown(scores), *gains, f"{statistics.fmean(minutes):.1f}"])
+        yield rows
 
 
-def on_digits(args: argparse.Namespace) -> list[list[str]]:
-    """log p(x) of every posterior with every prior."""
+def on_digits(args: argparse.Namespace) -> Iterator[list[list[str]]]:
+    """After each posterior, log p(x) of those so far with every prior."""
     splits = data.load("digits")
     rows = [["posterior", *PRIORS]]
     for posterior in POSTERIORS:
         row = [posterior]
         for prior in PRIORS:
             row.append(shown([run((posterior, prior), splits, args, seed)[1] for seed in range(args.seeds)]))
-        print(" ".join(row), file=sys.stderr)
+        print("\n" + " ".join(row), file=sys.stderr)
         rows.append(row)
-    return rows
+        yield rows
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    rows = on_digits(args) if args.parts else on_mnist(args)
+    rows: list[list[str]] = []
+    for rows in on_digits(args) if args.parts else on_mnist(args):
+        if args.out is not None:  # at once: a run that dies has measured what it has
+            lines = io.StringIO()
+            csv.writer(lines, lineterminator="\n").writerows(rows)
+            write_text(args.out / f"composition_{'parts' if args.parts else 'mnist'}.csv", lines.getvalue())
     print(machine(torch.device("cpu")))
     print(f"{args.epochs} epochs, K = {args.particles}, seeds 0 to {args.seeds - 1}")
     table(rows[0], rows[1:])
-    if args.out is not None:
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows(rows)
-        write_text(args.out / f"composition_{'parts' if args.parts else 'mnist'}.csv", lines.getvalue())
 
 
 if __name__ == "__main__":
