@@ -8,6 +8,7 @@ import math
 import pyro
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 
 import pyro_vae
@@ -182,7 +183,7 @@ class TestLoss:
         rows = torch.arange(5)
         log_q = m2.guide.classifier(exact.x).logits.T[exact.y, rows]
         expected = -(log_joint[exact.y, rows] + alpha * log_q).mean() - enumerated_bound(m2, exact.x[:3]).mean()
-        loss = semi_supervised_loss(m2, exact.x, exact.y, exact.x[:3], alpha)
+        loss = semi_supervised_loss(m2, exact.x, exact.y, exact.x[:3], alpha, kl="sample")
         torch.testing.assert_close(loss, expected, rtol=0, atol=1e-10)
 
     def test_the_weight_is_that_of_the_latent_in_both_parts(self, m2, x, y):
@@ -193,8 +194,21 @@ class TestLoss:
         log_w = label_weights(m2, x, kl_weight=3.0)[0]  # the draws that follow
         log_q = m2.guide.classifier(x).logits.T
         expected = -labelled.mean() - (log_q.exp() * (log_w - log_q)).sum(0).mean()
-        found = seeded(semi_supervised_loss, m2, x, y, x, 0.0, 3.0)
+        found = seeded(semi_supervised_loss, m2, x, y, x, 0.0, 3.0, "sample")
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+    def test_the_kl_in_closed_form_takes_the_place_of_its_sample(self, m2, x, y):
+        sampled, analytic = (seeded(label_weights, m2, x, 2, 3.0, kl) for kl in ("sample", "analytic"))
+        torch.manual_seed(3)
+        labels = torch.arange(m2.num_classes)[:, None].expand(-1, len(x))
+        with pyro.plate("labels", m2.num_classes, dim=-2), pyro.plate("particles", 2, dim=-3):
+            trace = poutine.trace(m2.guide).get_trace(x, labels)
+        q, z = trace.nodes["z"]["fn"], trace.nodes["z"]["value"]
+        p = m2.model.prior()
+        difference = 3 * (p.log_prob(z) - q.log_prob(z) + torch.distributions.kl_divergence(q, p.expand(q.batch_shape)))
+        torch.testing.assert_close(sampled - analytic, difference, rtol=0, atol=1e-9)
+        with pytest.raises(ValueError, match="^kl: found 'exact', expected one of 'sample', 'analytic'"):
+            semi_supervised_loss(m2, x, y, x, 1.0, kl="exact")
 
     def test_it_can_be_traced(self, m2, x, y):
         parameters = list(m2.parameters())

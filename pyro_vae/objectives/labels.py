@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import suppress
+from typing import Literal
 
 import pyro
 import torch
@@ -36,12 +38,18 @@ from torch import Tensor
 from pyro_vae.importance import trace_pair
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.state import isolated
-from pyro_vae.traces import density
+from pyro_vae.traces import PairTrace, density
 
 __all__ = ["enumerated_bound", "label_weights", "semi_supervised_loss", "summed_bound"]
 
 
-def label_weights(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | Tensor = 1.0) -> Tensor:
+def label_weights(
+    m2: M2,
+    x: Tensor,
+    num_particles: int = 1,
+    kl_weight: float | Tensor = 1.0,
+    kl: Literal["sample", "analytic"] = "sample",
+) -> Tensor:
     r"""Return the log importance weights of every datum under every label, and every particle.
 
     .. math:: \log w_{kyb} = \log p(x_b|y, z_{kyb}) + \log p(y)
@@ -57,6 +65,9 @@ def label_weights(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | 
         K, the number of latents drawn for each datum and label.
     kl_weight
         β; weights of another than 1 are for training alone, see :func:`semi_supervised_loss`.
+    kl
+        ``"analytic"``: the last difference in its mean, minus the KL of z in closed form, where there is one. What
+        comes out is then no weight, but of the same mean and less noise.
 
     Returns
     -------
@@ -66,7 +77,7 @@ def label_weights(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | 
     Raises
     ------
     ValueError
-        If ``num_particles`` is not a positive integer, or x is of another shape.
+        If ``num_particles`` is not a positive integer, x is of another shape, or for an unknown ``kl``.
 
     Examples
     --------
@@ -79,17 +90,34 @@ def label_weights(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | 
     with pyro.plate("labels", m2.num_classes, dim=-2):
         pair = trace_pair(model, guide, x, num_particles, max_plate_nesting=2)
     terms = {name: density(site) for name, site in pair.model_sites.items()}
-    terms["z"] = kl_weight * (terms["z"] - density(pair.guide_sites["z"]))
+    terms["z"] = kl_weight * _latent_term(pair, kl)
     return torch.stack([term.expand(num_particles, *labels.shape) for term in terms.values()]).sum(0)
 
 
-def enumerated_bound(m2: M2, x: Tensor, num_particles: int = 1, kl_weight: float | Tensor = 1.0) -> Tensor:
+def _latent_term(pair: PairTrace, kl: str) -> Tensor:
+    """log p(z) - log q(z|x, y), or its mean."""
+    if kl not in ("sample", "analytic"):
+        raise ValueError(f"kl: found {kl!r}, expected one of 'sample', 'analytic'")
+    q, p = pair.guide_sites["z"], pair.model_sites["z"]
+    if kl == "analytic":
+        with suppress(NotImplementedError):
+            return -torch.distributions.kl_divergence(q["fn"], p["fn"])
+    return density(p) - density(q)
+
+
+def enumerated_bound(
+    m2: M2,
+    x: Tensor,
+    num_particles: int = 1,
+    kl_weight: float | Tensor = 1.0,
+    kl: Literal["sample", "analytic"] = "sample",
+) -> Tensor:
     r"""Return :math:`-\mathcal{U}(x)`, ``(B,)``, nats: the mean over q(y|x) and the particles.
 
     In the mean over the draws it is what Pyro's ``TraceEnum_ELBO`` gives; here it is one number a datum, and can be
     compiled. Arguments are those of :func:`label_weights`.
     """
-    log_w = label_weights(m2, x, num_particles, kl_weight).mean(0)  # (C, B)
+    log_w = label_weights(m2, x, num_particles, kl_weight, kl).mean(0)  # (C, B)
     log_q = m2.guide.classifier(x).logits.log_softmax(-1).T  # (C, B)
     return (log_q.exp() * (log_w - log_q)).sum(0)
 
@@ -105,7 +133,13 @@ def summed_bound(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
 
 
 def semi_supervised_loss(
-    m2: M2, x: Tensor, y: Tensor, unlabelled: Tensor, alpha: float, kl_weight: float | Tensor = 1.0
+    m2: M2,
+    x: Tensor,
+    y: Tensor,
+    unlabelled: Tensor,
+    alpha: float,
+    kl_weight: float | Tensor = 1.0,
+    kl: Literal["sample", "analytic"] = "analytic",
 ) -> Tensor:
     r"""Return what training minimises, from a batch with labels and one without, nats per datum of each.
 
@@ -131,6 +165,9 @@ def semi_supervised_loss(
         The weight α of the classifier's log-likelihood.
     kl_weight
         β: a number, or a tensor with one entry such as the ``value`` of a schedule.
+    kl
+        As for :func:`label_weights`. The classifier learns from differences between labels, which the noise of a
+        sampled KL would hide.
 
     Examples
     --------
@@ -140,8 +177,9 @@ def semi_supervised_loss(
     (torch.Size([]), True)
     """
     model, guide = (functools.partial(isolated(half), y=y) for half in (m2.model, m2.guide))
-    terms = trace_pair(model, guide, x).terms()
-    labelled = terms["x"] + terms["y"] + kl_weight * terms["z"]  # (1, B_l)
+    pair = trace_pair(model, guide, x)
+    terms = pair.terms()
+    labelled = terms["x"] + terms["y"] + kl_weight * _latent_term(pair, kl)  # (1, B_l)
     log_q = m2.guide.classifier(x).log_prob(y)  # (B_l,)
-    unlabelled_bound = enumerated_bound(m2, unlabelled, kl_weight=kl_weight)
+    unlabelled_bound = enumerated_bound(m2, unlabelled, kl_weight=kl_weight, kl=kl)
     return -(labelled + alpha * log_q).mean() - unlabelled_bound.mean()
