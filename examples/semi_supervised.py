@@ -50,15 +50,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-labels", type=int, default=100, help="training images with a label, as many of each of "
                         "the ten classes (default: 100)")  # fmt: skip
     parser.add_argument("--latent-dim", type=int, default=50, help="length of the latent z (default: 50)")
-    parser.add_argument("--hidden-dims", type=int, nargs="*", metavar="WIDTH", default=[500],
-                        help="hidden layers of encoder, classifier and, reversed, decoder (default: 500)")  # fmt: skip
-    parser.add_argument("--alpha", type=float, default=10.0,
-                        help="weight of the classifier's log-likelihood of the labels (default: 10)")  # fmt: skip
+    parser.add_argument("--hidden-dims", type=int, nargs="*", metavar="WIDTH", default=[300],
+                        help="hidden layers of encoder, classifier and, reversed, decoder (default: 300)")  # fmt: skip
+    parser.add_argument("--alpha", type=float, default=1.0,
+                        help="weight of the classifier's log-likelihood of the labels (default: 1)")  # fmt: skip
     parser.add_argument("--kl-weight", type=float, default=5.0,
                         help="weight of the KL of z at first, which leaves to the label what the label can say; it "
                              "falls to 1 over the first 70 %% of training (default: 5)")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="passes over the images without labels (default: 100 for digits, "
-                        "else 20)")  # fmt: skip
+                        "else 5)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=100,
                         help="images a step without labels, beside those that have one, 100 at most "
                              "(default: 100)")  # fmt: skip
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="compile the training step; auto does for long runs (default: auto)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     args = parser.parse_args(argv)
-    args.epochs = (100 if args.data == "digits" else 20) if args.epochs is None else args.epochs
+    args.epochs = (100 if args.data == "digits" else 5) if args.epochs is None else args.epochs
     for name, least in (("num_labels", NUM_CLASSES), ("latent_dim", 1), ("epochs", 1), ("batch_size", 1),
                         ("eval_particles", 2)):  # fmt: skip
         if getattr(args, name) < least:

@@ -89,6 +89,23 @@ def test_two_lines(run, succeed):
     assert failed.returncode == 2 and "num_epochs: found 0, expected a positive integer" in failed.stderr
 
 
+def test_semi_supervised(run, succeed, tmp_path):
+    out = tmp_path / "run"
+    text = succeed("semi_supervised.py", "--epochs", 15, "--hidden-dims", 50, "--eval-particles", 5, "--out", out)
+    assert "100 of them with labels" in text
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["test_error"] < 0.6  # of ten classes; at random it is 0.9
+    assert -60 < metrics["test_elbo"] < metrics["test_log_likelihood"] < -15
+    assert {path.name for path in out.iterdir()} >= {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "samples.png",
+    }
+    failed = run("semi_supervised.py", "--num-labels", 15)
+    assert failed.returncode == 2 and "--num-labels: found 15, expected a multiple of 10" in failed.stderr
+
+
 def test_train_then_evaluate(run, succeed, tmp_path):
     out = tmp_path / "run"
     text = succeed("train_vae.py", "--epochs", 3, "--latent-dim", 2, "--hidden-dims", 30, "--eval-particles", 30,
