@@ -27,7 +27,16 @@ from tests.programs import PAIRS, bits, check_close, traced
 X = bits(6)
 OBJECTIVES = all_of_them(4)
 FEW = {"ELBO": ELBO(), "IWAE, dreg": IWAE(4, gradient="dreg"), "reweighted": ReweightedWakeSleep(4)}
-CASES = [("tutorial", each) for each in OBJECTIVES] + list(product(PAIRS, FEW))
+PROGRAMS = (
+    "tutorial",
+    "hierarchy",
+    "bernoulli-convolutional",
+    "hvae",
+    "hvae-top-down",
+    "ladder-batch-norm",
+    "conv-ladder",
+)
+CASES = [("tutorial", each) for each in OBJECTIVES] + list(product(PROGRAMS, FEW))  # parts: tests/test_composition.py
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from itertools import product
 
 import pyro
 import pytest
@@ -68,7 +69,9 @@ def test_bound_and_gradient_of_every_combination(posterior, prior, device):
 
 @every_pair
 def test_files_hold_it(posterior, prior, tmp_path):
-    for likelihood, network in zip(LIKELIHOODS, 7 * NETWORKS, strict=True):
+    start = PAIRS.index((posterior, prior))  # three likelihoods a pair, so that each meets ten pairs or more
+    for i in range(start, start + 3):
+        likelihood, network = LIKELIHOODS[i % len(LIKELIHOODS)], NETWORKS[i % 2]
         vae = composed(posterior, prior, likelihood, network)
         pyro_vae.save(vae, tmp_path)
         again = pyro_vae.load(tmp_path)
@@ -92,14 +95,13 @@ def test_particles_and_double_precision(posterior, prior):
     assert vae.encode(x).shape == (NUM_DATA, LATENT_DIM) and vae.reconstruct(x).shape == x.shape
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
-def test_no_tensor_outlives_a_step(posterior):
+def test_no_tensor_outlives_a_step_of_any_posterior():
     """One that did would be counted again at each step."""
-    vae, x = composed(posterior, "vamp"), data("bernoulli")
+    programs, x = [composed(posterior, "vamp") for posterior in POSTERIORS], data("bernoulli")
 
     def tensors_after(num_steps):
-        for _ in range(num_steps):
-            for objective in (OBJECTIVES["ELBO"], OBJECTIVES["DReG"]):
+        for vae, objective in product(programs, (OBJECTIVES["ELBO"], OBJECTIVES["DReG"])):
+            for _ in range(num_steps):
                 objective.differentiable_loss(vae.model, vae.guide, x).backward()
         gc.collect()
         return sum(type(each) is torch.Tensor for each in gc.get_objects())
