@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for make in (plain, rich):
             torch.manual_seed(args.seed)
             vae, objective = make(splits.data_shape, args.latent_dim)
-            fit(vae.model, vae.guide, splits, objective=objective, num_epochs=args.epochs, seed=args.seed)
+            history = fit(vae.model, vae.guide, splits, objective=objective, num_epochs=args.epochs, seed=args.seed)
+            if history.interrupted:
+                print("interrupted", file=sys.stderr)
+                return 130
             score = log_likelihood(vae.model, vae.guide, splits.test, args.eval_particles, seed=args.seed)
             print(f"{make.__name__:6} log p(x) {score.mean():.2f} ± {score.mean_error():.2f} nats a test image")
     except (ValueError, FileNotFoundError, ImportError) as error:

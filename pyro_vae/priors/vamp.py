@@ -107,8 +107,8 @@ class VampPrior(Rebuildable):
         ValueError
             If the data have another shape.
         """
-        if tuple(x.shape[1:]) != tuple(self.pseudo_inputs.shape[1:]) or len(x) == 0:
-            expected = ("N", *self.pseudo_inputs.shape[1:])
-            raise ValueError(f"x: found the shape {tuple(x.shape)}, expected {expected}".replace("'N'", "N"))
+        data_shape = self.pseudo_inputs.shape[1:]
+        if x.shape[1:] != data_shape or len(x) == 0:
+            raise ValueError(f"x: found the shape {tuple(x.shape)}, expected (N, {', '.join(map(str, data_shape))})")
         rows = torch.arange(len(self.pseudo_inputs)) % len(x)
         self.pseudo_inputs.copy_(x[rows.to(x.device)])
