@@ -266,6 +266,13 @@ class TestMixturePosterior:
 
 
 class TestFlowPosterior:
+    def test_a_context_of_another_length(self):
+        posterior = FlowPosterior(Flow("coupling", 2, context_dim=5), MLP(4, 3))
+        with pytest.raises(
+            ValueError, match=r"^FlowPosterior: found a network output of shape \(6, 3\), expected \(\*batch"
+        ):
+            posterior(torch.zeros(6, 4))
+
     @pytest.mark.parametrize("name", ["autoregressive", "coupling", "householder"])
     def test_with_constant_parameters_the_gradient_goes_through_z_alone(self, name, double):
         """The loss of ELBO(gradient="stl") against the formula, written with a copy of the posterior as constants."""

@@ -38,6 +38,8 @@ class FlowPosterior(Rebuildable):
     ------
     TypeError
         If the flow is none.
+    ValueError
+        If the network gives a context of another length.
 
     References
     ----------
@@ -60,4 +62,10 @@ class FlowPosterior(Rebuildable):
         self.flow, self.network = flow, network
 
     def forward(self, *x: Tensor) -> FlowDistribution:
-        return flow_distribution(self.flow, self.network(*x), cheap="draws")
+        context = self.network(*x)
+        expected = getattr(self.flow, "context_dim", context.shape[-1])  # a flow of Zuko does not tell
+        if context.shape[-1] != expected:
+            raise ValueError(
+                f"FlowPosterior: found a network output of shape {tuple(context.shape)}, expected (*batch, {expected})"
+            )
+        return flow_distribution(self.flow, context, cheap="draws")
