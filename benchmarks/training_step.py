@@ -27,7 +27,8 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from statistics import mean, median
 from typing import Any
 
@@ -53,9 +54,11 @@ from torch import Tensor
 
 import pyro_vae
 from pyro_vae import ELBO, HVAE, IWAE, MLP, VAE
+from pyro_vae.batches import as_batches
 from pyro_vae.checkpoint import as_module
 from pyro_vae.precision import precise
 from pyro_vae.steps import CompiledStep, EagerStep
+from pyro_vae.updates import Update, make_update
 
 HIDDEN_DIMS, LATENT_DIM = (400,), 50
 FLOW = 100  # hidden units of the flow's network
@@ -93,28 +96,40 @@ def images(data_root: str | None, device: torch.device) -> tuple[Tensor, Any]:
     return data, data
 
 
-def ours(
-    make: Callable[[], Any], data: Tensor, batch_size: int, compile: bool, objective: Any = None
-) -> peers.TorchContestant:
-    """The bare step of pyro_vae: what ``fit`` repeats, without its loop."""
-    program = make().to(data.device).train()
-    pair = as_module((program.model, program.guide))
-    objective = ELBO() if objective is None else objective
-    take = (CompiledStep if compile else EagerStep)(program.model, program.guide, pair, objective)
-    optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
-    if isinstance(take, CompiledStep):
-        with as_fit_does(data.device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            take(data[:batch_size])
-        if take.gradients.reason is not None:
-            raise Unsupported(f"it is not compiled: {take.gradients.reason}")
+class Ours:
+    """The bare update of pyro_vae: what ``fit`` repeats, without its loop."""
 
-    def step(x: Tensor) -> Tensor:
-        true_bound, _ = take(x)
-        optimizer.step()
-        return -true_bound / len(x)
+    def __init__(
+        self, make: Callable[[], Any], data: Tensor, batch_size: int, compile: bool, objective: Any = None
+    ) -> None:
+        program = make().to(data.device).train()
+        pair = as_module((program.model, program.guide))
+        objective = ELBO() if objective is None else objective
+        take = (CompiledStep if compile else EagerStep)(program.model, program.guide, pair, objective)
+        if isinstance(take, CompiledStep):
+            with as_fit_does(data.device), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                take(data[:batch_size])
+            if take.gradients.reason is not None:
+                raise Unsupported(f"it is not compiled: {take.gradients.reason}")
+        self.device, self.num_data, self.batch_size = data.device, len(data), batch_size
+        self.batches = as_batches(data, batch_size, device=data.device, dtype=data.dtype, shuffle=True)
+        optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
+        self.update = make_update(Update(self.batches, take, optimizer, None), pair, batch_size)
+        self.picks = self.whole_batches()
 
-    return peers.TorchContestant(step, data, batch_size, functools.partial(as_fit_does, data.device))
+    def whole_batches(self) -> Iterator[Tensor | slice]:
+        while True:
+            yield from islice(self.batches.picks(), self.num_data // self.batch_size)
+
+    def round(self, steps: int) -> list[float]:
+        """As any contestant's."""
+        losses = []
+        with as_fit_does(self.device):
+            for _ in range(steps):
+                bounds, num_data = self.update(next(self.picks))
+                losses.append(-bounds[0] / num_data)
+        return torch.stack(losses).tolist()  # waits for a GPU
 
 
 class FlowGuide(PyroModule):
@@ -143,8 +158,8 @@ def vae_makers(data: Tensor, batch_size: int) -> dict[str, Callable[[], peers.Co
     sizes = (data, batch_size, HIDDEN_DIMS, LATENT_DIM)
     same_products = functools.partial(precise, "highest", data.device)
     return {
-        "pyro_vae, compiled": lambda: ours(make, data, batch_size, True),
-        "pyro_vae, eager": lambda: ours(make, data, batch_size, False),
+        "pyro_vae, compiled": lambda: Ours(make, data, batch_size, True),
+        "pyro_vae, eager": lambda: Ours(make, data, batch_size, False),
         "Pyro SVI": lambda: peers.pyro_svi(make().to(data.device), data, batch_size),
         "PyTorch by hand, eager": lambda: peers.hand_written(*sizes, compile=False),
         "PyTorch by hand, compiled": lambda: peers.hand_written(*sizes, compile=True),
@@ -163,7 +178,7 @@ def extra_makers(data: Tensor) -> dict[str, dict[str, Callable[[], peers.Contest
     groups: dict[str, dict[str, Callable[[], peers.Contestant]]] = {
         name: {
             f"pyro_vae, {'compiled' if compile else 'eager'}": functools.partial(
-                ours, make, data, 100, compile, objective
+                Ours, make, data, 100, compile, objective
             )
             for compile in (True, False)
         }
@@ -213,7 +228,7 @@ def fit_against_step(data: Tensor, source: Any, num_rounds: int) -> None:
     ``fit`` draws the pixels of MNIST anew at each use; the bare step picks its batches from bits that are there.
     """
     make = functools.partial(VAE, (28, 28), LATENT_DIM, HIDDEN_DIMS)
-    bare, steps = ours(make, data, 100, True), len(data) // 100
+    bare, steps = Ours(make, data, 100, True), len(data) // 100
     bare.round(5)
     seconds: dict[str, list[float]] = {"bare step": [], "fit": []}
     since = time.perf_counter()

@@ -124,16 +124,21 @@ class Split(Dataset[Tensor]):
             Unless ``batch_size`` is 1 or more.
         """
         _check_batch_size(batch_size)
-        return self._batches(batch_size, shuffle, drop_last, dtype)
+        return (self.read(rows, dtype) for rows in self.rows(batch_size, shuffle, drop_last))
 
-    def _batches(self, batch_size: int, shuffle: bool, drop_last: bool, dtype: torch.dtype) -> Iterator[Tensor]:
+    def rows(self, batch_size: int, shuffle: bool, drop_last: bool = False) -> Iterator[Tensor | slice]:
+        """The rows of each batch, ``(batch_size,)`` where they are shuffled; the order is that of :meth:`batches`."""
         order = torch.randperm(len(self)).to(self.device) if shuffle else None
         stop = len(self) - len(self) % batch_size if drop_last else len(self)
         for start in range(0, stop, batch_size):
             rows = slice(start, start + batch_size)
-            # index_select is several times as fast as values[order[rows]] on a CPU
-            chosen = self.values[rows] if order is None else self.values.index_select(0, order[rows])
-            yield self._read(chosen, dtype)
+            yield rows if order is None else order[rows]
+
+    def read(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """The batch of these rows; it is here that noise is drawn."""
+        # index_select is several times as fast as values[rows] on a CPU
+        chosen = self.values[rows] if isinstance(rows, slice) else self.values.index_select(0, rows)
+        return self._read(chosen, dtype)
 
     def mean(self) -> Tensor:
         """Return the mean datum ``(*data_shape)``, of the grey levels where they are known; float32."""
@@ -234,14 +239,25 @@ class Batches:
         return len(self._source)
 
     def __iter__(self) -> Iterator[Tensor]:
+        return map(self.read, self.picks())
+
+    def picks(self) -> Iterator[Tensor | slice]:
+        """What to :meth:`read` each batch of an epoch from: rows of resident data, or what the loader gives."""
         if isinstance(self._source, Split):
-            yield from self._source.batches(self._batch_size, self._shuffle, dtype=self._dtype)
+            yield from self._source.rows(self._batch_size, self._shuffle)
             return
         for batch in self._source:
             x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
             if not isinstance(x, Tensor):
                 raise TypeError(f"a batch must be a tensor, or a tuple or list that starts with one, found {_kind(x)}")
-            yield x.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes
+            yield x
+
+    def read(self, pick: Tensor | slice) -> Tensor:
+        """The batch that a pick stands for, on the device."""
+        if isinstance(self._source, Split):
+            return self._source.read(pick, self._dtype)
+        assert isinstance(pick, Tensor)
+        return pick.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes
 
 
 def as_batches(

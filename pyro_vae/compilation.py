@@ -115,11 +115,19 @@ class Compiled:
     def on(self, x: Tensor) -> Callable[[], Outputs]:
         """The function of one batch, to be run on it any number of times, on new draws each time."""
         if self.reason is None and len(x) == (self.num_data or len(x)):
-            if self._kernels is None or not self._kernels.trace.assumptions.hold():
+            if not self.is_current():
                 self.num_data, self._kernels = len(x), self._compiled(x)
             if self._kernels is not None and self._kernels.form == Form.of(x):
                 return self._kernels.on(x)
         return lambda: self.function(x)
+
+    def is_current(self) -> bool:
+        """Whether it is compiled, and what it was compiled from is unchanged."""
+        return self._kernels is not None and self._kernels.trace.assumptions.hold()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the kernels read anew at each call, besides the batch."""
+        return [] if self._kernels is None else self._kernels.trace.tensors
 
     def _compiled(self, x: Tensor) -> _Kernels | None:
         started = time.monotonic()

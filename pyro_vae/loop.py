@@ -38,8 +38,8 @@ from pyro_vae.files import write_text
 from pyro_vae.handlers import kl_weights
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
-from pyro_vae.state import generators, set_generators
-from pyro_vae.steps import Step
+from pyro_vae.state import set_generators
+from pyro_vae.updates import ReplayedUpdate, Update
 
 __all__ = ["History", "Loop", "Record"]
 
@@ -83,9 +83,8 @@ class Loop:
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
     lr: float | Callable[[float], float]
-    clip_norm: float | None
     num_epochs: int
-    take: Step
+    update: Update | ReplayedUpdate
     summed: Callable[[Tensor], Outputs]  # summed_bounds
     state: RunState
     interrupted: threading.Event
@@ -139,22 +138,15 @@ class Loop:
         state, started = self.state, time.monotonic()
         read = started
         self.model.train(), self.guide.train()
-        for x in state.remaining(self.batches):
-            before = generators(state.device) if careful else None
+        for pick in state.remaining(self.batches):
             if callable(self.lr):
                 for group in state.optimizer.param_groups:
                     group["lr"] = self.lr(self._fraction())
             for schedule in self.schedules:
                 schedule.set_step(state.step)
-            bounds = self.take(x)
-            if careful:
-                self._check_step(x, bounds, before)
-            if self.clip_norm is not None:
-                stepped = [p for group in state.optimizer.param_groups for p in group["params"]]
-                nn.utils.clip_grad_norm_(stepped, self.clip_norm)
-            state.optimizer.step()
-            state.count_step(bounds, len(x))
-            bar.update(len(x))
+            bounds, num_data = self.update(pick, self._check_step if careful else None)
+            state.count_step(bounds, num_data)
+            bar.update(num_data)
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
                 read = now
@@ -241,7 +233,7 @@ class Loop:
             return self.state.epoch / self.num_epochs
         return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
 
-    def _check_step(self, x: Tensor, bounds: Tensor, before: Any) -> None:
+    def _check_step(self, x: Tensor, bounds: Tensor, before: dict[str, Tensor]) -> None:
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         if not torch.isfinite(bounds).all():
             set_generators(before, self.state.device)

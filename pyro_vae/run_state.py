@@ -41,13 +41,13 @@ class RunState:
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
         self.epoch_generators = generators(self.device)  # as they were when it began
 
-    def remaining(self, batches: Batches) -> Iterator[Tensor]:
-        """Go through what is left of the epoch; generators end up where an uninterrupted epoch has them."""
+    def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
+        """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
         now = generators(self.device)
         if self.epoch_step == 0:
             self.epoch_generators = now
         set_generators(self.epoch_generators, self.device)
-        rest = iter(batches)
+        rest = batches.picks()
         for _ in range(self.epoch_step):
             next(rest)
         if self.epoch_step:

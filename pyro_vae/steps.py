@@ -75,8 +75,8 @@ class CompiledStep:
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
-            return self.eager(x)  # hooks of parameters are Python that runs in the midst of the backward pass
+        if self._has_hooks():
+            return self.eager(x)
         for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
             parameter.grad = None
         *gradients, bounds = self.gradients(x)
@@ -84,6 +84,18 @@ class CompiledStep:
             parameter.grad = gradient
         assert bounds is not None
         return bounds
+
+    def is_current(self) -> bool:
+        """Whether it is compiled, and what it was compiled from is unchanged."""
+        return not self._has_hooks() and self.gradients.is_current()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the kernels read anew at each call, besides the batch."""
+        return self.gradients.tensors()
+
+    def _has_hooks(self) -> bool:
+        """Whether parameters have hooks: Python that runs in the midst of the backward pass."""
+        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
     def _gradients(self, x: Tensor) -> list[Tensor | None]:
         loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)

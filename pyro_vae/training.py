@@ -32,6 +32,7 @@ from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import evaluating, interruptible, seeded
 from pyro_vae.steps import make_steps
+from pyro_vae.updates import Update, make_update
 
 __all__ = ["History", "fit", "tensorboard"]
 
@@ -96,7 +97,9 @@ def fit(
         Whether to compile the step for whole batches, with one of this package's objectives: the same gradients, on the
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
         steps or more, since compiling takes some seconds, in deep models minutes; the next time a part of that, for
-        torch keeps what it compiled on disk. Programs that cannot be compiled run as they are, and a warning says why.
+        torch keeps what it compiled on disk. On CUDA the whole update, of data that lie there, is then replayed as
+        one CUDA graph, see :mod:`pyro_vae.updates`. Programs that cannot be compiled run as they are, and a warning
+        says why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
@@ -141,9 +144,10 @@ def fit(
     check_choice(compile)
     schedules = _schedules(model, guide, objective)
     if device is not None:
-        for module in (pair, *schedules):
-            module.to(device)
+        pair.to(device)
     where, dtype = placement(pair)
+    for schedule in schedules:
+        schedule.to(where)
     train = data.train if isinstance(data, Splits) else data
     valid = data.valid if isinstance(data, Splits) and valid is None else valid
     size_of_batch = train.batch_size if isinstance(train, DataLoader) else batch_size
@@ -200,9 +204,10 @@ def fit(
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate
         take, summed = make_steps(model, guide, pair, objective, size_of_batch, compiled, said(progress))
+        update = make_update(Update(batches, take, stepper, clip_norm), pair, size_of_batch)
         loop = Loop(
-            model, guide, pair, schedules, objective, batches, lr, clip_norm, num_epochs, take, summed, state,
-            interrupted, progress,
+            model, guide, pair, schedules, objective, batches, lr, num_epochs, update, summed, state, interrupted,
+            progress,
         )  # fmt: skip
         return loop.all_epochs(valid_batches, folder, patience, callbacks)
 

@@ -1,0 +1,236 @@
+r"""One update of the weights: read a batch, set the gradients, clip them, step the optimiser.
+
+.. math:: \theta \leftarrow \mathrm{Adam}\bigl(\theta,\; g \min(1, c / \lVert g \rVert)\bigr)
+
+A small model keeps a GPU busy for some microseconds a kernel, less than Python takes to launch one.
+:class:`ReplayedUpdate` has the GPU launch them: the kernels of one whole update, from the rows of the batch to the new
+weights, are recorded once as a CUDA graph (Gray, *Getting Started with CUDA Graphs*, 2019) and replayed at each step.
+The learning rate, the weights of annealing and the rows are tensors that it reads anew each time.
+
+A graph cannot tell that what it was made from has changed, so all of it is compared before each replay; and what it
+does is held once against the update that it stands for, on the same draws.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.batches import Batches
+from pyro_vae.state import generators, set_generators
+from pyro_vae.steps import CompiledStep, Step
+
+__all__ = ["Check", "Record", "ReplayedUpdate", "Update", "cuda_graph", "make_update"]
+
+Check = Callable[[Tensor, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
+Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], object], Tensor]]  # see cuda_graph
+
+_NUM_WARM_UP = 3  # updates before one is recorded: libraries and the optimiser allocate at the first ones
+_TOLERANCE = 1e-2  # of how far an update moves a tensor
+
+
+class Update:
+    """The update as its parts do it, one after the other."""
+
+    def __init__(self, batches: Batches, take: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
+        self.batches, self.take, self.optimizer, self.clip_norm = batches, take, optimizer, clip_norm
+
+    def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+        """Update the weights with the batch of a pick.
+
+        Parameters
+        ----------
+        pick
+            One of the batches' ``picks``.
+        check
+            Called when the gradients are there, before the weights change.
+
+        Returns
+        -------
+        tuple
+            The summed bounds, as a step returns them, and the number of data.
+        """
+        x = self.batches.read(pick)
+        before = {} if check is None else generators(x.device)
+        bounds = self.take(x)
+        if check is not None:
+            check(x, bounds, before)
+        if self.clip_norm is not None:
+            stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(stepped, self.clip_norm)
+        self.optimizer.step()
+        return bounds, len(x)
+
+
+def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+    """Record the kernels of a function without running them: what replays them, and the memory of the result."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+        result = function()
+    return graph.replay, result
+
+
+class ReplayedUpdate:
+    """An update of whole batches recorded once and replayed; others, and while it cannot be, as it is.
+
+    Parameters
+    ----------
+    update
+        Of resident data, with a compiled step and a fused optimiser.
+    pair
+        The modules that it trains.
+    num_data
+        The size of a whole batch.
+    record
+        What records the kernels of a function.
+    """
+
+    def __init__(self, update: Update, pair: nn.Module, num_data: int, record: Record | None = None) -> None:
+        self.update, self.pair, self.num_data, self.record = update, pair, num_data, record or cuda_graph
+        self.num_recorded = 0
+        self.reason: str | None = None  # why it is not recorded, once that is known
+        self._num_updates = 0  # since the update was last found changed
+        self._fixed: Any = None  # what the recording takes for granted
+        self._replay: Callable[[], object]
+
+    def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+        """As :class:`Update`; a replay's bounds are overwritten by the next one."""
+        whole = isinstance(pick, Tensor) and len(pick) == self.num_data
+        if not whole or check is not None or self.reason is not None:
+            return self._as_it_is(pick, check)
+        assert isinstance(pick, Tensor)
+        if self._num_updates < _NUM_WARM_UP or not self._can_be_recorded():
+            self._num_updates += 1
+            return self._as_it_is(pick, check)
+        if self._fixed != self._now():
+            return self._recorded(pick)
+        self._replayed(pick)
+        return self._bounds, self.num_data
+
+    def _as_it_is(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+        """The update at rates rounded to float32, as the recording has them: so a run that is resumed is the same."""
+        with self._rates_of([float(np.float32(rate)) for rate in self._given_rates()], capturable=False):
+            return self.update(pick, check)
+
+    def _given_rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self.update.optimizer.param_groups]
+
+    @contextmanager
+    def _rates_of(self, rates: Sequence[float | Tensor], capturable: bool) -> Iterator[None]:
+        groups = self.update.optimizer.param_groups
+        given = self._given_rates()
+        try:
+            for group, rate in zip(groups, rates, strict=True):
+                group.update(lr=rate, capturable=capturable)
+            yield
+        finally:
+            for group, rate in zip(groups, given, strict=True):
+                group.update(lr=rate, capturable=False)
+
+    def _can_be_recorded(self) -> bool:
+        """Whether the step is still the compiled one; if not, it takes its time to become that again."""
+        take = self.update.take
+        same = isinstance(take, CompiledStep) and take.is_current()
+        if not same:
+            self._num_updates = 0
+        return same
+
+    def _state(self) -> list[Tensor]:
+        """All that an update moves."""
+        slots = (value for values in self.update.optimizer.state.values() for value in values.values())
+        return [*self.pair.parameters(), *self.pair.buffers(), *(slot for slot in slots if isinstance(slot, Tensor))]
+
+    def _tensors(self) -> list[Tensor]:
+        """All that it moves or reads, but for the data."""
+        assert isinstance(self.update.take, CompiledStep)
+        return [*self._state(), *self.update.take.tensors()]
+
+    def _now(self) -> tuple[Any, ...]:
+        """Which kernels, where the tensors lie, and all settings but the rates, which the recording reads anew."""
+        assert isinstance(self.update.take, CompiledStep)
+        settings = [
+            {name: value for name, value in group.items() if name not in ("params", "lr")}
+            for group in self.update.optimizer.param_groups
+        ]
+        places = [tensor.data_ptr() for tensor in self._tensors()]
+        return self.update.take.gradients.num_traces, places, settings, self.update.clip_norm
+
+    def _recorded(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Update, and record that; the update stands, whatever becomes of the recording."""
+        tensors, device = self._state(), rows.device
+        before, drawn = _copies(tensors), generators(device)
+        result = self._as_it_is(rows)
+        after, drawn_after = _copies(tensors), generators(device)
+        try:
+            if any(tensor.device != device for tensor in self._tensors()):
+                raise RuntimeError("it reads a tensor that is elsewhere")
+            self._record(rows)
+            _put(before, tensors)
+            set_generators(drawn, device)
+            self._replayed(rows)
+            _check(result[0], self._bounds, before, after, tensors)
+            self._fixed = self._now()
+            self.num_recorded += 1
+        except Exception as error:  # all that a driver finds it cannot record
+            self.reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"the update is not recorded as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
+            self.pair.zero_grad()  # gradients may lie in memory that was never written
+        _put(after, tensors)
+        set_generators(drawn_after, device)
+        return result
+
+    def _record(self, rows: Tensor) -> None:
+        self._rows, self._read_rates = rows.clone(), self._given_rates()
+        self._rates = [torch.tensor(rate, dtype=torch.float32, device=rows.device) for rate in self._read_rates]
+        with self._rates_of(self._rates, capturable=True):
+            self._replay, self._bounds = self.record(lambda: self.update(self._rows)[0], rows.device)
+
+    def _replayed(self, rows: Tensor) -> None:
+        self._rows.copy_(rows)
+        rates = self._given_rates()
+        for tensor, rate, read in zip(self._rates, rates, self._read_rates, strict=True):
+            if rate != read:
+                tensor.fill_(rate)
+        self._read_rates = rates
+        self._replay()
+
+
+def make_update(update: Update, pair: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
+    """The update, replayed where that can be: on CUDA, of resident data, compiled, with a fused optimiser."""
+    optimizer = update.optimizer
+    hooks = (*optimizer._optimizer_step_pre_hooks.values(), *optimizer._optimizer_step_post_hooks.values())
+    fused = all(group.get("fused") and group.get("capturable") is False for group in optimizer.param_groups)
+    on_cuda = all(tensor.is_cuda for tensor in (*pair.parameters(), *pair.buffers()))
+    compiled = isinstance(update.take, CompiledStep)
+    if num_data is None or not (on_cuda and compiled and fused and update.batches.resident) or hooks:
+        return update
+    return ReplayedUpdate(update, pair, num_data)
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+
+
+def _check(
+    expected_bounds: Tensor, bounds: Tensor, before: list[Tensor], expected: list[Tensor], found: list[Tensor]
+) -> None:
+    """Raise ``RuntimeError`` unless a replay moved every tensor as the update did, but for rounding."""
+    zeros = torch.zeros_like(bounds)
+    triples = [(zeros, expected_bounds, bounds), *zip(before, expected, found, strict=True)]
+    for start, target, value in triples:
+        moved = (target.double() - start.double()).norm()
+        rounding = 4 * torch.finfo(target.dtype).eps * target.norm() if target.is_floating_point() else 0.0
+        if not (value.double() - target.double()).norm() <= _TOLERANCE * moved + rounding:
+            raise RuntimeError("it came out different when it was replayed")
