@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pyro_vae.files import replacing, write_text
 from pyro_vae.handlers import bare
+from pyro_vae.missing import ObservedOnly
 from pyro_vae.modules import build, with_references, without_references
 
 __all__ = ["as_module", "load", "read_tensors", "restore", "save", "write_tensors"]
@@ -28,7 +29,7 @@ Folder = str | os.PathLike[str]
 
 
 def as_module(program: Any) -> nn.Module:
-    """A module, or a pair as one module with children ``model`` and ``guide``; annealing is left out."""
+    """A module, or a pair as one module with children ``model`` and ``guide``, without what is wrapped around it."""
     if isinstance(program, nn.Module):
         return _bare_module(program)
     if isinstance(program, (tuple, list)) and len(program) == 2 and all(isinstance(p, nn.Module) for p in program):
@@ -39,6 +40,8 @@ def as_module(program: Any) -> nn.Module:
 
 def _bare_module(program: nn.Module) -> nn.Module:
     module = bare(program)
+    if isinstance(module, ObservedOnly):
+        module = module.program
     if not isinstance(module, nn.Module):
         raise TypeError(f"program: found the annealed {type(module).__name__}, expected an annealed module")
     return module

@@ -18,6 +18,7 @@ from pyro_vae.handlers import Program
 from pyro_vae.importance import scored_with_constants, trace_pair
 from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
+from pyro_vae.missing import unpack
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
@@ -62,9 +63,10 @@ def check_program(
                     _check_params(pair)
                 if num_particles > 1:  # not as many as data, so that the one cannot pass for the other
                     _trace(model, guide, x[:2], name, num_particles=3, **options)
-                observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, x[:2])]
+                data, _ = unpack(model, x[:2])
+                observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, data)]
             for site in observed:
-                _check_support(site, x, start, name)
+                _check_support(site, *unpack(model, x), start, name)
             start += len(x)
         if objective is not None and first is not None:
             _check_objective(model, guide, objective, first, name)
@@ -133,11 +135,11 @@ def _check_finite(x: Tensor, start: int, name: str) -> None:
         raise ValueError(f"{name}: found the value {found:g} at {where}, expected finite numbers")
 
 
-def _check_support(site: dict[str, Any], x: Tensor, start: int, name: str) -> None:
+def _check_support(site: dict[str, Any], x: Tensor, seen: Tensor, start: int, name: str) -> None:
     support = _elementwise(site["fn"].support)
     if support is None:
         return
-    outside = ~support.check(x)
+    outside = seen & ~support.check(x)
     if outside.any():
         where, found = _first(outside, x, start)
         base = site["fn"]

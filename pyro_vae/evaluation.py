@@ -8,6 +8,7 @@ Its expectation is a lower bound that rises to log p(x) as K grows: always say K
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,9 +23,11 @@ from pyro_vae.compilation import Compile, Compiled, Outputs, check_choice, said
 from pyro_vae.dequantisation import bits_per_dim
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.importance import log_weights
+from pyro_vae.missing import unpack
 from pyro_vae.modules import owners, placement
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, precise
+from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights
 
@@ -53,7 +56,7 @@ class LogLikelihood(_Estimates):
         Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
     """
 
-    num_dims: int
+    num_dims: float
 
     def mean(self) -> float:
         """The mean over the data, nats per datum."""
@@ -64,7 +67,7 @@ class LogLikelihood(_Estimates):
         return (self.std_error.square().sum().sqrt() / len(self.values)).item()
 
     def bits_per_dim(self, num_levels: int = 1) -> float:
-        """Minus the mean, in bits per dimension of a datum.
+        """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
 
         Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
         levels, see :mod:`pyro_vae.dequantisation`.
@@ -145,7 +148,7 @@ def log_likelihood(
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
     parts: list[tuple[Tensor, ...]] = []
-    num_dims = 1
+    num_dims = 0.0  # summed over the data
 
     def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
         return [log_weights(model, guide, x, size, max_plate_nesting=max_plate_nesting)]
@@ -171,10 +174,18 @@ def log_likelihood(
                 (log_w,) = whole() if size == chunk_size else weigh(batch, size)
                 weights.update(log_w)
             parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
-            num_dims = batch[0].numel()
+            num_dims += _num_dims(model, batch)
     estimate = LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    estimate.num_dims = num_dims
+    estimate.num_dims = num_dims / len(estimate.values)
     return estimate
+
+
+def _num_dims(model: Program, x: Tensor) -> float:
+    """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
+    program = bare(model)
+    if isinstance(program, LabelledModel):
+        return float(len(x) * math.prod(program.data_shape))
+    return unpack(model, x)[1].sum().item()
 
 
 def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:

@@ -26,9 +26,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Annealed, Program
+from pyro_vae.handlers import Annealed, Program, bare
 
-__all__ = ["ObservedOnly", "observed_only", "pack"]
+__all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
 
 
 def pack(x: Any, mask: Any = None) -> Tensor:
@@ -63,6 +63,14 @@ def pack(x: Any, mask: Any = None) -> Tensor:
         raise ValueError(f"mask: found values from {mask.min().item()} to {mask.max().item()}, expected True and False")
     mask = mask.bool()
     return torch.stack([torch.where(mask, x, 0.0), mask.to(x)], 1)
+
+
+def unpack(program: Program, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a program is given, data ``(B, *data_shape)``, and which entries of them it sees, of the same shape."""
+    if isinstance(bare(program), ObservedOnly):
+        x, mask = x.unbind(1)
+        return x, mask != 0
+    return x, torch.ones_like(x, dtype=torch.bool)
 
 
 class _Mask(Messenger):
@@ -148,7 +156,8 @@ def observed_only(model: Program, guide: Program) -> tuple[ObservedOnly, Observe
     Returns
     -------
     tuple
-        The pair, with the parameters of the given one, which is the attribute ``program`` of the halves.
+        The pair, with the parameters of the given one, which is the attribute ``program`` of the halves. A checkpoint
+        of it is one of the given pair.
 
     Raises
     ------

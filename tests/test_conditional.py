@@ -74,6 +74,7 @@ class TestBound:
         packed = cvae.pack(exact.x, exact.y)
         torch.testing.assert_close(ELBO().bound(cvae.model, cvae.guide, packed), expected, rtol=0, atol=1e-10)
         estimate = pyro_vae.log_likelihood(cvae.model, cvae.guide, packed, 30, chunk_size=20, seed=0)
+        assert estimate.num_dims == math.prod(cvae.data_shape)  # the label is given, and costs nothing
         torch.testing.assert_close(estimate.values, expected, rtol=0, atol=1e-10)
 
     def test_annealing_weighs_the_latent_and_not_the_label(self, cvae, x, y):

@@ -124,8 +124,25 @@ class TestObservedOnly:
         )  # fmt: skip
         assert history.records[-1]["valid_bound"] > history.records[0]["valid_bound"]
         assert not any(torch.equal(before[name], tensor) for name, tensor in weights(*pair).items())
+        loaded = pyro_vae.load(tmp_path)  # the checkpoint is that of the program
         pyro_vae.load(tmp_path, observed_only(other.model, other.guide))
-        check_close(dict(other.state_dict()), dict(program.state_dict()), rtol=0, atol=0)
+        for copy in (loaded, other):
+            check_close(dict(copy.state_dict()), dict(program.state_dict()), rtol=0, atol=0)
+
+    def test_what_is_observed_is_held_against_the_support(self, x, mask):
+        program = vae().double()
+        pair = observed_only(program.model, program.guide)
+        row, column = mask[1].nonzero()[0].tolist()
+        x[1, row, column] = 0.5
+        with pytest.raises(ValueError, match=rf"x: found the value 0.5 at \(1, {row}, {column}\), outside the support"):
+            pyro_vae.log_likelihood(*pair, pack(x, mask), num_particles=2)
+        mask[1, row, column] = False
+        pyro_vae.log_likelihood(*pair, pack(x, mask), num_particles=2)
+
+    def test_bits_are_those_of_an_observed_entry(self, x, mask):
+        program = vae().double()
+        found = pyro_vae.log_likelihood(*observed_only(program.model, program.guide), pack(x, mask), num_particles=5)
+        assert found.bits_per_dim() == pytest.approx(-found.values.sum().item() / (mask.sum().item() * math.log(2)))
 
     def test_annealing_goes_around_it(self, x, mask):
         program, packed = vae(), pack(x, mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pyro
 import pytest
@@ -13,13 +14,18 @@ from pyro.infer import SVI, Trace_ELBO
 import pyro_vae
 from pyro_vae import (
     ELBO,
+    HVAE,
+    M2,
     MLP,
     VAE,
+    VQVAE,
+    ConditionalVAE,
     DiagonalNormal,
     Flow,
     FlowPosterior,
     FlowPrior,
     GaussianMixture,
+    LadderVAE,
     LearnedNormal,
     StandardNormal,
     VampPrior,
@@ -182,3 +188,18 @@ class TestVampPrior:
             VampPrior(2, q, IMAGE).start_at(torch.zeros(3, 5))
         with pytest.raises(ValueError, match="^posterior: found another one than the VampPrior shares"):
             VAE(IMAGE, LATENT_DIM, prior=VampPrior(2, q, IMAGE), posterior=posterior())
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            partial(ConditionalVAE, IMAGE, 3, LATENT_DIM, (5,)),
+            partial(M2, IMAGE, 3, LATENT_DIM, (5,)),
+            partial(HVAE, IMAGE, (2, LATENT_DIM), ((5,), (5,))),
+            partial(LadderVAE, IMAGE, (2, LATENT_DIM), ((5,), (5,))),
+            partial(VQVAE, IMAGE, 4),
+        ],
+        ids=lambda make: make.func.__name__,
+    )
+    def test_a_program_without_a_posterior_to_share_refuses_it(self, make):
+        with pytest.raises(TypeError, match="^prior: found VampPrior, which runs a posterior on pseudo-inputs"):
+            make(prior=VampPrior(2, posterior(), IMAGE))

@@ -40,15 +40,17 @@ def likelihood_of(
     raise ValueError(f"likelihood: found {name!r}, expected {choices} or a module")
 
 
-def check_parts(**parts: Any) -> None:
+def check_parts(*, shares: bool = False, **parts: Any) -> None:
     """Refuse a part that is neither missing nor a module; a likelihood is a name or a module, a plural a list of them.
+
+    Unless the program ``shares``, it has no room for a prior that runs a part of the guide.
 
     Raises
     ------
     ValueError
         For a likelihood of an unknown name.
     TypeError
-        For anything else that is no module, or no list of modules.
+        For anything else that is no module, or no list of modules, and for a prior that is not the program's.
     """
     a_module = "a module whose forward is a distribution"
     for name, part in parts.items():
@@ -66,6 +68,11 @@ def check_parts(**parts: Any) -> None:
                     raise TypeError(f"{name}[{index}]: found {type(item).__name__}, expected a module")
         elif not isinstance(part, (nn.Module, type(None))):
             raise TypeError(f"{name}: found {type(part).__name__}, expected {a_module}")
+        elif name == "prior" and part is not None and shared_by(part) and not shares:
+            raise TypeError(
+                f"prior: found {type(part).__name__}, which runs a posterior on pseudo-inputs, expected a prior that "
+                "stands alone: of the programs here VAE alone has a posterior q(z|x) to share"
+            )
 
 
 def shared_by(prior: nn.Module) -> dict[str, nn.Module]:

@@ -107,7 +107,7 @@ class VAE(Program):
         prior: nn.Module | None = None,
         posterior: nn.Module | None = None,
     ) -> None:
-        check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
+        check_parts(prior=prior, likelihood=likelihood, posterior=posterior, shares=True)
         if prior is None or posterior is None or isinstance(likelihood, str):
             if data_shape is None or latent_dim is None:
                 raise ValueError(
