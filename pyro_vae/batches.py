@@ -221,6 +221,13 @@ class Batches:
         return isinstance(self._source, Split)
 
     @property
+    def form(self) -> tuple[Any, ...]:
+        """What a batch of resident data is made of, besides its rows: compares equal while that stays."""
+        split = self._source
+        assert isinstance(split, Split)
+        return split.values.data_ptr(), split.levels, split.binarize, split.dequantize
+
+    @property
     def num_data(self) -> int | None:
         """The number of data in one epoch, or ``None`` if the data set has no length."""
         data: Any = self._source if isinstance(self._source, Split) else self._source.dataset

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.batches import Batches
 from pyro_vae.state import generators, set_generators
@@ -32,6 +33,7 @@ Check = Callable[[Tensor, Tensor, dict[str, Tensor]], None]  # a batch, its boun
 Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], object], Tensor]]  # see cuda_graph
 
 _NUM_WARM_UP = 3  # updates before one is recorded: libraries and the optimiser allocate at the first ones
+_MOST_RECORDINGS = 8
 _TOLERANCE = 1e-2  # of how far an update moves a tensor
 
 
@@ -70,8 +72,12 @@ class Update:
 
 def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
     """Record the kernels of a function without running them: what replays them, and the memory of the result."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream(device)),  # to come back to where the next line fails
+        torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+    ):
         result = function()
     return graph.replay, result
 
@@ -97,17 +103,17 @@ class ReplayedUpdate:
         self.reason: str | None = None  # why it is not recorded, once that is known
         self._num_updates = 0  # since the update was last found changed
         self._fixed: Any = None  # what the recording takes for granted
-        self._replay: Callable[[], object]
+        self._replay: Callable[[], object] | None = None
 
     def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """As :class:`Update`; a replay's bounds are overwritten by the next one."""
         whole = isinstance(pick, Tensor) and len(pick) == self.num_data
-        if not whole or check is not None or self.reason is not None:
+        if not whole or check is not None or self.reason is not None or has_hooks(self.update.optimizer):
             return self._as_it_is(pick, check)
         assert isinstance(pick, Tensor)
         if self._num_updates < _NUM_WARM_UP or not self._can_be_recorded():
             self._num_updates += 1
-            return self._as_it_is(pick, check)
+            return self._as_it_is(pick)
         if self._fixed != self._now():
             return self._recorded(pick)
         self._replayed(pick)
@@ -141,51 +147,66 @@ class ReplayedUpdate:
             self._num_updates = 0
         return same
 
-    def _state(self) -> list[Tensor]:
-        """All that an update moves."""
-        slots = (value for values in self.update.optimizer.state.values() for value in values.values())
-        return [*self.pair.parameters(), *self.pair.buffers(), *(slot for slot in slots if isinstance(slot, Tensor))]
-
     def _tensors(self) -> list[Tensor]:
         """All that it moves or reads, but for the data."""
         assert isinstance(self.update.take, CompiledStep)
-        return [*self._state(), *self.update.take.tensors()]
+        slots = (value for values in self.update.optimizer.state.values() for value in values.values())
+        tensors = [*self.pair.parameters(), *self.pair.buffers(), *self.update.take.tensors()]
+        tensors += [slot for slot in slots if isinstance(slot, Tensor)]
+        return list({id(tensor): tensor for tensor in tensors}.values())
 
     def _now(self) -> tuple[Any, ...]:
-        """Which kernels, where the tensors lie, and all settings but the rates, which the recording reads anew."""
+        """Which kernels, where tensors lie, and all settings but the rates, which the recording reads anew."""
         assert isinstance(self.update.take, CompiledStep)
         settings = [
             {name: value for name, value in group.items() if name not in ("params", "lr")}
+            | {"ids": list(map(id, group["params"]))}
             for group in self.update.optimizer.param_groups
         ]
         places = [tensor.data_ptr() for tensor in self._tensors()]
-        return self.update.take.gradients.num_traces, places, settings, self.update.clip_norm
+        return self.update.take.gradients.num_traces, places, settings, self.update.clip_norm, self.update.batches.form
 
     def _recorded(self, rows: Tensor) -> tuple[Tensor, int]:
         """Update, and record that; the update stands, whatever becomes of the recording."""
-        tensors, device = self._state(), rows.device
+        tensors, device = self._tensors(), rows.device
         before, drawn = _copies(tensors), generators(device)
         result = self._as_it_is(rows)
+        if len(self._tensors()) != len(tensors):  # the optimiser made slots, which the next update will find
+            return result
         after, drawn_after = _copies(tensors), generators(device)
-        try:
-            if any(tensor.device != device for tensor in self._tensors()):
-                raise RuntimeError("it reads a tensor that is elsewhere")
-            self._record(rows)
+
+        def again() -> None:
             _put(before, tensors)
             set_generators(drawn, device)
+
+        try:
+            if self.num_recorded == _MOST_RECORDINGS:
+                raise RuntimeError(f"recorded {_MOST_RECORDINGS} times, it changed again")
+            if any(tensor.device != device for tensor in tensors):
+                raise RuntimeError("it reads a tensor that is elsewhere")
+            again()
+            bounds, _ = self._as_it_is(rows)
+            spread = [*_copies(tensors), bounds.clone()]
+            self._record(rows)
+            again()
             self._replayed(rows)
-            _check(result[0], self._bounds, before, after, tensors)
+            zeros = torch.zeros_like(bounds)
+            _check([*before, zeros], [*after, result[0]], spread, [*tensors, self._bounds])
             self._fixed = self._now()
             self.num_recorded += 1
         except Exception as error:  # all that a driver finds it cannot record
-            self.reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            warnings.warn(f"the update is not recorded as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
+            self.reason = _first_of(error)
+            self._replay = None
             self.pair.zero_grad()  # gradients may lie in memory that was never written
-        _put(after, tensors)
-        set_generators(drawn_after, device)
+        finally:
+            _put(after, tensors)
+            set_generators(drawn_after, device)
+        if self.reason is not None:
+            warnings.warn(f"the update is not recorded as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
         return result
 
     def _record(self, rows: Tensor) -> None:
+        self._replay = self._fixed = None  # the memory of the recording before
         self._rows, self._read_rates = rows.clone(), self._given_rates()
         self._rates = [torch.tensor(rate, dtype=torch.float32, device=rows.device) for rate in self._read_rates]
         with self._rates_of(self._rates, capturable=True):
@@ -198,19 +219,28 @@ class ReplayedUpdate:
             if rate != read:
                 tensor.fill_(rate)
         self._read_rates = rates
+        assert self._replay is not None
         self._replay()
 
 
 def make_update(update: Update, pair: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
-    """The update, replayed where that can be: on CUDA, of resident data, compiled, with a fused optimiser."""
+    """The update, replayed where that can be: on CUDA, of resident data, compiled, with torch's fused Adam."""
     optimizer = update.optimizer
-    hooks = (*optimizer._optimizer_step_pre_hooks.values(), *optimizer._optimizer_step_post_hooks.values())
-    fused = all(group.get("fused") and group.get("capturable") is False for group in optimizer.param_groups)
+    fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
+        group["fused"] and not group["capturable"] and not isinstance(group["lr"], Tensor)
+        for group in optimizer.param_groups
+    )
     on_cuda = all(tensor.is_cuda for tensor in (*pair.parameters(), *pair.buffers()))
     compiled = isinstance(update.take, CompiledStep)
-    if num_data is None or not (on_cuda and compiled and fused and update.batches.resident) or hooks:
+    if num_data is None or not (on_cuda and compiled and fused and update.batches.resident):
         return update
     return ReplayedUpdate(update, pair, num_data)
+
+
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether somebody's Python runs before or after the optimiser's step."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -220,17 +250,29 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for tensor, value in zip(tensors, values, strict=True):
-            tensor.copy_(value)
+            if not torch.equal(tensor, value):
+                tensor.copy_(value)
 
 
-def _check(
-    expected_bounds: Tensor, bounds: Tensor, before: list[Tensor], expected: list[Tensor], found: list[Tensor]
-) -> None:
-    """Raise ``RuntimeError`` unless a replay moved every tensor as the update did, but for rounding."""
-    zeros = torch.zeros_like(bounds)
-    triples = [(zeros, expected_bounds, bounds), *zip(before, expected, found, strict=True)]
-    for start, target, value in triples:
-        moved = (target.double() - start.double()).norm()
-        rounding = 4 * torch.finfo(target.dtype).eps * target.norm() if target.is_floating_point() else 0.0
-        if not (value.double() - target.double()).norm() <= _TOLERANCE * moved + rounding:
-            raise RuntimeError("it came out different when it was replayed")
+def _check(before: list[Tensor], expected: list[Tensor], again: list[Tensor], found: list[Tensor]) -> None:
+    """Raise ``RuntimeError`` unless a replay moved every tensor as the update did, but for rounding.
+
+    Kernels that add up in any order differ from run to run, which a second run of the update, ``again``, shows.
+    """
+    for start, target, other, value in zip(before, expected, again, found, strict=True):
+        if torch.equal(value, target):
+            continue
+        finite = target.isfinite()
+        if not torch.equal(value.isfinite(), finite):
+            raise RuntimeError("its replay is finite elsewhere")
+        start, target, other, value = (torch.where(finite, t, 0).double() for t in (start, target, other, value))
+        rounding = 4 * torch.finfo(torch.float32).eps * target.norm()
+        if (value - target).norm() > _TOLERANCE * (target - start).norm() + 4 * (other - target).norm() + rounding:
+            raise RuntimeError("its replay came out different")
+
+
+def _first_of(error: BaseException) -> str:
+    """The error that the others came of, in one line: after it a driver says only that there was one."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}".splitlines()[0]
