@@ -8,7 +8,7 @@
     python examples/train_vae.py --objective iwae --num-particles 5 --gradient dreg     # another bound
     python examples/train_vae.py --kl-weight 4                    # a β-VAE; --warm-up 20 starts from a weight of 0
     python examples/train_vae.py --program hvae --latent-dims 100 50 --hidden-dims 200,200 100,100  # two layers
-    python examples/train_vae.py --program ladder --latent-dims 100 50 --warm-up 20
+    python examples/train_vae.py --program ladder --latent-dims 100 50
     python examples/train_vae.py --program conv-ladder --data mnist --data-root DATA
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
@@ -132,8 +132,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     bound.add_argument("--kl-weight", type=float, default=1.0, help="weight of the KL in training; 4 makes a β-VAE; "
                        "what is reported is never weighed (default: 1)")  # fmt: skip
-    bound.add_argument("--warm-up", type=int, default=0, metavar="EPOCHS",
-                       help="raise that weight from 0 in a line, over so many epochs (default: 0)")  # fmt: skip
+    bound.add_argument("--warm-up", type=int, metavar="EPOCHS",
+                       help="raise that weight from 0 in a line, over so many epochs (default: a quarter of them for "
+                            "ladder, which collapses without; else 0)")  # fmt: skip
     training.add_argument("--epochs", type=int, default=200, help="passes over the training data (default: 200)")
     training.add_argument("--batch-size", type=int, default=100, help="images a step (default: 100)")
     training.add_argument("--lr", type=float, default=2e-3,
@@ -160,6 +161,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         value, least = getattr(args, name), 2 if name == "eval_particles" else 1  # an error bar takes two
         if value is not None and value < least:
             parser.error(f"argument --{name.replace('_', '-')}: found {value}, expected {least} or more")
+    if args.warm_up is None:
+        args.warm_up = args.epochs // 4 if args.program == "ladder" else 0
     if not 0 <= args.warm_up <= args.epochs:
         parser.error(f"argument --warm-up: found {args.warm_up}, expected at most the {args.epochs} epochs of training")
     for kind, table in (("objective", OBJECTIVES), ("program", PROGRAMS)):
