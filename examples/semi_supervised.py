@@ -1,7 +1,7 @@
 """Learn to classify images from a hundred labels and many images without one: the M2 of Kingma et al. (2014).
 
     python examples/semi_supervised.py                                    # 8 x 8 digits, nothing to download
-    python examples/semi_supervised.py --data mnist --data-root DATA      # minutes on two cores
+    python examples/semi_supervised.py --data mnist --data-root DATA      # ten minutes on two cores
     python examples/semi_supervised.py --num-labels 20 --seed 1           # two of each class
 
 The labels are balanced, and chosen by the seed; all other training images are used without theirs. Labels of validation
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="weight of the KL of z at first, which leaves to the label what the label can say; it "
                              "falls to 1 over the first 70 %% of training (default: 5)")  # fmt: skip
     parser.add_argument("--epochs", type=int, help="passes over the images without labels (default: 100 for digits, "
-                        "else 5)")  # fmt: skip
+                        "else 12)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=100,
                         help="images a step without labels, beside those that have one, 100 at most "
                              "(default: 100)")  # fmt: skip
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="compile the training step; auto does for long runs (default: auto)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     args = parser.parse_args(argv)
-    args.epochs = (100 if args.data == "digits" else 5) if args.epochs is None else args.epochs
+    args.epochs = (100 if args.data == "digits" else 12) if args.epochs is None else args.epochs
     for name, least in (("num_labels", NUM_CLASSES), ("latent_dim", 1), ("epochs", 1), ("batch_size", 1),
                         ("eval_particles", 2)):  # fmt: skip
         if getattr(args, name) < least:
