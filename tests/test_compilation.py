@@ -97,7 +97,6 @@ def test_the_likelihood_of_a_batch_again_and_again(name):
 
 
 INDUCED = {
-    "VAE, ELBO": (PAIRS["bernoulli-mlp"], ELBO()),
     "batch normalisation, IWAE dreg": (PAIRS["tutorial"], IWAE(4, gradient="dreg")),
     "convolutions, ELBO": (PAIRS["bernoulli-convolutional"], ELBO()),
 }
