@@ -57,8 +57,9 @@ from pyro_vae import ELBO, HVAE, IWAE, MLP, VAE
 from pyro_vae.batches import as_batches
 from pyro_vae.checkpoint import as_module
 from pyro_vae.precision import precise
+from pyro_vae.replay import make_update
 from pyro_vae.steps import CompiledStep, EagerStep
-from pyro_vae.updates import Update, make_update
+from pyro_vae.updates import Update
 
 HIDDEN_DIMS, LATENT_DIM = (400,), 50
 FLOW = 100  # hidden units of the flow's network

@@ -23,7 +23,7 @@ from pyro_vae.compilation import Compile, Compiled, Outputs, check_choice, said
 from pyro_vae.dequantisation import bits_per_dim
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.importance import log_weights
-from pyro_vae.missing import unpack
+from pyro_vae.missing import ObservedOnly, unpack
 from pyro_vae.modules import owners, placement
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, precise
@@ -185,7 +185,7 @@ def _num_dims(model: Program, x: Tensor) -> float:
     program = bare(model)
     if isinstance(program, LabelledModel):
         return float(len(x) * math.prod(program.data_shape))
-    return unpack(model, x)[1].sum().item()
+    return unpack(model, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
 
 
 def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:

@@ -36,10 +36,11 @@ from pyro_vae.compilation import Outputs
 from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
 from pyro_vae.handlers import kl_weights
+from pyro_vae.replay import ReplayedUpdate
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import set_generators
-from pyro_vae.updates import ReplayedUpdate, Update
+from pyro_vae.updates import Update
 
 __all__ = ["History", "Loop", "Record"]
 

@@ -28,11 +28,12 @@ from pyro_vae.loop import History, Loop, Record
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.precision import Precision, precise
+from pyro_vae.replay import make_update
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import evaluating, interruptible, seeded
 from pyro_vae.steps import make_steps
-from pyro_vae.updates import Update, make_update
+from pyro_vae.updates import Update
 
 __all__ = ["History", "fit", "tensorboard"]
 
@@ -98,7 +99,7 @@ def fit(
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
         steps or more, since compiling takes some seconds, in deep models minutes; the next time a part of that, for
         torch keeps what it compiled on disk. On CUDA the whole update, of data that lie there, is then replayed as
-        one CUDA graph, see :mod:`pyro_vae.updates`. Programs that cannot be compiled run as they are, and a warning
+        one CUDA graph, see :mod:`pyro_vae.replay`. Programs that cannot be compiled run as they are, and a warning
         says why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.

@@ -22,7 +22,7 @@ class Tape(TorchDispatchMode):
         self.recorded, self.replayed = 0, 0
 
     def record(self, function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
-        """As :func:`pyro_vae.updates.cuda_graph`."""
+        """As :func:`pyro_vae.replay.cuda_graph`."""
         self.operations: list[tuple[Any, Any, Any, Any]] = []
         self.before: list[tuple[Tensor, Tensor]] = []  # tensors written to, with what was in them
         drawn = torch.get_rng_state()

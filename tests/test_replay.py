@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae import compilation, training, updates
+from pyro_vae import compilation, replay, training
 from pyro_vae.data import Split
+from pyro_vae.replay import ReplayedUpdate, make_update
 from pyro_vae.schedules import Linear
 from pyro_vae.steps import make_steps
-from pyro_vae.updates import ReplayedUpdate, Update, make_update
+from pyro_vae.updates import Update
 from tests.programs import PAIRS, TutorialGuide, TutorialModel, bits, check_close, same, traced, vae, weights
 from tests.tape import Tape
 
@@ -227,7 +228,7 @@ class TestChanges:
         assert same(*(weights(unit.model, unit.guide) for unit in units))
 
     def test_one_that_changes_too_often_is_no_longer_recorded(self, monkeypatch):
-        monkeypatch.setattr(updates, "_MOST_RECORDINGS", 1)
+        monkeypatch.setattr(replay, "_MOST_RECORDINGS", 1)
         with pytest.warns(UserWarning, match="recorded 1 times, it changed again"):
             found = ends(move_a_parameter, Tape().record)
         assert same(found, ends(move_a_parameter, None))
@@ -254,7 +255,7 @@ class TestRefusals:
     def test_a_tensor_elsewhere(self, monkeypatch):
         tape = Tape()
         monkeypatch.setattr(ReplayedUpdate, "_tensors", lambda self: [torch.empty(1, device="meta")])
-        monkeypatch.setattr(updates, "_put", lambda values, tensors: None)
+        monkeypatch.setattr(replay, "_put", lambda values, tensors: None)
         with pytest.warns(UserWarning, match="reads a tensor that is elsewhere"):
             ends(nothing, tape.record)
         assert tape.recorded == 0
@@ -272,8 +273,8 @@ class TestWhereItIsUsed:
             pytest.skip("no CUDA device")
         monkeypatch.undo()
         calls = []
-        original = updates.cuda_graph
-        monkeypatch.setattr(updates, "cuda_graph", lambda *args: calls.append(1) or original(*args))
+        original = replay.cuda_graph
+        monkeypatch.setattr(replay, "cuda_graph", lambda *args: calls.append(1) or original(*args))
         found = trained(name, device="cuda")
         assert calls == [1]
         monkeypatch.setattr(training, "make_update", lambda update, pair, size: update)
