@@ -1,6 +1,6 @@
 """What richer priors and posteriors are worth, and which parts compose: tables of measured log-likelihoods.
 
-    python benchmarks/composition.py --data-root DATA             # MNIST: 4 programs, 3 seeds; an hour on two cores
+    python benchmarks/composition.py --data-root DATA             # MNIST: 4 programs, 3 seeds; two hours on two cores
     python benchmarks/composition.py --parts                      # digits: each posterior with each prior; half an hour
     python benchmarks/composition.py --data-root DATA --seeds 1 --epochs 1 --num-train 1000 --num-test 100    # a trial
 

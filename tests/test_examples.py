@@ -211,6 +211,14 @@ def test_hierarchies(succeed, tmp_path, program):
     assert "test log-likelihood" in text and pyro_vae.load(out).latents == tuple(layers)
 
 
+def test_only_the_ladder_warms_up_unasked(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    train_vae = importlib.import_module("train_vae")
+    given = {"ladder": 10, "hvae": 0, "conv-ladder": 0, "vae": 0}
+    assert {name: train_vae.parse(["--program", name, "--epochs", "40"]).warm_up for name in given} == given
+    assert train_vae.parse(["--program", "ladder", "--warm-up", "0"]).warm_up == 0
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
