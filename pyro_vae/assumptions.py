@@ -87,8 +87,9 @@ class Assumptions:
         self.contents = [_Contents.of(*found) for owner in _parts(sources) for found in _containers(owner)]
         self.forms = [(tensor, Form.of(tensor)) for tensor in tensors]
         # in this form a comparison of some thousand values is a few calls
-        plain = [contents for contents in self.contents if not contents.has_caches]
+        self._sets = [(each.container, set(each.values)) for each in self.contents if isinstance(each.container, set)]
         self._with_caches = [contents for contents in self.contents if contents.has_caches]
+        plain = [each for each in self.contents if not each.has_caches and not isinstance(each.container, set)]
         self._containers = [contents.container for contents in plain]
         self._views = [each.values() if isinstance(each, dict) else each for each in self._containers if each]
         self._sizes = [len(contents.values) for contents in plain]
@@ -96,8 +97,10 @@ class Assumptions:
 
     def hold(self) -> bool:
         """Whether nothing has changed."""
-        same = list(map(len, self._containers)) == self._sizes and all(
-            map(operator.is_, chain.from_iterable(self._views), self._values)
+        same = (
+            list(map(len, self._containers)) == self._sizes
+            and all(map(operator.is_, chain.from_iterable(self._views), self._values))
+            and all(found == was for found, was in self._sets)
         )
         if not same or self._with_caches:  # equal numbers need not be one object
             return self.broken() is None
@@ -126,8 +129,10 @@ class Assumptions:
         return (value for value in values if isinstance(value, Tensor))
 
     def restore(self) -> None:
-        """Put back what was there, but for the forms of tensors."""
+        """Put back what was there, but for the forms of tensors; leave alone what has not changed."""
         for _, _, container, keys, values in self.contents:
+            if _is_unchanged(container, keys, values):
+                continue
             if isinstance(container, dict):
                 container.clear()
                 container.update(zip(keys, values, strict=True))
@@ -168,9 +173,19 @@ def _is_container(value: Any) -> bool:
 
 
 def _keys_and_values(container: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the keys of a container and what they lead to; an element of a set, which has no order, is its own key."""
     if isinstance(container, dict):
         return tuple(container.keys()), tuple(container.values())
-    return tuple(range(len(container))), tuple(container)
+    values = tuple(container)
+    return values if isinstance(container, set) else tuple(range(len(values))), values
+
+
+def _is_unchanged(container: Any, keys: tuple[Any, ...], values: tuple[Any, ...]) -> bool:
+    """Tell whether a container holds the same objects as before: in the same order, unless it is a set."""
+    if isinstance(container, set):
+        return container == set(values)
+    now = _keys_and_values(container)
+    return now[0] == keys and len(now[1]) == len(values) and all(map(operator.is_, now[1], values))
 
 
 def _same(old: Any, new: Any) -> bool:

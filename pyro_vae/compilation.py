@@ -7,7 +7,8 @@
     check      hold its first results against the function's own, on the same draws
 
 From then on a call costs the kernels alone. Before each one, all that the graph takes for granted is compared with what
-it was (:mod:`pyro_vae.assumptions`); if it differs, the function is traced anew. A function that cannot be traced,
+it was (:mod:`pyro_vae.assumptions`); if it differs, the function is traced anew, unless it was compiled for that state
+before, such as eval mode. A function that cannot be traced,
 because it reads a value to decide how to go on or changes a Python attribute as it runs, stays as it is, with one
 warning that names the reason.
 
@@ -107,7 +108,7 @@ class Compiled:
         self.name, self.say, self.split, self.lower = name, say or said(False), split, lower or inductor
         self.num_traces = 0
         self.reason: str | None = None  # why it is not compiled, once that is known
-        self._kernels: _Kernels | None = None
+        self._kernels: list[_Kernels] = []  # one for each state that the sources were found in, the last used first
 
     def __call__(self, x: Tensor) -> Outputs:
         return self.on(x)()
@@ -116,42 +117,53 @@ class Compiled:
         """The function of one batch, to be run on it any number of times, on new draws each time."""
         if self.reason is None and len(x) == (self.num_data or len(x)):
             if not self.is_current():
-                self.num_data, self._kernels = len(x), self._compiled(x)
-            if self._kernels is not None and self._kernels.form == Form.of(x):
-                return self._kernels.on(x)
+                self.num_data = len(x)
+                self._compile(x)
+            if self.reason is None and self._kernels[0].form == Form.of(x):
+                return self._kernels[0].on(x)
         return lambda: self.function(x)
 
     def is_current(self) -> bool:
-        """Whether it is compiled, and what it was compiled from is unchanged."""
-        return self._kernels is not None and self._kernels.trace.assumptions.hold()
+        """Tell whether it is compiled for the state that its sources are in now."""
+        for index, kernels in enumerate(self._kernels):
+            if kernels.trace.assumptions.hold():
+                self._kernels.insert(0, self._kernels.pop(index))
+                return self.reason is None
+        return False
+
+    @property
+    def version(self) -> int:
+        """The number of the trace whose kernels ran last; 0 before the first."""
+        return self._kernels[0].version if self._kernels else 0
 
     def tensors(self) -> list[Tensor]:
         """The tensors that the kernels read anew at each call, besides the batch."""
-        return [] if self._kernels is None else self._kernels.trace.tensors
+        return self._kernels[0].trace.tensors if self._kernels else []
 
-    def _compiled(self, x: Tensor) -> _Kernels | None:
+    def _compile(self, x: Tensor) -> None:
         started = time.monotonic()
         self.num_traces += 1
         try:
-            if self._kernels is not None and self.num_traces > _MOST_TRACES:
-                broken = self._kernels.trace.assumptions.broken()
+            if self.num_traces > _MOST_TRACES:
+                broken = self._kernels[0].trace.assumptions.broken()
                 raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {broken}")
-            kernels = _Kernels(trace(self.function, self.sources, x), x, self.split, self.lower)
+            kernels = _Kernels(trace(self.function, self.sources, x), x, self.split, self.lower, self.num_traces)
             kernels.check(self.function, x)
         except Exception as error:  # all that torch finds it cannot trace, or cannot compile
             text = next((line for line in str(error).splitlines() if line.strip()), "")
             self.reason = text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"
+            self._kernels.clear()
             warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=4)
-            return None
+            return
+        self._kernels.insert(0, kernels)
         self.say(f"compiled the {self.name} in {time.monotonic() - started:.1f} s")
-        return kernels
 
 
 class _Kernels:
     """A trace compiled for batches of one form."""
 
-    def __init__(self, trace: Trace, x: Tensor, split: bool, lower: Lower) -> None:
-        self.trace, self.form = trace, Form.of(x)
+    def __init__(self, trace: Trace, x: Tensor, split: bool, lower: Lower, version: int) -> None:
+        self.trace, self.form, self.version = trace, Form.of(x), version
         inputs = [x, *trace.tensors]
         with torch.no_grad():
             self.before: Callable[..., Sequence[Tensor]] | None = None

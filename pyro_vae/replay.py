@@ -128,7 +128,7 @@ class ReplayedUpdate:
             for group in self.update.optimizer.param_groups
         ]
         places = [tensor.data_ptr() for tensor in self._tensors()]
-        return self.update.take.gradients.num_traces, places, settings, self.update.clip_norm, self.update.batches.form
+        return self.update.take.gradients.version, places, settings, self.update.clip_norm, self.update.batches.form
 
     def _recorded(self, rows: Tensor) -> tuple[Tensor, int]:
         """Update, and record that; the update stands, whatever becomes of the recording."""

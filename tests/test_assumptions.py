@@ -18,7 +18,7 @@ class Module(nn.Module):
         self.linear = nn.Linear(3, 2)
         self.norm = nn.BatchNorm1d(2)
         self.factor = 0.5
-        self.options = {"sizes": [1, 2], "names": {"a"}}
+        self.options = {"sizes": [1, 2], "names": {0, 8}}  # which collide in a table of eight: the first one in leads
         self.mask = torch.ones(1)
 
 
@@ -27,7 +27,7 @@ CHANGES = {
     "a tensor of equal value": lambda m: setattr(m, "mask", torch.ones(1)),
     "a list": lambda m: m.options["sizes"].append(3),
     "an entry of a list": lambda m: m.options["sizes"].__setitem__(0, 5),
-    "a set": lambda m: m.options["names"].add("b"),
+    "a set": lambda m: m.options["names"].add(1),
     "a key": lambda m: m.options.__setitem__("more", None),
     "a new attribute": lambda m: setattr(m, "more", 1),
     "a lost attribute": lambda m: delattr(m, "factor"),
@@ -47,8 +47,17 @@ NO_CHANGES = {
     "values": lambda m: [tensor.data.add_(1) for tensor in m.state_dict().values()],
     "an equal number": lambda m: setattr(m, "factor", float("0.5")),
     "a mode and back": lambda m: m.eval().train(),
+    "a set in another order": lambda m: reordered(m.options["names"]),
     "gradients": lambda m: m.linear(torch.ones(1, 3)).sum().backward(),
 }
+
+
+def reordered(numbers):
+    """Bring a set of two colliding numbers into the other order."""
+    before = list(numbers)
+    numbers.clear()
+    numbers.update(reversed(before))
+    assert list(numbers) == before[::-1]
 
 
 def taken(module):
@@ -87,6 +96,22 @@ def test_what_changed_is_put_back(change):
     CHANGES[change](module)
     assumptions.restore()
     assert assumptions.hold(), assumptions.broken()
+
+
+class Watched(dict):
+    def clear(self):
+        raise AssertionError("a dictionary that has not changed was written to")
+
+
+def test_what_has_not_changed_is_left_alone():
+    module = Module()
+    module.options = Watched(sizes=[1, 2], names={0, 8})
+    reordered(module.options["names"])
+    order = list(module.options["names"])
+    assumptions = Assumptions([module])
+    module.factor = 0.25
+    assumptions.restore()
+    assert module.factor == 0.5 and list(module.options["names"]) == order
 
 
 def test_an_objective_and_what_is_in_it():

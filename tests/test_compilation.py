@@ -193,6 +193,19 @@ class TestNothingStale:
         assert len(set(bounds)) == 4
         assert compiled.gradients.num_traces == 1
 
+    def test_a_mode_that_comes_and_goes_is_compiled_once(self):
+        layer = nn.Dropout(0.5)
+        compiled = Compiled(lambda x: [layer(x)], [layer], lower=traced)
+        for mode in [True, False] * 6:
+            layer.train(mode)
+            torch.manual_seed(0)
+            found = compiled(X)[0]
+            torch.manual_seed(0)
+            assert torch.equal(found, layer(X))
+        assert compiled.num_traces == 2 and compiled.version == 2
+        layer.train()
+        assert compiled.is_current() and compiled.version == 1
+
     def test_what_changes_at_every_call_is_given_up(self):
         layer = nn.Dropout(0.1)
         compiled = Compiled(lambda x: [x * layer.p], [layer], lower=traced)
