@@ -18,12 +18,14 @@ from pyro_vae.batches import Batches, as_batches
 from pyro_vae.handlers import Program
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace, Site, random_sites
 
 __all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means", "update_means"]
 
 
+@exclusive("posterior_means")
 @torch.no_grad()
 def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, Tensor]:
     r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
@@ -43,6 +45,7 @@ def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: in
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 
+@exclusive("active_units")
 @torch.no_grad()
 def active_units(guide: nn.Module, x: Any, *, threshold: float = 1e-2) -> dict[str, int]:
     r"""Count the units of each latent site that the guide uses.
@@ -102,7 +105,10 @@ class Table(dict[str, Moments]):
 
 def num_draws_of(guide: Program, batches: Batches) -> int:
     """How many draws a datum tell what moves with the data from what moves with the draws, see :func:`active_units`."""
-    pair = _run(guide, next(iter(batches))[:2])
+    x = next(iter(batches)) if batches.resident else batches.first()
+    if x is None:
+        raise ValueError("x: found no data, expected one datum or more")
+    pair = _run(guide, x[:2])
     sites = [pair.guide_sites[name] for name in _latents(pair)]
     if len(sites) == 1 and _mean(sites[0]) is not None:
         return 1

@@ -16,8 +16,9 @@ training bits by heart (Salakhutdinov & Murray, `On the Quantitative Analysis of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from pyro_vae.arrays import check_array, check_exact, check_whole, kind_of
 from pyro_vae.dequantisation import dequantize as dequantized
+from pyro_vae.state import generators, set_generators
 
-__all__ = ["Batches", "Binarize", "Split", "as_batches", "check_array"]
+__all__ = ["Batches", "Binarize", "Split", "as_batches", "check_probabilities"]
 
 Binarize: TypeAlias = Literal["dynamic", "static", "threshold"]
 
@@ -199,6 +202,15 @@ class Split(Dataset[Tensor]):
         return f"Split({len(self)} x {self.data_shape}, {kind}, on {self.device})"
 
 
+class _Begun(NamedTuple):
+    """A pass through a loader whose first batch was asked for, and the generators before and after that."""
+
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    batches: Iterator[Any]
+    x: Tensor | None
+
+
 class Batches:
     """Floating point batches on one device, epoch after epoch: each ``iter()`` goes through the data once.
 
@@ -214,6 +226,9 @@ class Batches:
         self._device = device
         self._dtype = dtype
         self._shuffle = shuffle
+        self._begun: _Begun | None = None
+        self._check: Callable[[Tensor, int], None] | None = None
+        self._start = 0  # the place in the epoch of the batch that was picked last
 
     @property
     def resident(self) -> bool:
@@ -236,9 +251,40 @@ class Batches:
         except TypeError:
             return None
 
+    @property
+    def last_size(self) -> int | None:
+        """The size of the last batch of an epoch, or ``None`` where it cannot be known."""
+        source: Any = self._source
+        size = self._batch_size if isinstance(source, Split) else source.batch_size
+        if self.num_data is None or size is None or self.num_data % size == 0:
+            return size
+        return size if isinstance(source, DataLoader) and source.drop_last else self.num_data % size
+
     def in_order(self) -> Batches:
         """Return the same batches unshuffled; those of a ``DataLoader`` keep the loader's order."""
         return Batches(self._source, self._batch_size, self._device, self._dtype, shuffle=False)
+
+    def first(self) -> Tensor | None:
+        """Return the first batch, or ``None`` if there is none, without taking it from the next pass.
+
+        A data set that can be gone through only once would lose it otherwise. Generators are left as they were.
+        """
+        if self._begun is not None:
+            return self._begun.x
+        before = generators(self._device)
+        if isinstance(self._source, Split):
+            x = next(iter(self), None)
+        else:
+            batches = iter(self._source)
+            found = list(islice(batches, 1))
+            x = self._on_device(_data_of(found[0])) if found else None
+            self._begun = _Begun(before, generators(self._device), chain(found, batches), x)
+        set_generators(before, self._device)
+        return x
+
+    def check_first_pass(self, check: Callable[[Tensor, int], None]) -> None:
+        """Call ``check(x, start)`` on each batch that is read until the end of a pass, ``start`` being its place."""
+        self._check = check
 
     def __len__(self) -> int:
         if isinstance(self._source, Split):
@@ -253,18 +299,49 @@ class Batches:
         if isinstance(self._source, Split):
             yield from self._source.rows(self._batch_size, self._shuffle)
             return
-        for batch in self._source:
-            x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-            if not isinstance(x, Tensor):
-                raise TypeError(f"a batch must be a tensor, or a tuple or list that starts with one, found {_kind(x)}")
+        start = 0
+        for batch in self._loaded():
+            x = _data_of(batch)
+            self._start = start
             yield x
+            start += len(x)
+        self._check = None
+
+    def _loaded(self) -> Iterator[Any]:
+        """Go through the loader: on with the pass that was begun, unless another order is to be drawn now."""
+        assert isinstance(self._source, DataLoader)
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            now = generators(self._device)
+            if all(torch.equal(now[name], state) for name, state in begun.before.items()):
+                set_generators(begun.after, self._device)
+                return begun.batches
+            if isinstance(self._source.dataset, IterableDataset):  # whose order is its own
+                return begun.batches
+        return iter(self._source)
 
     def read(self, pick: Tensor | slice) -> Tensor:
         """The batch that a pick stands for, on the device."""
         if isinstance(self._source, Split):
             return self._source.read(pick, self._dtype)
         assert isinstance(pick, Tensor)
-        return pick.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes
+        x = self._on_device(pick)
+        if self._check is not None:
+            self._check(x, self._start)
+        return x
+
+    def _on_device(self, x: Tensor) -> Tensor:
+        check_exact(x, self._dtype, "data")
+        return x.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes
+
+
+def _data_of(batch: Any) -> Tensor:
+    """The data of what a loader gives: it, or the first of a tuple or list."""
+    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(x, Tensor):
+        raise TypeError(f"a batch must be a tensor, or a tuple or list that starts with one, found {kind_of(x)}")
+    check_whole(x, "data")
+    return x
 
 
 def as_batches(
@@ -321,54 +398,20 @@ def as_batches(
         source = data if data.device == device else data.to(device)
     elif isinstance(data, (Tensor, np.ndarray)):
         values = check_array(data, name).to(device)
+        check_exact(values, dtype, name)
         source = Split(values.to(dtype) if values.is_floating_point() else values)
     elif isinstance(data, DataLoader):
         source = data
     elif isinstance(data, Dataset):
         if not isinstance(data, IterableDataset) and len(data) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"{name} must hold one datum or more, found an empty {_kind(data)}")
+            raise ValueError(f"{name} must hold one datum or more, found an empty {kind_of(data)}")
         source = DataLoader(data, batch_size, shuffle=shuffle and not isinstance(data, IterableDataset))
     else:
         raise TypeError(
             f"{name} must be a tensor, a NumPy array, a Dataset, a DataLoader or one split of what load returned "
-            f"(such as its .train), found {_kind(data)}"
+            f"(such as its .train), found {kind_of(data)}"
         )
     return Batches(source, batch_size, device, dtype, shuffle)
-
-
-def check_array(x: object, name: str) -> Tensor:
-    """Return ``x``, a tensor or array ``(N, *data_shape)`` of finite real numbers, as a tensor.
-
-    Raises
-    ------
-    TypeError
-        For anything else than a tensor or NumPy array, or one of objects, strings or complex numbers.
-    ValueError
-        If there is no datum, no first dimension, or a number that is NaN or infinite. It says where.
-
-    Examples
-    --------
-    >>> check_array(np.array([[0.0, 1.0], [np.nan, 2.0]]), "x")
-    Traceback (most recent call last):
-    ...
-    ValueError: x must be finite, found nan at index (1, 0) of shape (2, 2)
-    """
-    if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be a tensor or a NumPy array, found {_kind(x)}")
-    if x.dtype.is_complex if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be real numbers, found dtype {x.dtype}")
-    if x.ndim == 0 or 0 in x.shape:
-        raise ValueError(f"{name} must hold data (N, *data_shape) with N of 1 or more, found shape {tuple(x.shape)}")
-    if isinstance(x, np.ndarray):  # torch takes neither foreign byte orders nor, without a warning, read-only memory
-        x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
-    x = x.detach()
-    if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch has few operations for these
-        x = x.long()
-    if x.is_floating_point() and not bool((finite := torch.isfinite(x)).all()):
-        first = np.unravel_index(int(finite.flatten().byte().argmin()), x.shape)
-        where = tuple(int(i) for i in first)
-        raise ValueError(f"{name} must be finite, found {x[where].item()} at index {where} of shape {tuple(x.shape)}")
-    return x
 
 
 def check_probabilities(split: Split, purpose: str) -> None:
@@ -381,7 +424,3 @@ def check_probabilities(split: Split, purpose: str) -> None:
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, found {batch_size}")
-
-
-def _kind(x: object) -> str:
-    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae.batches import Batches
 from pyro_vae.constants import check_runs_again, with_copied_buffers
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Program
+from pyro_vae.handlers import Program, bare
 from pyro_vae.importance import scored_with_constants, trace_pair
-from pyro_vae.likelihoods.heterogeneous import Columns
-from pyro_vae.likelihoods.levels import Levels
-from pyro_vae.missing import unpack
+from pyro_vae.inference.support import check_site, check_values, covers_all
+from pyro_vae.missing import ObservedOnly, unpack
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
-from pyro_vae.traces import PairTrace, random_sites
+from pyro_vae.traces import PairTrace, Site, random_sites
 
-__all__ = ["check_program", "first_bad_site"]
+__all__ = ["check_last_batch", "check_program", "first_bad_site"]
 
 
-@torch.no_grad()
 def check_program(
     model: Program,
     guide: Program,
@@ -39,10 +37,12 @@ def check_program(
     enumerated: bool = False,
     objective: Objective | None = None,
     trained: bool = False,
+    resumed: bool = False,
 ) -> None:
-    """Run the pair once on the first of ``batches`` and hold the data against the observed site's support.
+    """Run the pair once on the first of ``batches``, and hold all data against the supports of the observed sites.
 
-    All data that lie on the device, that is; of a loader's, the first batch.
+    Data that lie on the device are gone through here. Those of a loader are checked batch by batch as they are read
+    for the first time; of a run that is ``resumed``, the first batch too, which asking for it might use up.
 
     Raises
     ------
@@ -50,28 +50,131 @@ def check_program(
         If the two programs do not form a pair; with an ``objective``, if it cannot train them; with ``trained``, if a
         parameter belongs to no module.
     ValueError
-        If a value of the data lies outside the support of the observed site; the message names both.
+        If a value of the data is not finite or lies outside the support of an observed site; the message names both.
     """
-    pair, first, observed, start = None, None, [], 0
-    with seeded(0, placement(model, guide)[0]):  # an order, binarised pixels and latents are drawn
-        for x in batches.in_order() if batches.resident else islice(batches, 1):
-            _check_finite(x, start, name)
-            if pair is None:
-                options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
-                pair, first = _trace(model, guide, x[:2], name, **options), x[:2]
-                if trained:
-                    _check_params(pair)
-                if num_particles > 1:  # not as many as data, so that the one cannot pass for the other
-                    _trace(model, guide, x[:2], name, num_particles=3, **options)
-                data, _ = unpack(model, x[:2])
-                observed = [site for site in map(pair.model_sites.__getitem__, pair.observed) if _is_data(site, data)]
-            for site in observed:
-                _check_support(site, *unpack(model, x), start, name)
-            start += len(x)
-        if objective is not None and first is not None:
-            _check_objective(model, guide, objective, first, name)
-    if pair is None:
+    options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
+    check = _Check(model, guide, name, num_particles, objective, trained, options)
+    if batches.resident:
+        start = 0
+        with seeded(0, placement(model, guide)[0]):  # binarised pixels and latents are drawn
+            for x in batches.in_order():
+                check(x, start)
+                start += len(x)
+        _check_number(start, name)
+        check.objective_once()
+        return
+    if not resumed:
+        first = batches.first()
+        _check_number(0 if first is None else len(first), name)
+        assert first is not None
+        check(first, 0)
+        check.objective_once()
+    batches.check_first_pass(check)
+
+
+def _check_number(num_data: int, name: str) -> None:
+    if num_data == 0:
         raise ValueError(f"{name}: found no data, expected one datum or more")
+
+
+class _Check:
+    """The check of one set of data, batch by batch."""
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        name: str,
+        num_particles: int,
+        objective: Objective | None,
+        trained: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self.model, self.guide, self.name, self.num_particles = model, guide, name, num_particles
+        self.objective, self.trained, self.options = objective, trained, options
+        self.first: Tensor | None = None
+        self.whole: list[Site] = []  # sites that observe the data as they are
+        self.others: list[str] = []  # sites that observe a part of them, or a function
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, start: int) -> None:
+        _check_finite(x, start, self.name)
+        with seeded(0, x.device):
+            if self.first is None:
+                self._begin(x)
+            for site in self.whole:
+                data, seen = unpack(self.model, x)
+                check_values(site["fn"], data, seen, start, 0, self.name, f"site {site['name']!r}")
+            if self.others:
+                pair = self._trace(x)
+                for site in map(pair.model_sites.__getitem__, self.others):
+                    check_site(pair, site, start, self.name)
+
+    def _begin(self, x: Tensor) -> None:
+        """Run the pair for the first time, on a batch of the size that all have."""
+        _check_data_shape(self.model, x, self.name)
+        pair = self._trace(x)
+        if self.trained:
+            _check_params(pair)
+        if self.num_particles > 1:  # not as many as data, so that the one cannot pass for the other
+            self._trace(x, num_particles=2 if len(x) == 3 else 3)
+        data, _ = unpack(self.model, x)
+        for site in map(pair.model_sites.__getitem__, pair.observed):
+            if _is_data(site, data):
+                self.whole.append(site)
+            elif not covers_all(site["fn"]):
+                self.others.append(site["name"])
+        self.first = x
+
+    @torch.no_grad()
+    def objective_once(self) -> None:
+        if self.objective is not None and self.first is not None:
+            with seeded(0, self.first.device):
+                _check_objective(self.model, self.guide, self.objective, self.first, self.name)
+
+    def _trace(self, x: Tensor, **options: Any) -> PairTrace:
+        call = functools.partial(trace_pair, isolated(self.model), isolated(self.guide), x, **self.options, **options)
+        return _run(call, self.model, self.guide, x, self.name)
+
+
+def _check_data_shape(model: Program, x: Tensor, name: str) -> None:
+    """Compare data with the shape that a packaged model's likelihood is made for."""
+    program = bare(model)
+    if isinstance(program, ObservedOnly):
+        if x.dim() < 2 or x.shape[1] != 2:  # not packed, as it will say itself
+            return
+        program, x = program.program, x[:, 0]
+    if hasattr(program, "data_shape") or not hasattr(program, "recipe"):  # labelled and packed; somebody's own
+        return
+    expected = getattr(getattr(program, "likelihood", None), "data_shape", None)
+    if expected is not None and tuple(x.shape[1:]) != tuple(expected):
+        found, wanted = (", ".join(map(str, ("N", *shape))) for shape in (x.shape[1:], expected))
+        raise ValueError(f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them")
+
+
+@torch.no_grad()
+def check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> None:
+    """Run the pair in train mode on one datum, if an epoch ends with a batch of one.
+
+    Raises
+    ------
+    ValueError
+        If a layer fails on it: batch normalisation has no variance of one datum.
+    """
+    modules = chain(model.modules(), guide.modules())
+    if batches.last_size != 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+        return
+    x = batches.first()
+    assert x is not None
+    with seeded(0, x.device), evaluating(model, guide):
+        model.train(), guide.train()
+        try:
+            trace_pair(with_copied_buffers(isolated(model)), with_copied_buffers(isolated(guide)), x[:1])
+        except ValueError as error:
+            raise ValueError(
+                f"batch_size: found one that leaves a last batch of one of {batches.num_data} data, on which the "
+                f"programs fail in train mode ({error}); expected another size, or a DataLoader with drop_last=True"
+            ) from error
 
 
 def _check_objective(model: Program, guide: Program, objective: Objective, x: Tensor, name: str) -> None:
@@ -106,16 +209,13 @@ def _check_params(pair: PairTrace) -> None:
                 )
 
 
-def _trace(model: Program, guide: Program, x: Tensor, name: str, **options: Any) -> PairTrace:
-    return _run(lambda: trace_pair(isolated(model), isolated(guide), x, **options), model, guide, x, name)
-
-
 def _run(call: Callable[[], Any], model: Program, guide: Program, x: Tensor, name: str) -> Any:
     try:
         with evaluating(model, guide):
             return call()
-    except ProgramError:
-        raise
+    except ProgramError as error:
+        shape = ", ".join(map(str, ("N", *x.shape[1:])))
+        raise ProgramError(f"{error} ({name} of shape ({shape}))") from error
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
         reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
         shape = ", ".join(map(str, ("N", *x.shape[1:])))
@@ -135,46 +235,10 @@ def _check_finite(x: Tensor, start: int, name: str) -> None:
         raise ValueError(f"{name}: found the value {found:g} at {where}, expected finite numbers")
 
 
-def _check_support(site: dict[str, Any], x: Tensor, seen: Tensor, start: int, name: str) -> None:
-    support = _elementwise(site["fn"].support)
-    if support is None:
-        return
-    outside = seen & ~support.check(x)
-    if outside.any():
-        where, found = _first(outside, x, start)
-        base = site["fn"]
-        if isinstance(base, Columns):
-            base = base.group_of(where[-1])
-            support = _elementwise(base.support)
-        while hasattr(base, "base_dist"):
-            base = base.base_dist
-        raise ValueError(
-            f"{name}: found the value {found:g} at {where}, outside the support of site {site['name']!r}, "
-            f"expected what a {type(base).__name__} covers, {support}{_hint(support, found)}"
-        )
-
-
-def _hint(support: Any, found: float) -> str:
-    """What may help with data outside of a support, to end a message with."""
-    if support is constraints.boolean:
-        return "; binarise it (see pyro_vae.data.load), or use another likelihood"
-    if isinstance(support, Levels) and 1 < found <= support.top:
-        return f"; divide whole levels by {support.top}"
-    return ""
-
-
 def _first(bad: Tensor, x: Tensor, start: int) -> tuple[tuple[int, ...], float]:
     """Where in the data the first ``bad`` entry of a batch is that begins at ``start``, and what is there."""
     row, *rest = bad.nonzero()[0].tolist()
     return (start + row, *rest), x[(row, *rest)].item()
-
-
-def _elementwise(support: Any) -> Any:
-    """The constraint on single entries, or ``None`` where it depends on parameters of the distribution."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    bounds = [value for value in vars(support).values() if isinstance(value, Tensor) and value.numel() > 1]
-    return None if bounds or support.event_dim else support
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_vae.batches import Binarize, Split, check_array, check_probabilities
+from pyro_vae.arrays import check_array
+from pyro_vae.batches import Binarize, Split, check_probabilities
 from pyro_vae.dequantisation import dequantize as dequantized
 from pyro_vae.files import replacing
 
@@ -204,7 +205,7 @@ def _own(data: object, labels: object, seed: int) -> _Source:
         raise ValueError(f"at least 10 data are needed for a split of 80/10/10 %, found {n}")
     if labels is not None:
         labels = check_array(labels, "labels").cpu()
-        if labels.shape != (n,) or labels.is_floating_point():
+        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # 0., 1. as a table has them are labels too
             raise ValueError(f"labels must be {n} integers, found shape {tuple(labels.shape)}, dtype {labels.dtype}")
         labels = labels.long()
     levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1

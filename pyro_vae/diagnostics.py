@@ -25,6 +25,7 @@ from pyro_vae.importance import trace_pair
 from pyro_vae.information import information
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace
 
@@ -91,6 +92,7 @@ class Diagnosis:
     warnings: list[str]
 
 
+@exclusive("diagnose")
 @torch.no_grad()
 def diagnose(
     model: Program,

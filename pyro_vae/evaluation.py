@@ -28,8 +28,9 @@ from pyro_vae.modules import owners, placement
 from pyro_vae.objectives import Objective
 from pyro_vae.precision import Precision, precise
 from pyro_vae.programs.labelled import LabelledModel
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
-from pyro_vae.streaming import StreamingWeights
+from pyro_vae.streaming import StreamingWeights, caveat
 
 __all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate", "summed_bounds"]
 
@@ -54,6 +55,8 @@ class LogLikelihood(_Estimates):
         Effective sample sizes, between 1 and K.
     khat
         Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
+
+    Where that is so for more than a tenth of the data, ``print`` adds a mark and a sentence.
     """
 
     num_dims: float
@@ -66,6 +69,19 @@ class LogLikelihood(_Estimates):
         """The Monte Carlo standard error of :meth:`mean`, for these very data, nats."""
         return (self.std_error.square().sum().sqrt() / len(self.values)).item()
 
+    @property
+    def mark(self) -> str:
+        """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
+        return self.caveat()[:1]
+
+    def caveat(self) -> str:
+        """Return the sentence that belongs to :attr:`mark`, see :func:`pyro_vae.streaming.caveat`."""
+        return caveat(self.khat)
+
+    def __str__(self) -> str:
+        figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
+        return "\n".join(filter(None, (figure, self.caveat())))
+
     def bits_per_dim(self, num_levels: int = 1) -> float:
         """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
 
@@ -75,6 +91,7 @@ class LogLikelihood(_Estimates):
         return bits_per_dim(self.mean(), self.num_dims, num_levels)
 
 
+@exclusive("log_likelihood")
 @torch.no_grad()
 def log_likelihood(
     model: Program,
@@ -192,6 +209,7 @@ def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool
     return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
 
 
+@exclusive("mean_bound")
 @torch.no_grad()
 def mean_bound(
     model: Program,
@@ -206,8 +224,21 @@ def mean_bound(
 
     Annealing, free bits and a capacity are left out of it. A Pyro ELBO serves as well as one of this package's
     objectives; its bound is minus its loss per datum.
+
+    Raises
+    ------
+    ProgramError
+        If the two programs do not form a pair.
+    ValueError
+        If the data are empty, not finite, or outside the support of an observed site.
     """
-    return mean_estimate(model, guide, x, objective, batch_size=batch_size, seed=seed)[0]
+    device, dtype = placement(model, guide)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    ours = isinstance(objective, Objective)
+    nesting = objective.max_plate_nesting if ours else 1
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=not ours)
+    return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 
 @torch.no_grad()
@@ -220,13 +251,19 @@ def mean_estimate(
     batch_size: int = 100,
     seed: int | None = None,
     summed: Callable[[Tensor], Outputs] | None = None,
+    name: str = "x",
 ) -> tuple[float, float]:
     """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL.
 
-    ``summed`` is :func:`summed_bounds` of the three, or that compiled.
+    ``summed`` is :func:`summed_bounds` of the three, or that compiled; ``name`` is what messages call the data.
+
+    Raises
+    ------
+    ValueError
+        If there are no data.
     """
     device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name)
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     summed = summed_bounds(model, guide, objective) if summed is None else summed
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
@@ -234,6 +271,8 @@ def mean_estimate(
             (bounds,) = summed(batch)
             total += bounds
             count += len(batch)
+    if count == 0:
+        raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")
     true_bound, bound = (total / count).tolist()
     return true_bound, bound
 

@@ -24,6 +24,7 @@ from pyro_vae.constants import with_constant_parameters
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Program
 from pyro_vae.pairing import check_pair
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace, density, random_sites
 
@@ -83,8 +84,9 @@ def trace_pair(
     if not isinstance(num_particles, int) or num_particles < 1:
         raise ValueError(f"num_particles: found {num_particles!r}, expected a positive integer")
     dim = -1 - max_plate_nesting
+    particles = pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext()
     try:
-        with pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext():
+        with exclusive("log_weights", brief=True), particles:
             guide_trace = poutine.trace(guide).get_trace(x)
             latents = guide_trace if route is None else route(guide_trace)
             model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)

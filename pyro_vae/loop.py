@@ -8,9 +8,8 @@
             step the optimiser down the gradient of loss / len(x)
         validate, record, write the checkpoint
 
-Sums stay on the device and are read a few times a second, so a GPU never waits for Python. When such a read finds that
-the bound is no longer finite, the weights are lost already; the loop then goes back to the beginning of the epoch and
-runs it again, step by step, to name the step and the site.
+Sums stay on the device and are read a few times a second, so a GPU never waits for Python. What happens when such a
+read finds that the bound is no longer finite is in :mod:`pyro_vae.nonfinite`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +31,27 @@ from tqdm.auto import tqdm
 
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import save
-from pyro_vae.checks import first_bad_site
 from pyro_vae.compilation import Outputs
 from pyro_vae.evaluation import mean_estimate
 from pyro_vae.files import write_text
 from pyro_vae.handlers import kl_weights
+from pyro_vae.history import History, Record, is_exhausted
+from pyro_vae.nonfinite import Diverged, StepCheck, explain
 from pyro_vae.replay import ReplayedUpdate
 from pyro_vae.run_state import RunState
 from pyro_vae.schedules import Schedule
-from pyro_vae.state import set_generators
 from pyro_vae.updates import Update
 
-__all__ = ["History", "Loop", "Record"]
+__all__ = ["Loop"]
 
-Record = dict[str, Any]
 _SECONDS_BETWEEN_READS = 0.5
 
 
-@dataclass
-class History:
-    """What a run did: one record an epoch, and how it ended.
-
-    A record holds ``epoch``, ``step``, ``train_bound`` (the mean over the epoch, while the weights changed) and
-    ``valid_bound`` (``None`` without validation data), both in nats per datum; ``learning_rate`` and ``seconds``. These
-    are true bounds, whatever is annealed; ``train_loss`` and ``valid_loss`` are what training minimises, the second
-    with every schedule at its end. ``kl_weight`` is there when the KL is annealed, ``capacity`` when it has one.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    interrupted: bool = False
-    stopped_early: bool = False
-
-    @property
-    def best(self) -> Record:
-        """The record with the smallest validation loss, or the last one without validation."""
-        scored = [record for record in self.records if record["valid_loss"] is not None]
-        return min(scored, key=lambda record: record["valid_loss"]) if scored else self.records[-1]
+class _Interrupted(Exception):
+    """The run was told to stop while it validated."""
 
 
-class _Diverged(Exception):
-    """The bound or a parameter is no longer finite; caught by the loop, which then looks for the step."""
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Loop:
     """One run: what trains, on what, from which state."""
 
@@ -87,16 +65,22 @@ class Loop:
     num_epochs: int
     update: Update | ReplayedUpdate
     summed: Callable[[Tensor], Outputs]  # summed_bounds
+    fallbacks: Callable[[], list[str]]  # what is not compiled although it was to be
     state: RunState
+    folder: Path | None
+    checkpoint_seconds: float
     interrupted: threading.Event
     progress: bool
 
+    def __post_init__(self) -> None:
+        self._written = time.monotonic()
+        self._untrained: dict[str, nn.Parameter] | None = {
+            name: parameter for name, parameter in self.pair.named_parameters() if parameter.requires_grad
+        }
+        self._step_check = StepCheck(self.model, self.guide, self.pair, self.objective, self.state)
+
     def all_epochs(
-        self,
-        valid: Batches | None,
-        folder: Path | None,
-        patience: int | None,
-        callbacks: Sequence[Callable[[Record], None]],
+        self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
     ) -> History:
         history = History(self.state.records)
         num_data = self.batches.num_data
@@ -109,7 +93,7 @@ class Loop:
             mininterval=0.5,
         )
         with bar:
-            history.stopped_early = _exhausted(history, patience)
+            history.stopped_early = is_exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
                 good = self.state.snapshot()
                 bar.set_description(f"epoch {self.state.epoch + 1}/{self.num_epochs}")
@@ -118,26 +102,38 @@ class Loop:
                         history.interrupted = True
                         break
                     record = self._record(valid)
-                except _Diverged as error:
-                    self.state.restore(*good)
-                    raise self._explain(folder, str(error)) from None
+                except _Interrupted:
+                    history.interrupted = True
+                    break
+                except ValueError:  # of data that are checked as they come
+                    self._go_back(good)
+                    raise
+                except Diverged as error:
+                    self._go_back(good)
+                    raise explain(self.state, self._rerun, str(error), self.folder) from None
                 self.state.end_epoch(record)
                 self._show(bar, record["train_bound"])
-                if folder is not None:
-                    self._write(folder, history)
+                if self.folder is not None:
+                    self._write(self.folder, history)
                 for callback in callbacks:
                     callback(record)
-                history.stopped_early = _exhausted(history, patience)
-        if folder is not None:
-            self.state.write(folder)
+                history.stopped_early = is_exhausted(history, patience)
+        if self.folder is not None:
+            self.state.write(self.folder)
             if not history.records:
-                save(self.pair, folder)
+                save(self.pair, self.folder)
         return history
+
+    def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Go back to the beginning of the epoch, on disk too, where the state may have been written since."""
+        self.state.restore(*good)
+        if self.folder is not None:
+            self._write_state(self.folder)
 
     def _epoch(self, bar: tqdm, careful: bool = False) -> bool:
         """Train from the state's position to the epoch's end; return False if interrupted before it."""
         state, started = self.state, time.monotonic()
-        read = started
+        read, is_whole = started, self.state.epoch_step == 0
         self.model.train(), self.guide.train()
         for pick in state.remaining(self.batches):
             if callable(self.lr):
@@ -145,8 +141,10 @@ class Loop:
                     group["lr"] = self.lr(self._fraction())
             for schedule in self.schedules:
                 schedule.set_step(state.step)
-            bounds, num_data = self.update(pick, self._check_step if careful else None)
+            bounds, num_data = self.update(pick, self._step_check if careful else None)
             state.count_step(bounds, num_data)
+            if self._untrained and not careful:
+                self._untrained = {name: p for name, p in self._untrained.items() if p.grad is None}
             bar.update(num_data)
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
@@ -155,16 +153,49 @@ class Loop:
             if self.interrupted.is_set():
                 state.seconds += now - started
                 return False
+            if self.folder is not None and not careful and now - self._written > self.checkpoint_seconds:
+                state.seconds += now - started
+                self._check_finite()
+                self._write_state(self.folder)
+                started = time.monotonic()
         state.seconds += time.monotonic() - started
+        if state.count == 0:
+            raise ValueError(
+                f"data: found none in epoch {state.epoch + 1}, expected a data set that can be gone through at each "
+                "epoch; one that can be only once takes num_epochs=1"
+            )
+        self._check_finite()
+        if is_whole and not careful:
+            self._warn_of_untrained()
+        return True
+
+    def _rerun(self) -> None:
+        """Run the epoch under way again, checking every step."""
+        with tqdm(disable=True) as bar:
+            self._epoch(bar, careful=True)
+
+    def _check_finite(self) -> None:
         self._mean_bounds()
         if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
-            raise _Diverged
-        return True
+            raise Diverged
+
+    def _warn_of_untrained(self) -> None:
+        """Name the parameters that had no gradient in the whole epoch, once a run."""
+        names = list(self._untrained or ())
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warnings.warn(
+                f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
+                "train them on these data",
+                UserWarning,
+                stacklevel=5,
+            )
+        self._untrained = None
 
     def _mean_bounds(self) -> list[float]:
         means = self.state.mean_bounds()
         if not all(map(math.isfinite, means)):
-            raise _Diverged
+            raise Diverged
         return means
 
     def _record(self, valid: Batches | None) -> Record:
@@ -187,15 +218,22 @@ class Loop:
         if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
             with self._at_the_end():
                 record["valid_bound"], maximised = mean_estimate(
-                    self.model, self.guide, valid, self.objective, seed=0, summed=self.summed
+                    self.model, self.guide, valid, self.objective, seed=0, summed=self._summed, name="valid"
                 )
             record["valid_loss"] = -maximised
             if not math.isfinite(record["valid_bound"]):
-                site = self._first_bad_site(next(iter(valid)))
-                raise _Diverged(
+                site = self._step_check.first_bad_site(next(iter(valid)))
+                raise Diverged(
                     f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
                 )
+        if fallbacks := self.fallbacks():
+            record["fallback"] = "; ".join(fallbacks)
         return record
+
+    def _summed(self, x: Tensor) -> Outputs:
+        if self.interrupted.is_set():
+            raise _Interrupted
+        return self.summed(x)
 
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)
@@ -220,7 +258,11 @@ class Loop:
         if history.best is history.records[-1]:
             save(self.pair, folder)
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
+        self._write_state(folder)
+
+    def _write_state(self, folder: Path) -> None:
         self.state.write(folder)
+        self._written = time.monotonic()
 
     def _show(self, bar: tqdm, bound: float) -> None:
         shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
@@ -233,43 +275,3 @@ class Loop:
         except TypeError:
             return self.state.epoch / self.num_epochs
         return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
-
-    def _check_step(self, x: Tensor, bounds: Tensor, before: dict[str, Tensor]) -> None:
-        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
-        if not torch.isfinite(bounds).all():
-            set_generators(before, self.state.device)
-            site = self._first_bad_site(x)
-            raise FloatingPointError(
-                f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"
-            )
-        for name, parameter in self.pair.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
-
-    def _first_bad_site(self, x: Tensor) -> str:
-        nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
-        particles = getattr(self.objective, "total_particles", self.objective.num_particles)
-        return first_bad_site(self.model, self.guide, x, particles, int(nesting))
-
-    def _explain(self, folder: Path | None, found: str) -> FloatingPointError:
-        """Run the epoch again from its beginning, checking every step, to say where it went wrong."""
-        good = self.state.snapshot()
-        try:
-            with tqdm(disable=True) as bar:
-                self._epoch(bar, careful=True)
-            what = found or "the bound was not finite, but is when the epoch is run again"
-            what = f"epoch {self.state.epoch + 1}, after step {self.state.step}: {what}"
-        except FloatingPointError as error:
-            what = str(error)
-        except _Diverged:
-            what = f"epoch {self.state.epoch + 1}: the step that ended it made a parameter infinite or NaN"
-        finally:
-            self.state.restore(*good)
-        kept = "" if folder is None else f"; the checkpoint in {folder} is that of the last good epoch"
-        return FloatingPointError(f"{what}; the programs hold the weights of the last good epoch{kept}")
-
-
-def _exhausted(history: History, patience: int | None) -> bool:
-    if patience is None or not history.records:
-        return False
-    return history.records[-1]["epoch"] - history.best["epoch"] >= patience

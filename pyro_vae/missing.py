@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Annealed, Program, bare
 
@@ -34,19 +36,20 @@ __all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
 def pack(x: Any, mask: Any = None) -> Tensor:
     """Return data ``(N, *data_shape)`` and the mask of what is observed as one tensor, ``(N, 2, *data_shape)``.
 
-    Missing entries become zeros, whatever they held.
+    Missing entries become zeros, whatever they held. Data in half precision become float32.
 
     Parameters
     ----------
     x
         Data, with anything, NaN too, where they are missing.
     mask
-        True where an entry is observed, of x's shape; by default where x is not NaN.
+        True where an entry is observed, of x's shape; by default where x is not NaN and, in an array of
+        :mod:`numpy.ma`, not masked.
 
     Raises
     ------
     ValueError
-        If the mask has another shape, or anything but True and False (1 and 0) in it.
+        If the mask has another shape, or anything but True and False (1 and 0) in it; for a masked array beside a mask.
 
     Examples
     --------
@@ -54,9 +57,14 @@ def pack(x: Any, mask: Any = None) -> Tensor:
     tensor([[[0.5000, 0.0000],
              [1.0000, 0.0000]]])
     """
-    x = torch.as_tensor(x)
-    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-    mask = ~x.isnan() if mask is None else torch.as_tensor(mask, device=x.device)
+    if isinstance(x, np.ma.MaskedArray):
+        if mask is not None:
+            raise ValueError("mask: found one beside a masked array, expected one of the two")
+        x, mask = np.ma.getdata(x), ~np.ma.getmaskarray(x)
+        mask = mask & ~np.isnan(x) if x.dtype.kind == "f" else mask
+    x = as_tensor(x, "x")
+    x = x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.get_default_dtype())
+    mask = ~x.isnan() if mask is None else as_tensor(mask, "mask", x.device)
     if mask.shape != x.shape or x.dim() == 0:
         raise ValueError(f"mask: found the shape {tuple(mask.shape)}, expected that of x, {tuple(x.shape)}")
     if not ((mask == 0) | (mask == 1)).all():

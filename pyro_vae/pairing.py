@@ -19,7 +19,9 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
         for name, site in pair.guide_sites.items()
         if not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
-    in_model = {name for name in pair.latents if not (enumerated and _is_enumerated(pair.model_sites[name]))}
+    in_model = {  # a latent that the guide draws is marked for enumeration in the model too, where it is replayed
+        name for name in pair.latents if name in in_guide or not (enumerated and _is_enumerated(pair.model_sites[name]))
+    }
     for name in sorted(in_guide - in_model):
         what = "observes it" if name in pair.model_sites else f"has the latent sites {sorted(in_model)}"
         raise ProgramError(

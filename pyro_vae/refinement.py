@@ -25,12 +25,16 @@ from torch import Tensor
 from torch.distributions import transform_to
 from tqdm.auto import tqdm
 
+from pyro_vae.arrays import as_tensor
+from pyro_vae.batches import as_batches
+from pyro_vae.checks import check_program
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.handlers import Program
 from pyro_vae.importance import log_weights
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 
 __all__ = ["RefinedGuide", "Refinement", "refine"]
@@ -53,6 +57,7 @@ class Refinement(NamedTuple):
         return self.std_error.square().sum().sqrt().item() / len(self.std_error)
 
 
+@exclusive("refine")
 def refine(
     model: Program,
     guide: Program,
@@ -92,7 +97,7 @@ def refine(
     Raises
     ------
     ValueError
-        If a number is not positive.
+        If a number is not positive, or the data are not finite or outside the likelihood's support.
     ProgramError
         If the two do not form a pair, or a latent's distribution cannot be moved: it is discrete, say.
 
@@ -117,8 +122,10 @@ def refine(
     if not lr > 0:
         raise ValueError(f"lr: found {lr!r}, expected a positive number")
     device, dtype = placement(model, guide)
-    x = torch.as_tensor(x).to(device, dtype)
+    x = as_tensor(x, "x").to(device, dtype)
+    batches = as_batches(x, 500, device=device, dtype=dtype, shuffle=False, name="x")
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
+        check_program(model, guide, batches, name="x")
         refined = RefinedGuide(guide, x)
         before, before_error = _bound(model, refined, x, eval_particles)
         optimizer = torch.optim.Adam(refined.offsets(), lr=lr)

@@ -1,7 +1,7 @@
 """Global state, borrowed and given back.
 
-Some state belongs to the whole process: Pyro's parameter store, the random number generators, the handler of Ctrl-C,
-and, for all that hold a module, its train/eval mode. Each function here changes one
+Some state belongs to the whole process: Pyro's parameter store, the random number generators, the handlers of
+Ctrl-C and SIGTERM, and, for all that hold a module, its train/eval mode. Each function here changes one
 of them for the length of a block and restores it on the way out, also after an exception.
 """
 
@@ -123,19 +123,26 @@ def evaluating(*programs: Any) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C of a block into an event, so that it never falls inside an update; the second is Ctrl-C."""
+    """Turn the first Ctrl-C or SIGTERM of a block into an event, so that it never falls inside an update.
+
+    The second one ends the block as it would without this. A handler of SIGTERM that somebody else has set is left to
+    its work.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
-    def on_interrupt(*_: Any) -> None:
+    def on_signal(number: int, _: Any) -> None:
         if event.is_set():
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         event.set()
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, on_signal)}
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what clusters and containers send before they kill
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, on_signal)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -72,10 +72,14 @@ class CompiledStep:
         self.model, self.guide, self.objective = model, guide, objective
         self.eager = EagerStep(model, guide, pair, objective)
         self.parameters = list(pair.parameters())
+        self.hooked: str | None = None  # why a step ran as it is
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._has_hooks():
+            if self.hooked is None:
+                self.hooked = "a parameter has a hook, which is Python within the backward pass"
+                warnings.warn(f"the training step is not compiled: {self.hooked}", UserWarning, stacklevel=2)
             return self.eager(x)
         for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
             parameter.grad = None
@@ -94,7 +98,7 @@ class CompiledStep:
         return self.gradients.tensors()
 
     def _has_hooks(self) -> bool:
-        """Whether parameters have hooks: Python that runs in the midst of the backward pass."""
+        """Whether parameters have hooks."""
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
     def _gradients(self, x: Tensor) -> list[Tensor | None]:
@@ -117,18 +121,27 @@ def make_steps(
     num_data: int | None,
     compiled: bool,
     say: Callable[[str], None],
-) -> tuple[Step, Callable[[Tensor], Outputs]]:
-    """The step of training, and :func:`~pyro_vae.evaluation.summed_bounds` for validation; compiled, if they can be."""
-    if compiled and not isinstance(objective, Objective):
-        warnings.warn(
-            f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae",
-            UserWarning,
-            stacklevel=3,
-        )
-        compiled = False
+) -> tuple[Step, Callable[[Tensor], Outputs], Callable[[], list[str]]]:
+    """Return the step of training, the bounds of validation, and what tells why either is not compiled.
+
+    The second is :func:`~pyro_vae.evaluation.summed_bounds`; both are compiled if they can be. The reasons are those
+    that are known when they are asked for: none where all is compiled, or nothing was to be.
+    """
     summed = summed_bounds(model, guide, objective)
     if not compiled:
-        return EagerStep(model, guide, pair, objective), summed
+        return EagerStep(model, guide, pair, objective), summed, list
+    if not isinstance(objective, Objective):
+        reason = (
+            f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae"
+        )
+        warnings.warn(reason, UserWarning, stacklevel=3)
+        return EagerStep(model, guide, pair, objective), summed, lambda: [reason]
     options: dict[str, Any] = {"num_data": num_data, "say": say}
     validation = Compiled(summed, (model, guide, objective), name="validation", **options)
-    return CompiledStep(model, guide, pair, objective, **options), validation
+    step = CompiledStep(model, guide, pair, objective, **options)
+
+    def reasons() -> list[str]:
+        known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}
+        return [f"the {name} is not compiled: {reason}" for name, reason in known.items() if reason]
+
+    return step, validation, reasons

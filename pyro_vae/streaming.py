@@ -25,7 +25,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["StreamingWeights", "pareto_khat"]
+__all__ = ["StreamingWeights", "caveat", "pareto_khat"]
+
+TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
+_FEW = 0.1  # the part of the data that may be above it
 
 
 class StreamingWeights:
@@ -94,6 +97,25 @@ class StreamingWeights:
         tied = quartile - threshold <= 16 * self.rounding * (1 + peak.abs())
         lost = (quartile - peak).exp() - (threshold - peak).exp() <= 0
         return torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
+
+
+def caveat(khat: Tensor) -> str:
+    """Return a sentence to stand below a figure whose weights are too heavy for it, and ``""`` for others.
+
+    They are where the Pareto k̂ of more than a tenth of the data, ``(N,)``, is above 0.7.
+
+    >>> caveat(torch.tensor([0.2, 0.3, 0.9]))
+    '† Pareto k̂ is above 0.7 for 33 % of the data: too few particles there; the estimate is too low, its ± too small'
+    >>> caveat(torch.tensor([0.2, 0.3, 0.5]))
+    ''
+    """
+    share = (khat > TRUSTED_KHAT).double().mean().item()
+    if share <= _FEW:
+        return ""
+    return (
+        f"† Pareto k̂ is above {TRUSTED_KHAT} for {100 * share:.0f} % of the data: too few particles there; the "
+        "estimate is too low, its ± too small"
+    )
 
 
 def pareto_khat(excess: Tensor) -> Tensor:

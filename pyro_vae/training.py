@@ -20,16 +20,19 @@ from torch.utils.data import DataLoader
 
 from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checkpoint import as_module
-from pyro_vae.checks import check_program
+from pyro_vae.checks import check_last_batch, check_program
 from pyro_vae.compilation import Compile, check_choice, said
 from pyro_vae.data import Splits
 from pyro_vae.handlers import Annealed
-from pyro_vae.loop import History, Loop, Record
+from pyro_vae.history import History, Record
+from pyro_vae.loop import Loop
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.optimizers import make_optimizer
 from pyro_vae.precision import Precision, precise
-from pyro_vae.replay import make_update
+from pyro_vae.replay import ReplayedUpdate, make_update
 from pyro_vae.run_state import RunState
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import evaluating, interruptible, seeded
 from pyro_vae.steps import make_steps
@@ -40,6 +43,7 @@ __all__ = ["History", "fit", "tensorboard"]
 _LONG = 10_000  # steps that are worth compiling for: some seconds, of some milliseconds saved by each
 
 
+@exclusive("fit")
 def fit(
     model: nn.Module,
     guide: nn.Module,
@@ -59,6 +63,7 @@ def fit(
     compile: Compile = "auto",
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 600.0,
     resume: bool = False,
     callbacks: Sequence[Callable[[Record], None]] = (),
     progress: bool = True,
@@ -106,6 +111,8 @@ def fit(
     checkpoint
         A folder for ``checkpoint.safetensors`` (the weights with the best validation loss, or the last; see
         :func:`pyro_vae.load`), ``last.safetensors`` (all it takes to go on) and ``metrics.jsonl``.
+    checkpoint_seconds
+        ``last.safetensors`` is written at the end of each epoch, and within one whenever so many seconds have passed.
     resume
         Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
     callbacks
@@ -116,8 +123,8 @@ def fit(
     Returns
     -------
     History
-        After Ctrl-C too: the step under way is finished, the checkpoint written, ``interrupted`` set. The programs
-        hold the last weights.
+        After Ctrl-C or SIGTERM too: the step under way is finished, the checkpoint written, ``interrupted`` set. The
+        programs hold the last weights.
 
     Raises
     ------
@@ -128,6 +135,8 @@ def fit(
         arrived when training ends.
     FileExistsError, FileNotFoundError
         If ``checkpoint`` holds another run and ``resume`` is false, or none and it is true.
+    RuntimeError
+        If another thread of the process is running programs.
     FloatingPointError
         If the bound or a parameter stops being finite. The message names the step and the site, the programs get back
         the weights of the last good epoch, and the checkpoint on disk stays.
@@ -163,10 +172,13 @@ def fit(
     particles, nesting = ours.total_particles if ours else 1, objective.max_plate_nesting
     for name, held in (("data", batches), ("valid", valid_batches)):
         if held is not None:
-            check_program(
-                model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting,
-                enumerated=ours is None, objective=ours, trained=True,
-            )  # fmt: skip
+            with seeded(seed, where):  # a loader's first batch is asked for, in the order of the run
+                check_program(
+                    model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting,
+                    enumerated=ours is None, objective=ours, trained=True, resumed=resume,
+                )  # fmt: skip
+    if not resume:
+        check_last_batch(model, guide, batches)
 
     num_steps = _num_steps(batches, num_epochs)
     _check_warm_up(schedules, num_epochs, num_steps)
@@ -176,8 +188,7 @@ def fit(
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
     initial_lr = lr(0.0) if callable(lr) else lr
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
-    factory = _fused_adam if optimizer is None else optimizer
-    stepper = factory(parameters, lr=initial_lr)
+    stepper = make_optimizer(optimizer, parameters, initial_lr)
     state = RunState(pair, stepper, None if scheduler is None else scheduler(stepper), where)
     folder = None if checkpoint is None else Path(checkpoint)
     with (
@@ -204,13 +215,19 @@ def fit(
             if scheduler is None and not callable(lr):  # a run may go on with another rate
                 for group, rate in zip(stepper.param_groups, rates, strict=True):
                     group["lr"] = rate
-        take, summed = make_steps(model, guide, pair, objective, size_of_batch, compiled, said(progress))
+        take, summed, reasons = make_steps(model, guide, pair, objective, size_of_batch, compiled, said(progress))
         update = make_update(Update(batches, take, stepper, clip_norm), pair, size_of_batch)
+
+        def fallbacks() -> list[str]:
+            replayed = update.reason if isinstance(update, ReplayedUpdate) else None
+            return reasons() + ([f"the update is not recorded as a CUDA graph: {replayed}"] if replayed else [])
+
         loop = Loop(
-            model, guide, pair, schedules, objective, batches, lr, num_epochs, update, summed, state, interrupted,
-            progress,
+            model=model, guide=guide, pair=pair, schedules=schedules, objective=objective, batches=batches, lr=lr,
+            num_epochs=num_epochs, update=update, summed=summed, fallbacks=fallbacks, state=state, folder=folder,
+            checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
         )  # fmt: skip
-        return loop.all_epochs(valid_batches, folder, patience, callbacks)
+        return loop.all_epochs(valid_batches, patience, callbacks)
 
 
 def _schedules(model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO) -> list[Schedule]:
@@ -234,10 +251,6 @@ def _check_warm_up(schedules: list[Schedule], num_epochs: int, num_steps: int | 
                 f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of "
                 f"{num_steps // num_epochs} steps, expected at most {num_steps}"
             )
-
-
-def _fused_adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def _check_arguments(
@@ -282,7 +295,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Record], None]:
 
     def log(record: Record) -> None:
         for name, value in record.items():
-            if name != "epoch" and value is not None:
+            if name != "epoch" and isinstance(value, (int, float)):
                 writer.add_scalar(name, value, record["epoch"])
         writer.flush()
 

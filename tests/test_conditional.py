@@ -191,7 +191,7 @@ class TestErrors:
                 r"y: found labels of shape \(6,\) and torch.int64 from 0 to 3, expected",
             ),
             (torch.tensor([0, 1, 2, -1, 0, 0]), r"y: found labels of shape \(6,\) and torch.int64 from -1 to 2"),
-            (torch.zeros(6), r"y: found labels of shape \(6,\) and torch.float32 from 0.0 to 0.0"),
+            (torch.full((6,), 0.5), r"y: found labels of shape \(6,\) and torch.float32 from 0.5 to 0.5"),
             (torch.zeros(5).long(), r"x, y: found the shapes \(6, 4, 4\) and \(5,\), expected \(N, 4, 4\) and \(N,\)"),
         ],
     )
@@ -199,7 +199,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"^{message}"):
             cvae.pack(x, labels)
 
-    @pytest.mark.parametrize("y", [3, -1, [0, 1], [], 1.0, True, [[0, 1, 2, 0]]])
+    @pytest.mark.parametrize("y", [3, -1, [0, 1], [], 1.5, True, [[0, 1, 2, 0]]])
     def test_of_labels_to_draw(self, y, cvae):
         with pytest.raises(ValueError, match=r"^y: found labels of shape .*, expected an integer from 0 to 2, or one"):
             cvae.sample(4, y=y)

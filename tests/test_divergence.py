@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro.nn import PyroModule
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, loop, training
@@ -147,16 +147,43 @@ def test_the_validation_bound_counts_too(pair, tmp_path):
     assert same(weights(*copy), good[1])
 
 
+class Turning(Dataset):
+    """Data whose row 9 is ``bad`` from the ``epoch`` on, counted from 1."""
+
+    def __init__(self, bad, epoch):
+        self.x = torch.randn(NUM_DATA, 2, generator=torch.Generator().manual_seed(0))
+        self.bad, self.epoch, self.num_read = bad, epoch, 0
+
+    def __len__(self):
+        return NUM_DATA
+
+    def __getitem__(self, index):
+        x = self.x[index].clone()
+        self.num_read += 1
+        if index == 9 and self.num_read > (self.epoch - 1) * NUM_DATA:
+            x[1] = self.bad
+        return x
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_data_in_a_loader_are_named_in_the_first_epoch(pair, bad, tmp_path):
+    before = weights(*pair)
+    with pytest.raises(ValueError, match=rf"^data: found the value {bad} at \(9, 1\), expected finite numbers$"):
+        fit(pair, DataLoader(Turning(bad, 1), batch_size=BATCH), lr=1e-3, checkpoint=tmp_path)
+    assert same(weights(*pair), before)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_bad_data_that_a_loader_brings_late_are_stopped_at(pair, bad, tmp_path):
-    x = torch.randn(NUM_DATA, 2, generator=torch.Generator().manual_seed(0))
-    x[9, 1] = bad  # in the third batch; the first is all that is looked at before training
-    before = weights(*pair)
+    good = []
     with pytest.raises(
-        FloatingPointError, match=r"epoch 1, step 3: found the bound .* site '[xz]' in the (model|guide)"
+        FloatingPointError, match=r"epoch 2, step 6: found the bound .* site '[xz]' in the (model|guide)"
     ):
-        fit(pair, DataLoader(x, batch_size=BATCH), lr=1e-3, checkpoint=tmp_path)
-    assert same(weights(*pair), before)
+        fit(
+            pair, DataLoader(Turning(bad, 2), batch_size=BATCH), lr=1e-3, checkpoint=tmp_path,
+            callbacks=[lambda record: good.append(weights(*pair))],
+        )  # fmt: skip
+    assert same(weights(*pair), good[-1])
 
 
 def test_momentum_and_generators_go_back_as_well(pair):

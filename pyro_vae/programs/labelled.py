@@ -24,6 +24,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_vae.arrays import as_tensor
 from pyro_vae.modules import placement
 from pyro_vae.networks import Activation, ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
@@ -34,13 +35,13 @@ from pyro_vae.programs.program import Program
 __all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]
 
 
-def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor | None]:
     """Data ``(B, *data_shape)`` and their labels, or ``None``, however they were given: apart or packed.
 
     Raises
     ------
     ValueError
-        If x is neither.
+        If x is neither, or packed in numbers that cannot tell all classes apart.
     """
     if tuple(x.shape[1:]) == data_shape:
         return x, y
@@ -49,6 +50,11 @@ def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...]) -> tuple[Ten
         packed = "" if y is not None else f", or (B, {num_entries + 1}), x and y as pack returns them"
         shape = ", ".join(map(str, ("B", *data_shape)))
         raise ValueError(f"x: found the shape {tuple(x.shape)}, expected ({shape}){packed}")
+    if num_classes - 1 > 2 / torch.finfo(x.dtype).eps:
+        raise ValueError(
+            f"x: found labels of {num_classes} classes packed in {x.dtype}, which rounds whole numbers above "
+            f"{int(2 / torch.finfo(x.dtype).eps)}, expected programs in float32"
+        )
     return x[:, :-1].reshape(len(x), *data_shape), x[:, -1].long()
 
 
@@ -121,7 +127,7 @@ class LabelledModel(PyroModule):
             return pyro.sample("x", self.likelihood(beside(z, y, self.num_classes)), obs=x)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = apart(x, y, self.data_shape)
+        x, y = apart(x, y, self.data_shape, self.num_classes)
         return self.generate(len(x), x, y)
 
 
@@ -140,7 +146,7 @@ class LabelledProgram(Program):
         ValueError
             If a shape is another, or a label is not one of the classes.
         """
-        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        x, y = as_tensor(x, "x"), as_tensor(y, "y")
         if tuple(x.shape[1:]) != self.data_shape or tuple(y.shape) != (len(x),):
             raise ValueError(
                 f"x, y: found the shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (N, "
@@ -148,7 +154,8 @@ class LabelledProgram(Program):
             )
         if not self._known(y):
             raise ValueError(f"y: found {_described(y)}, expected integers from 0 to {self.num_classes - 1}")
-        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        # half precision would round labels: it has no 257
+        x = x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.get_default_dtype())
         return torch.cat([x.reshape(len(x), -1), y[:, None].to(x)], 1)
 
     @torch.no_grad()
@@ -176,23 +183,23 @@ class LabelledProgram(Program):
         """
         if y is None:
             return super().sample(num_samples, layer=layer, mean=mean)
-        labels = torch.as_tensor(y, device=placement(self)[0])
+        labels = as_tensor(y, "y", placement(self)[0])
         if labels.dim() > 1 or labels.numel() not in (1, num_samples) or not self._known(labels):
             raise ValueError(
                 f"y: found {_described(labels)}, expected an integer from 0 to {self.num_classes - 1}, or one for each "
                 f"of {num_samples} samples"
             )
-        with poutine.condition(data={"y": labels.expand(max(num_samples, 1))}):  # the base draws at least one
+        with poutine.condition(data={"y": labels.long().expand(max(num_samples, 1))}):  # the base draws at least one
             return super().sample(num_samples, layer=layer, mean=mean)
 
     def _known(self, y: Tensor) -> bool:
         """Whether all are classes."""
-        is_integer = not y.is_floating_point() and y.dtype != torch.bool
-        return is_integer and y.numel() > 0 and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
+        is_number = not y.is_complex() and y.dtype != torch.bool and y.numel() > 0
+        return is_number and torch.equal(y, y.round()) and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
 
     def _labels(self, x: Tensor) -> Tensor:
         """The labels ``(B,)`` of packed data, on the program's device."""
-        _, y = apart(torch.as_tensor(x), None, self.data_shape)
+        _, y = apart(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
         if y is None:
             raise ValueError("x: found data without labels, expected x and y as pack returns them")
         return y.to(placement(self)[0])

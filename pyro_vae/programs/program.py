@@ -17,8 +17,10 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.arrays import as_tensor
 from pyro_vae.handlers import AtMeans
 from pyro_vae.modules import Rebuildable, placement
+from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated
 
 __all__ = ["GenerativeModel", "Program"]
@@ -121,8 +123,8 @@ class Program(Rebuildable):
 
     def _means(self, x: Tensor) -> dict[str, Tensor]:
         device, dtype = placement(self)
-        with evaluating(self), AtMeans():
-            trace = poutine.trace(isolated(self.guide)).get_trace(torch.as_tensor(x).to(device, dtype))
+        with exclusive("encode", brief=True), evaluating(self), AtMeans():
+            trace = poutine.trace(isolated(self.guide)).get_trace(as_tensor(x, "x").to(device, dtype))
         sites: dict[str, Any] = trace.nodes
         return {name: sites[name]["value"] for name in self.latents}
 
@@ -132,5 +134,5 @@ class Program(Rebuildable):
 
     def _trace_model(self, num_data: int, known: dict[str, Tensor]) -> poutine.Trace:
         model = cast(GenerativeModel, self.model)
-        with evaluating(self):
+        with exclusive("sample", brief=True), evaluating(self):
             return poutine.trace(poutine.condition(isolated(model.generate), data=known)).get_trace(num_data)

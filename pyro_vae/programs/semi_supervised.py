@@ -19,6 +19,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.arrays import as_tensor
 from pyro_vae.modules import Rebuildable, placement
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.programs.labelled import (
@@ -74,7 +75,7 @@ class Guide(PyroModule):
         self.data_shape, self.num_classes = data_shape, num_classes
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = apart(x, y, self.data_shape)
+        x, y = apart(x, y, self.data_shape, self.num_classes)
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
                 y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
@@ -157,10 +158,10 @@ class M2(LabelledProgram):
         """The most probable labels under q(y|x), ``(B,)``, of data ``(B, *data_shape)``."""
         device, dtype = placement(self)
         with evaluating(self):
-            logits: Tensor = self.guide.classifier(torch.as_tensor(x).to(device, dtype)).logits
+            logits: Tensor = self.guide.classifier(as_tensor(x, "x").to(device, dtype)).logits
         return logits.argmax(-1)
 
     def _labels(self, x: Tensor) -> Tensor:
         """Those that are known, or else the most probable."""
-        x, y = apart(torch.as_tensor(x), None, self.data_shape)
+        x, y = apart(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
         return self.classify(x) if y is None else y.to(placement(self)[0])

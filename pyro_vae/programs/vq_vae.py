@@ -39,6 +39,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.arrays import as_tensor
 from pyro_vae.batches import as_batches
 from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
 from pyro_vae.codebook import ChosenVectors, Codebook, CodeVectors
@@ -215,7 +216,7 @@ class VQVAE(Program):
         """The codes that data ``(B, *data_shape)`` choose, integers ``(B, *code_shape)``."""
         device, dtype = placement(self)
         with evaluating(self):
-            codes: Tensor = self.codebook(self.encoder(torch.as_tensor(x).to(device, dtype)))
+            codes: Tensor = self.codebook(self.encoder(as_tensor(x, "x").to(device, dtype)))
         return codes
 
 

@@ -1,0 +1,96 @@
+"""Arrays as people have them, checked and made tensors: what an array hides or loses on the way is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_tensor", "check_array", "check_exact", "check_whole", "kind_of"]
+
+
+def check_array(x: object, name: str) -> Tensor:
+    """Return ``x``, a tensor or array ``(N, *data_shape)`` of finite real numbers, as a tensor.
+
+    Raises
+    ------
+    TypeError
+        For anything else than a tensor or NumPy array, or one of objects, strings or complex numbers.
+    ValueError
+        If there is no datum, no first dimension, or a number that is NaN or infinite. It says where.
+
+    Examples
+    --------
+    >>> check_array(np.array([[0.0, 1.0], [np.nan, 2.0]]), "x")
+    Traceback (most recent call last):
+    ...
+    ValueError: x must be finite, found nan at index (1, 0) of shape (2, 2)
+    """
+    if not isinstance(x, (Tensor, np.ndarray)):
+        raise TypeError(f"{name} must be a tensor or a NumPy array, found {kind_of(x)}")
+    check_whole(x, name)
+    if x.dtype.is_complex if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, found dtype {x.dtype}")
+    if x.ndim == 0 or 0 in x.shape:
+        raise ValueError(f"{name} must hold data (N, *data_shape) with N of 1 or more, found shape {tuple(x.shape)}")
+    if isinstance(x, np.ndarray):  # torch takes neither foreign byte orders nor, without a warning, read-only memory
+        x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
+    x = x.detach()
+    if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch has few operations for these
+        x = x.long()
+    if x.is_floating_point() and not bool((finite := torch.isfinite(x)).all()):
+        first = np.unravel_index(int(finite.flatten().byte().argmin()), x.shape)
+        where = tuple(int(i) for i in first)
+        raise ValueError(f"{name} must be finite, found {x[where].item()} at index {where} of shape {tuple(x.shape)}")
+    return x
+
+
+def check_whole(x: object, name: str) -> None:
+    """Raise ``ValueError`` for an array of which entries are masked, and for a sparse tensor.
+
+    PyTorch reads what a mask of :mod:`numpy.ma` hides as if it were data.
+    """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise ValueError(
+            f"{name}: found {int(np.ma.getmaskarray(x).sum())} masked entries of {x.size}, expected none; "
+            "pyro_vae.pack keeps the mask beside the data, for the programs of pyro_vae.observed_only"
+        )
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        raise ValueError(f"{name}: found a tensor of layout {x.layout}, expected a dense one, as x.to_dense() is")
+
+
+def as_tensor(x: Any, name: str, device: torch.device | None = None) -> Tensor:
+    """Return an array, a list or a tensor as a tensor, on ``device`` if one is given.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_whole`.
+    TypeError
+        For what cannot become a tensor.
+    """
+    check_whole(x, name)
+    try:
+        return torch.as_tensor(x, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name}: found {kind_of(x)}, expected a tensor or an array of numbers: {error}") from error
+
+
+def check_exact(x: Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raise ``ValueError`` if whole numbers would be rounded to others."""
+    exact = int(2 / torch.finfo(dtype).eps)  # the first whole number whose successor is rounded
+    if x.is_floating_point() or x.dtype == torch.bool or torch.iinfo(x.dtype).max <= exact:
+        return
+    largest = max(abs(int(bound)) for bound in torch.aminmax(x)) if x.numel() else 0
+    if largest > exact:
+        raise ValueError(
+            f"{name}: found the whole number {largest}, expected at most {exact}, from where on {dtype} rounds; "
+            "programs in float64, model.double(), take larger ones"
+        )
+
+
+def kind_of(x: object) -> str:
+    """Return the name of a value's type, for messages."""
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,44 @@
+"""What a run did: one record an epoch, of plain numbers, as they stand in ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["History", "Record", "is_exhausted"]
+
+Record = dict[str, Any]
+
+
+@dataclass
+class History:
+    """What a run did: one record an epoch, and how it ended.
+
+    A record holds ``epoch``, ``step``, ``train_bound`` (the mean over the epoch, while the weights changed) and
+    ``valid_bound`` (``None`` without validation data), both in nats per datum; ``learning_rate`` and ``seconds``. These
+    are true bounds, whatever is annealed; ``train_loss`` and ``valid_loss`` are what training minimises, the second
+    with every schedule at its end. ``kl_weight`` is there when the KL is annealed, ``capacity`` when it has one, and
+    ``fallback`` when something that was to be compiled was not: why.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    interrupted: bool = False
+    stopped_early: bool = False
+
+    @property
+    def best(self) -> Record:
+        """The record with the smallest validation loss, or the last one without validation."""
+        scored = [record for record in self.records if record["valid_loss"] is not None]
+        return min(scored, key=lambda record: record["valid_loss"]) if scored else self.records[-1]
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the run, or a part of it, was not compiled although it was to be; ``None`` if it was."""
+        return next((record["fallback"] for record in reversed(self.records) if "fallback" in record), None)
+
+
+def is_exhausted(history: History, patience: int | None) -> bool:
+    """Tell whether the validation loss has not fallen for ``patience`` epochs."""
+    if patience is None or not history.records:
+        return False
+    return history.records[-1]["epoch"] - history.best["epoch"] >= patience

@@ -1,0 +1,1 @@
+"""Running a pair of programs: what its observed sites cover."""

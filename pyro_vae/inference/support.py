@@ -1,0 +1,157 @@
+r"""The data that observed sites cover: values outside of a support have no density, only a number.
+
+A distribution evaluates its formula anywhere. That of a Bernoulli, at the value -3, gives
+
+.. math:: \log p(-3|\lambda) = -3 \lambda - \log(1 + e^\lambda),
+
+which for a confident decoder is as large as one likes. So every value that a program observes is compared with the
+support of its distribution, once, before or while the programs go through the data for the first time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.likelihoods.heterogeneous import Columns
+from pyro_vae.likelihoods.levels import Levels
+from pyro_vae.traces import PairTrace, Site
+
+__all__ = ["check_site", "check_values", "covers_all"]
+
+
+def fixed_support(fn: Any) -> constraints.Constraint | None:
+    """Return the support of a distribution on its single entries where they have one, on its events elsewhere.
+
+    ``None`` where it depends on parameters: a value outside of it may be inside for other latents.
+    """
+    try:
+        support = fn.support
+    except (NotImplementedError, AttributeError):  # of a distribution that does not tell
+        return None
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return None if _has_parameters(support) else support
+
+
+def _has_parameters(support: Any) -> bool:
+    parts = [part for value in vars(support).values() for part in (value if isinstance(value, list) else [value])]
+    return any(
+        (isinstance(part, Tensor) and part.numel() > 1)
+        or (isinstance(part, constraints.Constraint) and _has_parameters(part))
+        for part in parts
+    )
+
+
+def covers_all(fn: Any) -> bool:
+    """Tell whether a distribution covers all finite numbers, as far as can be told without its latents."""
+    support = fixed_support(fn)
+    return (support is None or support is constraints.real) and _largest_mean(fn) is None
+
+
+def check_site(pair: PairTrace, site: Site, start: int, name: str) -> None:
+    """Raise ``ValueError`` for the first value that a site observed and does not cover.
+
+    Parameters
+    ----------
+    pair, site
+        A run of the programs on a batch, and one of the model's observed sites.
+    start
+        The place of the first datum of the batch in all data.
+    name
+        What messages call the data.
+    """
+    fn, seen = site["fn"], True if site["mask"] is None else site["mask"]
+    seen = _beside_events(seen, fn.event_dim)
+    inner = fn
+    while hasattr(inner, "base_dist"):
+        if isinstance(inner, MaskedDistribution):
+            seen = seen & _beside_events(inner._mask, inner.event_dim)
+        inner = inner.base_dist
+    axis = site["value"].dim() - fn.event_dim + pair.data_dim  # of the data
+    what = f"site {site['name']!r}, which observes a part of a datum or a function of it"
+    check_values(fn, site["value"], torch.as_tensor(seen, device=site["value"].device), start, axis, name, what)
+
+
+def check_values(fn: Any, values: Tensor, seen: Tensor, start: int, axis: int, name: str, site: str) -> None:
+    """Raise ``ValueError`` for the first of some values that a distribution does not cover.
+
+    Parameters
+    ----------
+    fn
+        The distribution.
+    values, seen
+        The values, and where they are observed.
+    start, axis
+        The place of the first datum in all data, and the dimension that counts data.
+    name, site
+        What messages call the data, and the site.
+    """
+    support = fixed_support(fn)
+    if support is None:
+        return
+    inside = support.check(values)  # without the dimensions of an event
+    outside = ~inside & (seen if inside.dim() == values.dim() or not seen.dim() else seen[..., 0])
+    if outside.any():
+        where, found = _first(outside, values, start, axis)
+        base = _entry(fn, where)
+        support = support if base is fn else fixed_support(base) or support
+        raise ValueError(
+            f"{name}: found the value {found} at {where}, outside the support of {site}, expected what a "
+            f"{type(base).__name__} covers, {support}{_hint(support, found)}"
+        )
+    largest = _largest_mean(fn)
+    if largest is not None and (above := (values > largest.to(values)) & seen).any():
+        where, found = _first(above, values, start, axis)
+        raise ValueError(
+            f"{name}: found the count {found} at {where}, above every mean of {site}, expected at most "
+            f"high={_entry(fn, where).largest_mean:g} of its likelihood; give that a larger high"
+        )
+
+
+def _beside_events(mask: Any, num_event_dims: int) -> Any:
+    return mask[(..., *[None] * num_event_dims)] if isinstance(mask, Tensor) and mask.dim() else mask
+
+
+def _first(bad: Tensor, values: Tensor, start: int, axis: int) -> tuple[tuple[int, ...], str]:
+    """Return where in the data the first bad value of a batch is that begins at ``start``, and what is there."""
+    where = bad.nonzero()[0].tolist()
+    found = values[tuple(where)]
+    if axis < len(where):
+        where[axis] += start
+    return tuple(where), f"{found.item():g}" if found.numel() == 1 else str(found.tolist())
+
+
+def _entry(fn: Any, where: tuple[int, ...]) -> Any:
+    """Return the distribution of the single entry at an index."""
+    while hasattr(fn, "base_dist") or isinstance(fn, Columns):
+        fn = fn.group_of(where[-1]) if isinstance(fn, Columns) else fn.base_dist
+    return fn
+
+
+def _largest_mean(fn: Any) -> Tensor | None:
+    """Return the largest means of the entries of counts, to be compared with their values; ``None`` of others."""
+    if isinstance(fn, Columns):
+        means = [_largest_mean(group) for group in fn.groups]
+        if all(mean is None for mean in means):
+            return None
+        filled = [torch.tensor(math.inf) if mean is None else mean for mean in means]
+        return torch.cat([mean.expand(length) for mean, length in zip(filled, fn.lengths, strict=True)])
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    largest = getattr(fn, "largest_mean", None)
+    return None if largest is None else torch.tensor(float(largest))
+
+
+def _hint(support: Any, found: str) -> str:
+    """Say what may help with data outside of a support, to end a message with."""
+    if support is constraints.boolean:
+        return "; binarise it (see pyro_vae.data.load), or use another likelihood"
+    if isinstance(support, Levels) and 1 < float(found) <= support.top:
+        return f"; divide whole levels by {support.top}"
+    return ""

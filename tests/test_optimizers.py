@@ -1,0 +1,40 @@
+"""What a user may give as the optimiser, and what is said of the rest."""
+
+from __future__ import annotations
+
+import functools
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import VAE, fit
+from pyro_vae.optimizers import make_optimizer
+
+REFUSED = {
+    "Pyro's": (pyro.optim.Adam({"lr": 1e-3}), "found Pyro's Adam, expected a torch optimiser's class, or functools"),
+    "LBFGS": (torch.optim.LBFGS, "found LBFGS, which runs the loss several times a step, expected one that steps by"),
+    "an optimiser": (
+        torch.optim.Adam([nn.Parameter(torch.zeros(1))]),
+        "found Adam, expected a torch optimiser's class",
+    ),
+    "a name": ("adam", "found str, expected a torch optimiser's class"),
+    "another call": (lambda parameters: torch.optim.SGD(parameters, 0.1), "found <function .*unexpected keyword"),
+    "no optimiser": (lambda parameters, lr: lr, "found one that makes float, expected a torch optimiser's class"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_optimiser_is_named(name):
+    optimizer, message = REFUSED[name]
+    vae = VAE((4,), 2, (5,))
+    with pytest.raises(TypeError, match=f"^optimizer: {message}"):
+        fit(vae.model, vae.guide, torch.zeros(12, 4), batch_size=6, optimizer=optimizer, progress=False)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, functools.partial(torch.optim.AdamW, weight_decay=0.1), None])
+def test_it_is_called_with_the_parameters_and_the_rate(optimizer):
+    parameters = [nn.Parameter(torch.zeros(1))]
+    made = make_optimizer(optimizer, parameters, 0.25)
+    assert made.param_groups[0]["lr"] == 0.25 and made.param_groups[0]["params"] == parameters
