@@ -113,7 +113,9 @@ def row(name: str, train: Tensor, test: Tensor, args: argparse.Namespace) -> lis
                                     compile=False, seed=args.seed)  # fmt: skip
     bits = score.bits_per_dim(256 if noisy else 1)
     error = score.values.std().item() / len(score.values) ** 0.5 / (score.num_dims * math.log(2))
-    return [name, f"{bits:.3f} ± {error:.3f}", f"{score.mean():.1f}", f"{trained:.0f}"]
+    if score.mark:
+        print(f"{name}: {score.caveat()}", file=sys.stderr)
+    return [name, f"{bits:.3f} ± {error:.3f}{score.mark}", f"{score.mean():.1f}", f"{trained:.0f}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -129,6 +129,8 @@ def run(names: tuple[str, str], splits: Any, args: argparse.Namespace, seed: int
     with seeded(seed, torch.device("cpu")), torch.no_grad():
         elbo = torch.cat([log_weights(vae.model, vae.guide, x, 10).mean(0) for x in test.split(500)]).mean().item()
     score = log_likelihood(vae.model, vae.guide, test, args.particles, seed=seed)
+    if score.mark:
+        print(score.caveat(), file=sys.stderr)
     return elbo, float(score.mean()), minutes
 
 

@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def scored(budget: float, used: float, vae: pyro_vae.VAE, test: Tensor, args: argparse.Namespace) -> list[str]:
     estimate = pyro_vae.log_likelihood(vae.model, vae.guide, test, args.particles, seed=args.seed)
-    return [f"{budget / 60:g}", f"{used:.1f}", f"{estimate.mean():.2f}", f"{estimate.mean_error():.2f}"]
+    return [f"{budget / 60:g}", f"{used:.1f}", f"{estimate.mean():.2f}{estimate.mark}", f"{estimate.mean_error():.2f}"]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import copy
 import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -76,7 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def score(
     model: PyroModule, guide: PyroModule, x: Tensor, args: argparse.Namespace
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Score a pair: the numbers of each image, ``(N,)``, and the line of the table with Monte Carlo errors."""
     with seeded(args.seed), torch.no_grad():
         log_w = pyro_vae.log_weights(model, guide, x, num_particles=200).double()  # (200, N)
@@ -84,9 +85,10 @@ def score(
     elbo, elbo_error = log_w.mean(0), log_w.std(0) / math.sqrt(len(log_w))  # (N,) each
     values = {"elbo": elbo, "log_likelihood": estimate.values, "gap": estimate.values - elbo}
     errors = {"elbo": elbo_error, "log_likelihood": estimate.std_error, "gap": elbo_error.hypot(estimate.std_error)}
-    line = {name: value.mean().item() for name, value in values.items()}
+    line: dict[str, Any] = {name: value.mean().item() for name, value in values.items()}
     line |= {f"{name}_error": error.norm().item() / len(x) for name, error in errors.items()}
     line |= {"median_ess": estimate.ess.median().item(), "median_khat": estimate.khat.median().item()}
+    line["caveat"] = estimate.caveat()
     return values, line
 
 
@@ -97,7 +99,7 @@ def paired(values: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, fl
     return {name: d.mean().item() for name, d in differences.items()} | errors
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Train and score the three pairs; print the table and return its numbers, nats per image."""
     args = parse(argv)
     digits = pyro_vae.data.load("digits")
@@ -140,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     for label, line in zip(labels, table.values(), strict=True):
         cells = "  ".join(f"{line[name]:8.3f} ± {line[f'{name}_error']:.3f}" for name in values["full"])
         weights = f"  {line['median_ess']:6.0f}  {line['median_khat']:5.2f}" if "median_ess" in line else ""
-        print(f"{label:26}{cells}{weights}")
+        print(f"{label:26}{cells}{weights} {line.get('caveat', '')}".rstrip())
     print(
         "± of lines 1 to 3 is the Monte Carlo error for these images; that of the differences is their standard error"
     )

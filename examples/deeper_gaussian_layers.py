@@ -131,8 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if history.interrupted:
             return 130
         score = pyro_vae.log_likelihood(program.model, program.guide, x, args.num_particles, seed=args.seed)
-        latents, mean = " + ".join(map(str, sizes)), f"{score.mean():.3f} ± {score.mean_error():.3f}"
+        latents, mean = " + ".join(map(str, sizes)), f"{score.mean():.3f} ± {score.mean_error():.3f}{score.mark}"
         print(f"   {name:12}{latents:>9}   {count(program):10,}   {mean:>17}   {score.khat.median().item():12.2f}")
+        if score.mark:
+            print(f"   {score.caveat()}")
         scores.append(score)
     gain = scores[1].values - scores[0].values
     monte_carlo = math.hypot(*(score.mean_error() for score in scores))

@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     low, middle, high = summary["ess_quantiles_5_50_95"]
     print(f"log p(x), {len(x)} test images, {args.num_particles} importance samples each")
     print(f"  mean            {score.mean():9.3f} nats per image = {score.bits_per_dim():.4f} bits per dimension")
-    print(f"  ± {score.mean_error():.3f} Monte Carlo (these images), ± {over_data:.3f} over the choice of test images")
+    monte_carlo = f"{score.mean_error():.3f}{score.mark}"
+    print(f"  ± {monte_carlo} Monte Carlo (these images), ± {over_data:.3f} over the choice of test images")
     print(f"  ESS             {middle:9.1f} median, 5 % below {low:.1f}, 5 % above {high:.1f}")
     if summary["khat_quantiles_5_50_95"] is None:
         print("  Pareto k-hat      unknown: too few importance samples, or weights too far apart, to fit a tail")
@@ -92,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"                  {100 * summary['khat_above_0.7']:8.1f} % above 0.7, where no estimate is to be trusted"
         )
+    if score.mark:
+        print(f"  {score.caveat()}")
     print_diagnosis(diagnosis)
     active = {
         name: activity > THRESHOLD

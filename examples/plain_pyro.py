@@ -112,10 +112,10 @@ def compare(model: Model, guide: Guide, x: Tensor, args: argparse.Namespace) -> 
     print(f"\n{n} test images, nats per image        Pyro alone            pyro_vae")
     print(f"ELBO, one draw, same seed      {elbo:16.6f}    {packaged_elbo:16.6f}")
     print(f"log p(x), K = {k:<6d}           {by_hand:8.3f} ± {by_hand_error:.3f}", end="    ")
-    print(f"{score.mean():8.3f} ± {score.mean_error():.3f}")
+    print(f"{score.mean():8.3f} ± {score.mean_error():.3f}{score.mark}")
     print(f"Same seed, 50 particles: the largest difference of a log weight is {weight_difference:.1e} nats.")
     print(f"Own draws: {within:.1%} of the images agree on log p(x) within two standard errors of their difference.")
-    print("± is the Monte Carlo error for these images.")
+    print("\n".join(filter(None, ("± is the Monte Carlo error for these images.", score.caveat()))))
     return {
         "elbo": elbo,
         "packaged_elbo": packaged_elbo,

@@ -183,6 +183,7 @@ def score(m2: pyro_vae.M2, test: Split, args: argparse.Namespace) -> dict[str, A
         "test_log_likelihood": estimate.mean(),
         "test_log_likelihood_error": estimate.mean_error(),
         "num_particles": args.eval_particles,
+        "caveat": estimate.caveat(),
         "active_units": sum(pyro_vae.active_units(m2.guide, m2.pack(test[:], test.labels)).values()),
     }
 
@@ -222,8 +223,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     plots.samples(m2.sample(len(classes), y=classes, mean=True)).savefig(folder / "samples.png", dpi=150)
     print("test error           {test_error:9.2%}".format(**metrics))
     print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
-    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f} nats per datum "
-          "({num_particles} importance samples, whose Monte Carlo error is the ±)".format(**metrics))  # fmt: skip
+    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f}{mark} nats per datum "
+          "({num_particles} importance samples, whose Monte Carlo error is the ±)"
+          .format(mark=metrics["caveat"][:1], **metrics))  # fmt: skip
+    if metrics["caveat"]:
+        print(metrics["caveat"])
     print(f"weights, metrics and pictures are in {folder}")
     return 0
 

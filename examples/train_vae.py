@@ -312,6 +312,8 @@ def score(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> dic
         "test_log_likelihood": estimate.mean(),
         "test_log_likelihood_error": estimate.mean_error(),
         "num_particles": config["eval_particles"],
+        "khat_above_0.7": (estimate.khat > 0.7).double().mean().item(),
+        "caveat": estimate.caveat(),
         "active_units": sum(active.values()),
         "units": sum(diagnosis.units.values()),
         "layers": {
@@ -341,8 +343,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     draw(vae, splits, history, folder)
     print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
-    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f} nats per datum "
-          "({num_particles} importance samples, whose Monte Carlo error is the ±)".format(**metrics))  # fmt: skip
+    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f}{mark} nats per datum "
+          "({num_particles} importance samples, whose Monte Carlo error is the ±)"
+          .format(mark=metrics["caveat"][:1], **metrics))  # fmt: skip
+    if metrics["caveat"]:
+        print(metrics["caveat"])
     print(f"active latent units  {metrics['active_units']:6d} of {metrics['units']}")
     if len(vae.latents) > 1:
         for name, layer in metrics["layers"].items():

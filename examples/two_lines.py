@@ -54,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("interrupted", file=sys.stderr)
                 return 130
             score = log_likelihood(vae.model, vae.guide, splits.test, args.eval_particles, seed=args.seed)
-            print(f"{make.__name__:6} log p(x) {score.mean():.2f} ± {score.mean_error():.2f} nats a test image")
+            error = f"{score.mean_error():.2f}{score.mark}"
+            print(
+                f"{make.__name__:6} log p(x) {score.mean():.2f} ± {error} nats a test image {score.caveat()}".rstrip()
+            )
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     return 0

@@ -38,11 +38,14 @@ def check_program(
     objective: Objective | None = None,
     trained: bool = False,
     resumed: bool = False,
+    whole_batch: bool = False,
 ) -> None:
-    """Run the pair once on the first of ``batches``, and hold all data against the supports of the observed sites.
+    """Run the pair once on two of the data, and hold all data against the supports of the observed sites.
 
-    Data that lie on the device are gone through here. Those of a loader are checked batch by batch as they are read
-    for the first time; of a run that is ``resumed``, the first batch too, which asking for it might use up.
+    Two, since a dimension that belongs to one datum can then hardly pass for that of the data; with ``whole_batch``,
+    the first batch, for programs that take no other size. Data that lie on the device are gone through here. Those of a
+    loader are checked batch by batch as they are read for the first time; of a run that is ``resumed``, the first batch
+    too, which asking for it might use up.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def check_program(
         If a value of the data is not finite or lies outside the support of an observed site; the message names both.
     """
     options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
-    check = _Check(model, guide, name, num_particles, objective, trained, options)
+    check = _Check(model, guide, name, num_particles, objective, trained, whole_batch, options)
     if batches.resident:
         start = 0
         with seeded(0, placement(model, guide)[0]):  # binarised pixels and latents are drawn
@@ -88,10 +91,12 @@ class _Check:
         num_particles: int,
         objective: Objective | None,
         trained: bool,
+        whole_batch: bool,
         options: dict[str, Any],
     ) -> None:
         self.model, self.guide, self.name, self.num_particles = model, guide, name, num_particles
         self.objective, self.trained, self.options = objective, trained, options
+        self.whole_batch = whole_batch
         self.first: Tensor | None = None
         self.whole: list[Site] = []  # sites that observe the data as they are
         self.others: list[str] = []  # sites that observe a part of them, or a function
@@ -101,7 +106,7 @@ class _Check:
         _check_finite(x, start, self.name)
         with seeded(0, x.device):
             if self.first is None:
-                self._begin(x)
+                self._begin(x if self.whole_batch else x[:2])
             for site in self.whole:
                 data, seen = unpack(self.model, x)
                 check_values(site["fn"], data, seen, start, 0, self.name, f"site {site['name']!r}")
@@ -111,13 +116,13 @@ class _Check:
                     check_site(pair, site, start, self.name)
 
     def _begin(self, x: Tensor) -> None:
-        """Run the pair for the first time, on a batch of the size that all have."""
+        """Run the pair for the first time."""
         _check_data_shape(self.model, x, self.name)
         pair = self._trace(x)
         if self.trained:
             _check_params(pair)
         if self.num_particles > 1:  # not as many as data, so that the one cannot pass for the other
-            self._trace(x, num_particles=2 if len(x) == 3 else 3)
+            self._trace(x, num_particles=3)
         data, _ = unpack(self.model, x)
         for site in map(pair.model_sites.__getitem__, pair.observed):
             if _is_data(site, data):

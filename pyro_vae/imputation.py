@@ -121,7 +121,7 @@ def impute(
     sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
     batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(*pair):
-        check_program(pair[0], pair[1], batches, name="x")
+        check_program(pair[0], pair[1], batches, name="x", whole_batch=True)
         parts = [_imputed(pair, batch, sizes, num_samples) for batch in batches]
     mean, std_error, samples, ess, khat = zip(*parts, strict=True)
     return Imputation(torch.cat(mean), torch.cat(std_error), torch.cat(samples, 1), torch.cat(ess), torch.cat(khat))

@@ -123,9 +123,9 @@ def refine(
         raise ValueError(f"lr: found {lr!r}, expected a positive number")
     device, dtype = placement(model, guide)
     x = as_tensor(x, "x").to(device, dtype)
-    batches = as_batches(x, 500, device=device, dtype=dtype, shuffle=False, name="x")
+    batches = as_batches(x, max(len(x), 1), device=device, dtype=dtype, shuffle=False, name="x")
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
-        check_program(model, guide, batches, name="x")
+        check_program(model, guide, batches, name="x", whole_batch=True)
         refined = RefinedGuide(guide, x)
         before, before_error = _bound(model, refined, x, eval_particles)
         optimizer = torch.optim.Adam(refined.offsets(), lr=lr)

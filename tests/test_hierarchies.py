@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pyro
 import pytest
@@ -432,7 +433,9 @@ class TestOneLayer:
     def test_it_is_trained_scored_and_drawn_from(self, name):
         program = SINGLE[name]()
         assert program.latents == ("z1",)
-        training.fit(program.model, program.guide, X, num_epochs=2, batch_size=5, seed=0, progress=False)
+        above = name == "conv-ladder, nothing at the top"  # the way up goes there for nothing
+        with pytest.warns(UserWarning, match="no gradient of .*upward") if above else nullcontext():
+            training.fit(program.model, program.guide, X, num_epochs=2, batch_size=5, seed=0, progress=False)
         assert pyro_vae.log_likelihood(program.model, program.guide, X, 10).values.isfinite().all()
         assert program.sample(3, layer=1).shape == (3, *IMAGE) and program.reconstruct(X, layer=1).shape == X.shape
 

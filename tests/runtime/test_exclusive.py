@@ -61,10 +61,10 @@ def test_while_a_run_is_under_way_another_thread_is_refused(name):
 def test_two_fits_in_two_threads():
     """One of the two, or both one after the other; never a mixture."""
     alone = fit(vae_of(0), seed=0).records[0]["train_bound"]
-    start, results = threading.Barrier(2), []
+    start, results, programs = threading.Barrier(2), [], [vae_of(0), vae_of(0)]
 
     def run():
-        program = vae_of(0)
+        program = programs.pop()
         start.wait()
         try:
             results.append(fit(program, seed=0).records[0]["train_bound"])
