@@ -23,6 +23,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.likelihoods import densities
 from pyro_vae.likelihoods.output import Likelihood
 from pyro_vae.networks import bounded_scale
 
@@ -72,7 +73,9 @@ class Poisson(Likelihood):
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         (raw,) = parameters
-        return dist.Poisson(bounded_scale(raw, self.low, self.high))
+        p = densities.Poisson(bounded_scale(raw, self.low, self.high))
+        p.largest_mean = float(self.high)
+        return p
 
 
 class NegativeBinomial(Likelihood):
@@ -142,7 +145,9 @@ class NegativeBinomial(Likelihood):
             (raw,), raw_theta = parameters, self.raw_inverse_dispersion
         theta = bounded_scale(raw_theta, 1e-3, 1e3)
         log_mean = bounded_scale(raw, self.low, self.high).log()
-        return dist.NegativeBinomial(theta, logits=log_mean - theta.log())
+        p = densities.NegativeBinomial(theta, logits=log_mean - theta.log())
+        p.largest_mean = float(self.high)
+        return p
 
 
 class ZeroInflated(Likelihood):
@@ -157,7 +162,7 @@ class ZeroInflated(Likelihood):
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         gate, *others = parameters
-        return dist.ZeroInflatedDistribution(super().elementwise(*others), gate_logits=gate)
+        return densities.ZeroInflatedDistribution(super().elementwise(*others), gate_logits=gate)
 
 
 class ZeroInflatedPoisson(ZeroInflated, Poisson):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.likelihoods import densities
 from pyro_vae.likelihoods.output import Likelihood, check_count
 
 __all__ = ["Binomial", "Categorical", "GreyLevels", "Levels", "Nominal"]
@@ -202,7 +203,7 @@ class Binomial(Likelihood):
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         (logits,) = parameters
         total_count = logits.new_full((), self.total_count)
-        return GreyLevels(dist.Binomial(total_count, logits=logits), self.total_count + 1)
+        return GreyLevels(densities.Binomial(total_count, logits=logits), self.total_count + 1)
 
 
 class Nominal(Likelihood):
