@@ -51,7 +51,8 @@ class Poisson(Likelihood):
     data_shape
         Shape of one datum; its entries are 0, 1, 2, ...
     low, high
-        Bounds of μ, see :func:`pyro_vae.networks.bounded_scale`.
+        Bounds of μ, see :func:`pyro_vae.networks.bounded_scale`. Counts above ``high``, which no rate explains, are
+        refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
 
     Raises
     ------
@@ -96,8 +97,9 @@ class NegativeBinomial(Likelihood):
         Where θ comes from: one learned number (``"shared"``) or one an entry (``"per_entry"``, as a gene has), both
         starting at 1; or ``"decoder"``, a function of z.
     low, high
-        Bounds of μ, see :func:`pyro_vae.networks.bounded_scale`. Those of θ are 0.001 and 1000: beyond, float32 cannot
-        tell the difference of two log-gamma functions, and the counts are all but Poisson.
+        Bounds of μ, see :func:`pyro_vae.networks.bounded_scale`. Counts above ``high``, which no mean explains, are
+        refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
+        The bounds of θ are 0.001 and 1000: the standard deviation of a count is at least 3 % of its mean.
 
     Raises
     ------

@@ -4,12 +4,12 @@ The logarithm of a probability of counts is a small difference of large terms,
 
 .. math:: \log \frac{\mu^x e^{-\mu}}{x!} = x \log \mu - \mu - \log \Gamma(x + 1) ,
 
-at a rate of a million about -8, of terms of 13 million. Float32 has 7 digits and loses all of them; float64 has 16. So the
-formulas here are those of the papers, evaluated in float64, and what they give is returned in the type that came in. What
-depends on the data alone is evaluated once for all particles.
+at a rate of a million about -8, of terms of 13 million. Float32 has 7 digits and loses all of them; float64 has 16. So
+the formulas here are evaluated in float64, and the result is returned in the type of the parameters. Terms of the data
+alone are evaluated once for all particles.
 
-These are Pyro's distributions with another ``log_prob``. None has an ``__init__`` of its own, since torch expands only a
-class that has its parent's.
+These are Pyro's distributions with another ``log_prob``. None has an ``__init__`` of its own: torch's ``expand`` works
+only for classes that keep their parent's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Levels(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        level = value * self.top
+        level = value.double() * self.top
         nearest = level.round()
         close = (level - nearest).abs() <= 4 * torch.finfo(torch.float32).eps * self.top
         return close & (nearest >= 0) & (nearest <= self.top)
@@ -89,7 +89,8 @@ class GreyLevels(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return self.levels.log_prob((value * (self.num_levels - 1)).round())
+        level = value.double() * (self.num_levels - 1)  # a product in float32 would miss levels beyond a million
+        return self.levels.log_prob(level.round().to(value.dtype))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.levels.sample(torch.Size(sample_shape)) / (self.num_levels - 1)
@@ -100,7 +101,10 @@ class GreyLevels(dist.TorchDistribution):
 
 
 class Codes(dist.Categorical):
-    """Pyro's categorical distribution with draws in floating point, as data are; its mean is the most probable code."""
+    """Pyro's categorical distribution with draws in floating point, as data are; its mean is the most probable code.
+
+    Give it the log_softmax of logits: of large ones Pyro subtracts the log-sum-exp, which loses the digits behind.
+    """
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
@@ -162,7 +166,7 @@ class Categorical(Likelihood):
     def from_output(self, output: Tensor) -> dist.TorchDistribution:
         num_dims = len(self.data_shape)
         logits = output.movedim(-1 - num_dims, -1)  # (*batch, *data_shape, L)
-        return GreyLevels(OrderedCodes(logits=logits), self.num_levels).to_event(num_dims)
+        return GreyLevels(OrderedCodes(logits=logits.log_softmax(-1)), self.num_levels).to_event(num_dims)
 
 
 class Binomial(Likelihood):
@@ -246,4 +250,5 @@ class Nominal(Likelihood):
 
     def from_output(self, output: Tensor) -> dist.TorchDistribution:
         num_dims = len(self.data_shape)
-        return Codes(logits=output.movedim(-1 - num_dims, -1)).to_event(num_dims)  # (*batch, *data_shape, C)
+        logits = output.movedim(-1 - num_dims, -1)  # (*batch, *data_shape, C)
+        return Codes(logits=logits.log_softmax(-1)).to_event(num_dims)
