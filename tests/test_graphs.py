@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from mpmath import mpf
 from torch import nn
 
-from pyro_vae.graphs import split_at_draws
+from pyro_vae import ELBO, VAE
+from pyro_vae.graphs import _log_prob, split_at_draws
+from pyro_vae.steps import CompiledStep, EagerStep
 from pyro_vae.tracing import trace
+from tests.likelihoods.formulas import log_sigmoid
+from tests.programs import IMAGE, bits, traced
 
 X = torch.arange(6.0).reshape(3, 2)
 LAYER = nn.Linear(2, 2)
@@ -82,6 +90,53 @@ class TestBernoulliInOnePass:
         for output, expected in zip(found.graph(logits, *found.tensors), gradient(logits), strict=True):
             torch.testing.assert_close(output, expected)
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("bit", [0.0, 1.0])
+    @pytest.mark.parametrize("logit", [0.0, 1e-3, -1e-3, 2.0, 15.0, 30.0, -30.0, 100.0, -100.0])
+    def test_it_is_right_to_the_last_digits_of_each_type(self, logit, bit, dtype):
+        """Also where all pixels are sure and right; a product of 16 factors of 2 is beyond float16."""
+        logits, x = torch.full((2, 32), logit, dtype=dtype), torch.full((2, 32), bit, dtype=dtype)
+        found = trace(lambda logits: log_prob(logits, x, 1), [], logits)
+        assert "aten.exp.default" in operations(found.graph.graph)
+        (value,) = found.graph(logits, *found.tensors)
+        assert value.dtype == dtype
+        exact = 32 * log_sigmoid(mpf(logits[0, 0].item()) * (1 if bit else -1))
+        info = torch.finfo(dtype)
+        smallest = info.smallest_normal * info.eps + 32 * 1.4e-45  # of its numbers, and of the 32 that are summed
+        assert abs(mpf(value[0].item()) - exact) <= 4 * info.eps * abs(exact) + smallest
+
+    def test_an_image_of_sure_pixels(self):
+        logits, x = torch.full((1, 784), 15.0), torch.ones(1, 784)
+        found = trace(lambda logits: log_prob(logits, x, 1), [], logits)
+        assert found.graph(logits, *found.tensors)[0].item() == pytest.approx(-2.398e-4, rel=1e-3)
+
+    def test_the_gradient_of_its_form(self):
+        """Of a logit that is exactly 0 too, where the absolute value in it has none."""
+        logits = torch.tensor([0.0, 0.0, 1e-3, -1e-3, 15.0, -15.0, 100.0, 0.0] * 2).requires_grad_()
+        x = torch.tensor([0.0, 1.0] * 8)
+        _log_prob(logits, x, 0, torch.float32).backward()
+        torch.testing.assert_close(logits.grad, x - logits.detach().sigmoid(), rtol=1e-6, atol=1e-7)
+        assert logits.grad[:2].tolist() == [-0.5, 0.5]
+
+    def test_a_decoder_that_starts_at_zero_compiled(self):
+        """All its logits are 0 at the first step; the graph is run as TorchInductor is given it."""
+        x = bits(6)
+        gradients = []
+        pair = VAE(IMAGE, 2, (5,))
+        (*_, output) = (layer for layer in pair.model.modules() if isinstance(layer, nn.Linear))
+        with torch.no_grad():
+            output.weight.zero_(), output.bias.zero_()
+        for make in (EagerStep, functools.partial(CompiledStep, lower=traced)):
+            step = make(pair.model, pair.guide, pair, ELBO())
+            torch.manual_seed(3)
+            with pyro.validation_enabled(False):
+                step(x)
+            gradients.append([parameter.grad.clone() for parameter in pair.parameters()])
+        assert step.is_current()
+        for expected, found in zip(*gradients, strict=True):
+            torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(output.bias.grad, 0.5 - x.mean(0).flatten())
+
     @pytest.mark.parametrize(
         "function",
         [
@@ -95,7 +150,7 @@ class TestBernoulliInOnePass:
     def test_other_sums_stay(self, function):
         logits, x = torch.randn(3, 32), torch.bernoulli(torch.full((3, 32), 0.3))
         found = trace(lambda logits: [function(logits, x)], [], logits)
-        assert "aten.prod.dim_int" not in operations(found.graph.graph)
+        assert "aten.exp.default" not in operations(found.graph.graph)
         torch.testing.assert_close(found.graph(logits, *found.tensors)[0], function(logits, x))
 
 

@@ -23,7 +23,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.likelihoods import densities
+from pyro_vae.likelihoods.densities import NegativeBinomial as NegativeBinomialDistribution
+from pyro_vae.likelihoods.densities import Poisson as PoissonDistribution
+from pyro_vae.likelihoods.densities import ZeroInflatedDistribution
 from pyro_vae.likelihoods.output import Likelihood
 from pyro_vae.networks import bounded_scale
 
@@ -74,7 +76,7 @@ class Poisson(Likelihood):
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         (raw,) = parameters
-        p = densities.Poisson(bounded_scale(raw, self.low, self.high))
+        p = PoissonDistribution(bounded_scale(raw, self.low, self.high))
         p.largest_mean = float(self.high)
         return p
 
@@ -147,7 +149,7 @@ class NegativeBinomial(Likelihood):
             (raw,), raw_theta = parameters, self.raw_inverse_dispersion
         theta = bounded_scale(raw_theta, 1e-3, 1e3)
         log_mean = bounded_scale(raw, self.low, self.high).log()
-        p = densities.NegativeBinomial(theta, logits=log_mean - theta.log())
+        p = NegativeBinomialDistribution(theta, logits=log_mean - theta.log())
         p.largest_mean = float(self.high)
         return p
 
@@ -164,7 +166,7 @@ class ZeroInflated(Likelihood):
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         gate, *others = parameters
-        return densities.ZeroInflatedDistribution(super().elementwise(*others), gate_logits=gate)
+        return ZeroInflatedDistribution(super().elementwise(*others), gate_logits=gate)
 
 
 class ZeroInflatedPoisson(ZeroInflated, Poisson):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.likelihoods import densities
+from pyro_vae.likelihoods.densities import Binomial as BinomialDistribution
 from pyro_vae.likelihoods.output import Likelihood, check_count
 
 __all__ = ["Binomial", "Categorical", "GreyLevels", "Levels", "Nominal"]
@@ -207,7 +207,7 @@ class Binomial(Likelihood):
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         (logits,) = parameters
         total_count = logits.new_full((), self.total_count)
-        return GreyLevels(densities.Binomial(total_count, logits=logits), self.total_count + 1)
+        return GreyLevels(BinomialDistribution(total_count, logits=logits), self.total_count + 1)
 
 
 class Nominal(Likelihood):

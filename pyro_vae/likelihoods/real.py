@@ -20,7 +20,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.likelihoods import densities
+from pyro_vae.likelihoods.densities import StudentT as StudentDistribution
 from pyro_vae.likelihoods.output import Likelihood
 from pyro_vae.networks import bounded_scale, inverse_bounded_scale
 
@@ -195,4 +195,4 @@ class StudentT(LocationScale):
         self.register_buffer("df", torch.tensor(float(df)))
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        return densities.StudentT(self.df, loc, scale)
+        return StudentDistribution(self.df, loc, scale)
