@@ -234,10 +234,9 @@ def mean_bound(
     """
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    ours = isinstance(objective, Objective)
-    nesting = objective.max_plate_nesting if ours else 1
+    nesting, enumerated = objective.max_plate_nesting, not isinstance(objective, Objective)
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=not ours)
+        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=enumerated)
     return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 

@@ -213,6 +213,23 @@ class TestWrongData:
         where = re.escape(f"data: found the value {value:g} at (7, {column}), outside the support of site 'x'")
         refused(vae.model, vae.guide, x, ValueError, f"^{where}, expected what {message}", tmp_path)
 
+    @pytest.mark.parametrize(
+        "name", ["Poisson", "NegativeBinomial", "ZeroInflatedPoisson", "ZeroInflatedNegativeBinomial"]
+    )
+    def test_counts_that_no_mean_explains(self, name):
+        part = every_likelihood(name)
+        x = part(torch.randn(20, LATENT_DIM)).sample()
+        index = (11, *(0,) * len(part.data_shape))
+        x[index] = 5e6
+        vae = vae_with(part)
+        where = re.escape(
+            f"x: found the count 5e+06 at {index}, above every mean of site 'x', expected at most high=1e+06"
+        )
+        with pytest.raises(ValueError, match=f"^{where} of its likelihood; give that a larger high$"):
+            pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=2)
+        part.high = 1e7
+        assert pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=2).values.isfinite().all()
+
     def test_pyros_own_validation_refuses_it_too(self):
         for name, (value, _) in REFUSED.items():
             part = every_likelihood(name)
