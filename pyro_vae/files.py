@@ -2,15 +2,17 @@
 
 A run may die at any moment; what it leaves on disk must still be readable. Everything this package writes
 therefore goes to a temporary name in the same folder, reaches the disk, and is then renamed over the old file, which
-POSIX and Windows both do atomically.
+POSIX and Windows both do atomically. A disk that is full, or a folder that cannot be written to, is said with the name
+of the file that was to be, not of the temporary one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["replacing", "write_text"]
@@ -22,6 +24,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The folder is made when missing. On an exception the temporary file is removed and ``path`` keeps its old content.
 
+    Raises
+    ------
+    OSError
+        If it cannot be written: the error has the number and the reason that the system gave, and names ``path``.
+
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     target = pathlib.Path(folder) / "note.txt"
@@ -31,20 +38,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
+    try:
+        with _temporary(path) as temporary:
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the user's colleagues
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of the class that the number stands for
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Make an empty file beside ``path``, and remove it in the end if it still has that name."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(descriptor)
-    temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the user's colleagues
-        os.replace(temporary, path)
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone, and what went wrong first is what counts
+            os.unlink(name)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
