@@ -133,25 +133,34 @@ def build(recipe: Any) -> Any:
     >>> build(pyro_vae.StandardNormal(3).recipe)
     StandardNormal(3)
     """
-    return _built(recipe, {})
+    try:
+        return _built(recipe, {}, "")
+    except RecursionError:
+        raise ValueError("recipe: found parts in parts without end, expected a program's") from None
 
 
-def _built(recipe: Any, parts: dict[int, Any]) -> Any:
+def _built(recipe: Any, parts: dict[int, Any], path: str) -> Any:
     if isinstance(recipe, list):
-        return tuple(_built(item, parts) for item in recipe)
+        return tuple(_built(item, parts, f"{path}[{index}]") for index, item in enumerate(recipe))
     if not isinstance(recipe, dict):
         return recipe
     if id(recipe) in parts:
         return parts[id(recipe)]
+    where = f"; in the part {path!r}" if path else ""
     if set(recipe) != {"class", "arguments"} or not isinstance(recipe["arguments"], dict):
-        raise ValueError(f"recipe: found the keys {sorted(map(str, recipe))}, expected 'class' and 'arguments'")
+        raise ValueError(f"recipe: found the keys {sorted(map(str, recipe))}, expected 'class' and 'arguments'{where}")
     if not isinstance(recipe["class"], str) or recipe["class"] not in _registry:
-        raise ValueError(f"recipe: found the class {recipe['class']!r}, expected one of {', '.join(sorted(_registry))}")
-    arguments = {name: _built(value, parts) for name, value in recipe["arguments"].items()}
+        choices = ", ".join(sorted(_registry))
+        raise ValueError(f"recipe: found the class {recipe['class']!r}, expected one of {choices}{where}")
+    arguments = {
+        name: _built(value, parts, f"{path}.{name}".removeprefix(".")) for name, value in recipe["arguments"].items()
+    }
     try:
         parts[id(recipe)] = _registry[recipe["class"]](**arguments)
-    except TypeError as error:
-        raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}") from error
+    except RecursionError:
+        raise
+    except Exception as error:  # arguments from a file can be wrong in any way
+        raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}{where}") from error
     return parts[id(recipe)]
 
 
