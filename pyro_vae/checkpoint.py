@@ -1,29 +1,51 @@
 """Saving and loading, with nothing executable inside.
 
 ``checkpoint.safetensors`` holds every parameter and buffer of a program, ``program.json`` the recipe that rebuilds a
-packaged one. Both are data: opening a stranger's folder runs no code of theirs.
+packaged one. Both are data: opening a stranger's folder runs no code of theirs, and allocates no more than the weights
+in it stand for.
+
+Each carries a checksum, :mod:`pyro_vae.digests`, that is compared when it is read. The file of the weights holds the
+recipe once more: a process that dies between the two files, while it writes another program over this one, leaves the
+weights with the recipe that they belong to.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pyro_vae.allocation import BoundedAllocation
+from pyro_vae.digests import digest_of_data, digest_of_tensors
 from pyro_vae.files import replacing, write_text
 from pyro_vae.handlers import bare
 from pyro_vae.missing import ObservedOnly
-from pyro_vae.modules import build, with_references, without_references
+from pyro_vae.modules import Rebuildable, build, with_references, without_references
+from pyro_vae.recipe_check import check_recipe
 
-__all__ = ["as_module", "load", "read_tensors", "restore", "save", "write_tensors"]
+__all__ = [
+    "as_module",
+    "check_tensors",
+    "load",
+    "parse",
+    "read_tensors",
+    "recipe_of",
+    "restore",
+    "save",
+    "write_tensors",
+]
 
 WEIGHTS, _PROGRAM = "checkpoint.safetensors", "program.json"
+_DIGEST = "sha256"
+_FORMAT = 1
 
 Folder = str | os.PathLike[str]
 
@@ -47,36 +69,96 @@ def _bare_module(program: nn.Module) -> nn.Module:
     return module
 
 
-def _recipe(program: nn.Module) -> dict[str, Any] | None:
-    if isinstance(program, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
-        recipes = [getattr(program[half], "recipe", None) for half in ("model", "guide")]
-        return recipes[0] if recipes[0] == recipes[1] else None
-    return getattr(program, "recipe", None)
+def recipe_of(module: nn.Module) -> Any:
+    """Return the recipe by which a file can rebuild what :func:`as_module` returned, or ``None`` if it has none.
+
+    Raises
+    ------
+    ValueError
+        If the program is no longer what its recipe says.
+    """
+    if isinstance(module, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
+        recipes = [getattr(module[half], "recipe", None) for half in ("model", "guide")]
+        recipe = recipes[0] if recipes[0] == recipes[1] else None
+    else:  # a half alone has a recipe too, but of the whole
+        recipe = module.recipe if isinstance(module, Rebuildable) else None
+    if recipe is not None:
+        check_recipe(recipe, module)
+    return recipe
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors to a safetensors file, atomically. Tensors that share memory are each written whole."""
+    """Write named tensors and text to a safetensors file, atomically, with a checksum of both.
+
+    Tensors that share memory are each written whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, a full disk for example.
+    """
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    metadata = dict(metadata or {})
+    metadata[_DIGEST] = digest_of_tensors(plain, metadata)
     with replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, temporary, metadata)
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:  # without a path, and not of a class that callers expect
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors, on the CPU, and its metadata.
+def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors, on the CPU, and its text. A file of before, without a checksum, is taken.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not a whole safetensors file.
+        If it is not a whole safetensors file, or not what was written, which is looked at unless ``verify`` is false.
     """
     if not path.is_file():
         raise FileNotFoundError(f"found no {path.name} in {path.parent}, expected a folder that save or fit wrote")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:  # the library has errors of several kinds for a file that is none of its own
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
+    digest = metadata.pop(_DIGEST, None)
+    if verify and digest is not None and digest != digest_of_tensors(tensors, metadata):
+        raise ValueError(f"{path}: {_CHANGED}")
+    return tensors, metadata
+
+
+_CHANGED = "found another content than was written (its checksum differs), expected an unchanged file"
+
+
+def check_tensors(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Refuse tensors that are not those of a program, by name, shape and kind of number.
+
+    A float may be another float: it is rounded when it is copied.
+
+    Raises
+    ------
+    ValueError
+        If a name is missing or unknown, or a shape or type differs.
+    """
+    expected = program.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        found_shape = tuple(tensors[name].shape) if name in tensors else "nothing"
+        expected_shape = tuple(expected[name].shape) if name in expected else "nothing"
+        if found_shape != expected_shape:
+            raise ValueError(f"{source}: leaf {name!r}: found {found_shape}, expected {expected_shape}")
+        found_dtype, expected_dtype = tensors[name].dtype, expected[name].dtype
+        if found_dtype != expected_dtype and not {found_dtype, expected_dtype} <= _FLOATS:
+            raise ValueError(f"{source}: leaf {name!r}: found {found_dtype}, expected {expected_dtype}")
+
+
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def restore(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -85,15 +167,26 @@ def restore(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -
     Raises
     ------
     ValueError
-        If a name is missing or unknown or a shape differs; nothing is copied then.
+        If a name is missing or unknown or a shape or type differs; nothing is copied then.
     """
-    expected = program.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        found_shape = tuple(tensors[name].shape) if name in tensors else "nothing"
-        expected_shape = tuple(expected[name].shape) if name in expected else "nothing"
-        if found_shape != expected_shape:
-            raise ValueError(f"{source}: leaf {name!r}: found {found_shape}, expected {expected_shape}")
+    check_tensors(program, tensors, source)
     program.load_state_dict(dict(tensors))
+
+
+def parse(source: object, text: str) -> Any:
+    """Read JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or lists in lists without end.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{source}: found lists in lists without end, expected JSON of some levels") from None
+    except ValueError as error:
+        raise ValueError(f"{source}: not JSON: {error}") from error
 
 
 def save(program: Any, folder: Folder) -> None:
@@ -105,6 +198,14 @@ def save(program: Any, folder: Folder) -> None:
         A packaged program such as :class:`pyro_vae.VAE`, any module, or a pair ``(model, guide)``.
     folder
         Made when missing. Each file is replaced whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If a part of a packaged program was replaced or changed after the program was built, so that it could not be
+        rebuilt; the message names the part.
+    OSError
+        If a file cannot be written; the error names it, and what was there before stays.
 
     Examples
     --------
@@ -118,12 +219,13 @@ def save(program: Any, folder: Folder) -> None:
     """
     module = as_module(program)
     folder = Path(folder)
-    description = {"format": 1, "recipe": with_references(_recipe(module))}
+    recipe = with_references(recipe_of(module))
+    description = {"format": _FORMAT, "recipe": recipe, _DIGEST: digest_of_data(recipe)}
     write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
-    write_tensors(folder / WEIGHTS, module.state_dict())
+    write_tensors(folder / WEIGHTS, module.state_dict(), {"recipe": json.dumps(recipe)})
 
 
-def load(folder: Folder, program: Any = None) -> Any:
+def load(folder: Folder, program: Any = None, *, verify: bool = True) -> Any:
     """Read back what :func:`save` or :func:`pyro_vae.fit` wrote.
 
     Parameters
@@ -133,6 +235,9 @@ def load(folder: Folder, program: Any = None) -> Any:
     program
         Where to load the weights: a module or a pair ``(model, guide)``, as given to ``save`` or ``fit``. ``None``
         rebuilds a packaged program from its recipe, on the CPU and in the dtype it was saved with.
+    verify
+        Compare the checksums. ``False`` says that you know that a file was changed; the recipe is then that of
+        ``program.json``.
 
     Returns
     -------
@@ -143,25 +248,59 @@ def load(folder: Folder, program: Any = None) -> Any:
     FileNotFoundError
         If the folder holds no checkpoint.
     ValueError
-        If the checkpoint does not fit the program (the message names the leaf and both shapes), is damaged, or has no
-        recipe while no program is given.
+        If the checkpoint does not fit the program (the message names the leaf and both shapes), is damaged, was changed
+        since it was written, describes a program that its weights are too few for, or has no recipe while no program is
+        given.
     """
     folder = Path(folder)
-    tensors, _ = read_tensors(folder / WEIGHTS)
+    path = folder / WEIGHTS
+    tensors, metadata = read_tensors(path, verify=verify)
     if program is None:
-        program = build(_read_recipe(folder / _PROGRAM))
+        try:
+            program = _rebuilt(folder / _PROGRAM, metadata.get("recipe"), tensors, verify)
+        except RecursionError:
+            raise ValueError(f"{folder / _PROGRAM}: found parts in parts without end, expected a program's") from None
+        check_tensors(program, tensors, path)
         program.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None))
-    restore(as_module(program), tensors, folder / WEIGHTS)
+    restore(as_module(program), tensors, path)
     return program
 
 
-def _read_recipe(path: Path) -> Any:
+def _rebuilt(path: Path, beside: str | None, tensors: Mapping[str, Tensor], verify: bool) -> nn.Module:
+    """Build the program in ``path``, or the one that is described beside the tensors."""
+    recipe, is_signed = _read_recipe(path, verify)
+    if verify and beside is not None:
+        written = parse(path.parent / WEIGHTS, beside)
+        if written != recipe and not is_signed:
+            raise ValueError(f"{path}: {_CHANGED}")
+        if written != recipe:  # it is whole, and describes weights that were never written
+            path, recipe = path.parent / WEIGHTS, written
     try:
-        recipe = without_references(json.loads(path.read_text(encoding="utf-8"))["recipe"])
+        recipe = without_references(recipe)
+        if not isinstance(recipe, dict):
+            raise ValueError("found no recipe (the program is not a packaged one), expected load(folder, program)")
+        with BoundedAllocation(tensors.values()):
+            program = build(recipe)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return program
+
+
+def _read_recipe(path: Path, verify: bool) -> tuple[Any, bool]:
+    """Read a recipe as it is in the file, and whether it has a checksum."""
+    try:
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileNotFoundError(f"found no {path.name} in {path.parent}, expected one beside {WEIGHTS}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a program description: {error}") from error
+    try:
+        data = json.loads(text)
+        recipe, form, digest = data["recipe"], data["format"], data.get(_DIGEST)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a program description: {error!r}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path}: found no recipe (the program is not a packaged one), expected load(folder, program)")
-    return recipe
+    if type(form) is not int or form != _FORMAT:
+        raise ValueError(f"{path}: found a description in format {form!r}, expected {_FORMAT}")
+    if verify and digest is not None and digest != digest_of_data(recipe):
+        raise ValueError(f"{path}: {_CHANGED}")
+    return recipe, digest is not None

@@ -2,12 +2,14 @@
 
 The state is a flat dictionary of tensors and a JSON document. It serves three times: written to ``last.safetensors`` it
 resumes a run that died, kept in memory it is where a diverged epoch goes back to, and run forward again it finds the
-step at which the epoch diverged.
+step at which the epoch diverged. What comes from a file is checked as a whole before any of it is used,
+:mod:`pyro_vae.state_check`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.batches import Batches
-from pyro_vae.checkpoint import WEIGHTS, read_tensors, restore, write_tensors
+from pyro_vae.checkpoint import WEIGHTS, check_tensors, parse, read_tensors, recipe_of, restore, write_tensors
 from pyro_vae.state import generators, set_generators
+from pyro_vae.state_check import (
+    check_generators,
+    check_groups,
+    check_position,
+    check_scheduler,
+    check_slots,
+    keys_kept,
+    slots_of,
+)
 
 __all__ = ["RunState"]
 
@@ -40,6 +51,7 @@ class RunState:
         self.seconds = 0.0  # spent on it
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
         self.epoch_generators = generators(self.device)  # as they were when it began
+        self._folder: Path | None = None  # that has the state in it
 
     def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
         """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
@@ -48,8 +60,9 @@ class RunState:
             self.epoch_generators = now
         set_generators(self.epoch_generators, self.device)
         rest = batches.picks()
-        for _ in range(self.epoch_step):
-            next(rest)
+        for step in range(self.epoch_step):
+            if next(rest, None) is None:
+                raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
         if self.epoch_step:
             set_generators(now, self.device)
         yield from rest
@@ -96,24 +109,19 @@ class RunState:
             "position": position,
             "records": list(self.records),
             "facts": self.facts,
-            "optimizer": {"param_groups": optimizer["param_groups"], "plain": plain},
-            "scheduler": None if self.scheduler is None else _keys_kept(self.scheduler.state_dict()),
+            "optimizer": {
+                "param_groups": optimizer["param_groups"],
+                "plain": plain,
+                "slots": sorted(index for index, values in optimizer["state"].items() if values),
+            },
+            "scheduler": None if self.scheduler is None else keys_kept(self.scheduler.state_dict()),
         }
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}, document
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Go back to a snapshot."""
-
-        def named(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-
-        restore(self.pair, named("program."), _FILE)
-        slots: dict[int, dict[str, Any]] = {}
-        for name, tensor in named("optimizer.").items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor.clone()
-        for index, values in document["optimizer"]["plain"].items():
-            slots.setdefault(int(index), {}).update(values)
+        restore(self.pair, _named(tensors, "program."), _FILE)
+        slots = _slots(tensors, document["optimizer"]["plain"])
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
         if self.scheduler is not None:
             self.scheduler.load_state_dict(_keys_back(document["scheduler"]))
@@ -121,13 +129,61 @@ class RunState:
             setattr(self, name, value)
         self.records[:] = document["records"]
         self.bounds.copy_(tensors["bounds"])
-        self.epoch_generators = named("epoch_generator.")
-        set_generators(named("generator."), self.device)
+        self.epoch_generators = _named(tensors, "epoch_generator.")
+        set_generators(_named(tensors, "generator."), self.device)
+
+    def check(self, tensors: dict[str, Tensor], document: dict[str, Any], source: object) -> None:
+        """Refuse a snapshot that is not one of this run, which has to be at its beginning.
+
+        Raises
+        ------
+        ValueError
+            For the first of its parts that is wrong; nothing is changed then.
+        """
+        check_tensors(self.pair, _named(tensors, "program."), source)
+        optimizer = document.get("optimizer")
+        if not isinstance(optimizer, dict) or not isinstance(optimizer.get("plain"), dict):
+            raise ValueError(f"{source}: optimizer: found no state of one, expected param_groups and plain")
+        if (document.get("scheduler") is None) != (self.scheduler is None):
+            raise ValueError(
+                f"{source}: scheduler: found none or one too many, expected {type(self.scheduler).__name__}"
+            )
+        kinds = r"(program|generator|epoch_generator)\..*|optimizer\.(0|[1-9][0-9]{0,8})\.[^.]+|bounds"
+        for name in tensors:
+            if not re.fullmatch(kinds, name):
+                raise ValueError(f"{source}: found the tensor {name!r}, expected none of that name")
+        for index, values in optimizer["plain"].items():
+            if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index) or not isinstance(values, dict):
+                raise ValueError(f"{source}: optimizer: plain: found {index!r}, expected slots by parameters' numbers")
+        expected = self.optimizer.state_dict()["param_groups"]
+        check_groups(source, optimizer.get("param_groups"), expected)
+        slots = _slots(tensors, optimizer["plain"])
+        check_slots(source, slots, slots_of(self.optimizer), optimizer.get("slots"))
+        if self.scheduler is not None:
+            check_scheduler(source, document["scheduler"], self.scheduler)
+        check_position(source, document.get("position"), document.get("records"))
+        now = generators(self.device)
+        check_generators(source, "generator", _named(tensors, "generator."), now)
+        check_generators(source, "epoch_generator", _named(tensors, "epoch_generator."), now)
+        bounds = tensors.get("bounds")
+        if bounds is None or bounds.dtype != torch.float64 or bounds.shape != (2,) or not bounds.isfinite().all():
+            raise ValueError(f"{source}: bounds: found {bounds}, expected two finite sums in float64")
 
     def write(self, folder: Path) -> None:
-        """Write the state to ``last.safetensors``, atomically."""
+        """Write the state to ``last.safetensors``, atomically.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is no longer where it was: the folder was moved or emptied while the run went on.
+        OSError
+            If it cannot be written; the state before stays.
+        """
+        if folder == self._folder and not (folder / _FILE).is_file():
+            raise FileNotFoundError(f"checkpoint: found no {_FILE} in {folder}, expected the one that this run wrote")
         tensors, document = self.snapshot()
         write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
+        self._folder = folder
 
     def open(self, folder: Path, resume: bool, facts: dict[str, Any]) -> None:
         """Start a run in ``folder``, or take up the one that is there. ``facts`` must be the same when it is taken up.
@@ -139,10 +195,12 @@ class RunState:
         FileNotFoundError
             If it holds none and ``resume`` is true.
         ValueError
-            If the run there was made with other facts, another program or another optimiser.
+            If the run there was made with other facts, another program or another optimiser, or was changed since; or
+            if the program could not be saved, as a part of it was replaced after it was built.
         """
         self.facts = facts
         path = folder / _FILE
+        recipe_of(self.pair)  # what cannot be saved later is refused now
         if not resume:
             if path.exists() or (folder / WEIGHTS).exists():
                 raise FileExistsError(
@@ -151,26 +209,33 @@ class RunState:
             self.write(folder)
             return
         tensors, metadata = read_tensors(path)
-        try:
-            document = json.loads(metadata["run"])
-            found, form = document["facts"], document["format"]
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}: not the state of a training run: {error!r}") from error
-        if form != _FORMAT:
-            raise ValueError(f"{path}: found a run in format {form}, expected {_FORMAT}: begin it anew")
+        document = parse(path, metadata.get("run", "null"))
+        if not isinstance(document, dict) or not isinstance(document.get("facts"), dict):
+            raise ValueError(f"{path}: not the state of a training run: found {str(document)[:100]}")
+        found, form = document["facts"], document.get("format")
+        if type(form) is not int or form != _FORMAT:
+            raise ValueError(f"{path}: found a run in format {form!r}, expected {_FORMAT}: begin it anew")
         for name, value in facts.items():
             if found.get(name) != value:
                 raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")
+        self.check(tensors, document, path)
         self.restore(tensors, document)
+        self._folder = folder
 
 
-def _keys_kept(value: Any) -> Any:
-    """Write a dictionary whose keys are not strings, such as the milestones of a schedule, so that JSON keeps them."""
-    if isinstance(value, dict):
-        if all(isinstance(key, str) for key in value):
-            return {key: _keys_kept(item) for key, item in value.items()}
-        return {"items": [[key, item] for key, item in value.items()]}
-    return [_keys_kept(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _slots(tensors: dict[str, Tensor], plain: dict[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The optimiser's slots, by parameter and name."""
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in _named(tensors, "optimizer.").items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = tensor.clone()
+    for index, values in plain.items():
+        slots.setdefault(int(index), {}).update(values)
+    return slots
 
 
 def _keys_back(value: Any) -> Any:
