@@ -23,17 +23,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import torch
 
 import pyro_vae
 from pyro_vae import plots
+from pyro_vae.allocation import BoundedAllocation
+from pyro_vae.checkpoint import read_tensors
 from pyro_vae.evaluation import mean_bound
-from pyro_vae.files import write_text
+from pyro_vae.files import replacing, write_text
 from pyro_vae.networks import Activation
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.precision import Precision
@@ -79,8 +81,8 @@ def widths(text: str) -> int | list[int]:
     return numbers if "," in text else numbers[0]
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = make(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--data", default="digits", metavar="NAME|FILE.npy",
                       help="digits, mnist, fashion_mnist, frey_faces, or a .npy file of your own, one datum a row "
@@ -154,7 +156,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
                          help="importance samples per test image for log p(x) (default: 1000)")  # fmt: skip
     results.add_argument("--out", metavar="DIR", help="folder for the results (default: a new one under runs/)")
     results.add_argument("--resume", metavar="RUN", help="go on with the run in this folder; its own settings apply")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    parser = parser or make_parser()
     args = parser.parse_args(argv)
+    if not -(2**63) <= args.seed < 2**63:
+        parser.error(f"argument --seed: found {args.seed}, expected an integer of 64 bits")
     if args.hidden_dims and any(isinstance(group, list) for group in args.hidden_dims):
         args.hidden_dims = [group if isinstance(group, list) else [group] for group in args.hidden_dims]
     for name in ("latent_dim", "num_blocks", "epochs", "batch_size", "eval_particles", "num_particles", "num_batches"):
@@ -185,12 +194,58 @@ def load_data(config: dict[str, Any]) -> pyro_vae.data.Splits:
     return pyro_vae.data.load(source, config["data_root"], binarize, seed=config["seed"])
 
 
+# What has been in every config.json; of what came later, the default is what there was before.
+REQUIRED = ("data", "data_root", "binarize", "likelihood", "objective", "epochs", "batch_size", "lr", "seed", "device",
+            "eval_particles", "kl_weight", "warm_up")  # fmt: skip
+
+
+class ConfigParser(argparse.ArgumentParser):
+    """Settings of a file, held to what the command line takes."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_config(folder: Path, argument: str) -> dict[str, Any]:
+    """The settings of a run, each of the type and among the choices that the command line has for it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{argument}: found no config.json in {folder}, expected a folder of train_vae.py")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"found {type(config).__name__}, expected the settings by name")
+        parser = make_parser(ConfigParser)
+        args = vars(parse(as_arguments(config, vars(parser.parse_args([]))), parser))
+        options = *OBJECTIVES[args["objective"]][1], *PROGRAMS[args["program"]][1]
+        for name in (*REQUIRED, *options):
+            if name not in config:
+                raise ValueError(f"found no {name!r}, expected one as in every run")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {str(error)[:300]}") from error
+    return config | {name: args[name] for name in args if name in config}
+
+
+def as_arguments(config: dict[str, Any], known: dict[str, Any]) -> list[str]:
+    """The command line that stands for settings."""
+    arguments = []
+    for name, value in config.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name not in known or value is None:
+            continue
+        if name == "batch_norm" and isinstance(value, bool):
+            arguments += [flag] * value
+        elif isinstance(value, list):
+            groups = [",".join(map(str, item)) if isinstance(item, list) else str(item) for item in value]
+            arguments += [flag, *groups]
+        else:
+            arguments.append(f"{flag}={value}")
+    return arguments
+
+
 def load_run(run: str) -> tuple[dict[str, Any], Any]:
     """The settings and the VAE of a run that is done."""
-    folder = Path(run)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"RUN: found no config.json in {folder}, expected a folder that train_vae.py wrote")
-    return json.loads((folder / "config.json").read_text()), pyro_vae.load(folder)
+    return read_config(Path(run), "RUN"), pyro_vae.load(run)
 
 
 def best_device(name: str) -> torch.device:
@@ -209,9 +264,7 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """Settings and folder: from the command line, or those of the run that is resumed."""
     if args.resume:
         folder = Path(args.resume)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"--resume: found no config.json in {folder}, expected the folder of a run")
-        return json.loads((folder / "config.json").read_text()), folder
+        return read_config(folder, "--resume"), folder
     config = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
     if args.data_root:
         config["data_root"] = str(Path(args.data_root).resolve())  # --resume and evaluate.py may run elsewhere
@@ -230,10 +283,19 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     return config | {"pyro_vae": pyro_vae.__version__, "torch": torch.__version__}, folder
 
 
-def build(config: dict[str, Any], splits: pyro_vae.data.Splits) -> Any:
+def build(config: dict[str, Any], splits: pyro_vae.data.Splits, resumed: Path | None = None) -> Any:
     torch.manual_seed(config["seed"])
     make, options = PROGRAMS[config.get("program", "vae")]  # runs of version 0.1.0 had no choice
-    vae: Any = make(splits.data_shape, **{name: config[name] for name in options}, likelihood=config["likelihood"])
+    arguments = {name: config[name] for name in options} | {"likelihood": config["likelihood"]}
+    if resumed is None:
+        vae: Any = make(splits.data_shape, **arguments)
+    else:
+        tensors, _ = read_tensors(resumed / "last.safetensors")
+        try:
+            with BoundedAllocation(tensors.values()):
+                vae = make(splits.data_shape, **arguments)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{resumed / 'config.json'}: {error}") from error
     if config["likelihood"] == "bernoulli" and make is not pyro_vae.ConvLadderVAE:
         vae.likelihood.start_at_mean(splits.train.mean())
     return vae
@@ -259,7 +321,8 @@ def draw(vae: Any, splits: pyro_vae.data.Splits, history: pyro_vae.History, fold
             with torch.no_grad():
                 figures["manifold"] = plots.manifold(vae.likelihood(z.to(vae.prior.loc)).mean, coordinates)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        with replacing(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=150)
 
 
 def weighed(vae: Any, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -275,6 +338,11 @@ def weighed(vae: Any, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.
 def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
     make, options = OBJECTIVES[config["objective"]]
     objective = make(**{name: config[name] for name in options})
+    if resume:  # before a batch is run with it, which may take more memory than there is
+        state = json.loads(read_tensors(folder / "last.safetensors")[1].get("run", "{}"))
+        before = state["facts"]["objective"] if "facts" in state else None
+        if before != repr(objective):
+            raise ValueError(f"{folder / 'config.json'}: objective: found {objective}, expected {before} as before")
     model, guide = weighed(vae, math.ceil(len(splits.train) / config["batch_size"]), config)
     kl = "" if model is vae.model else f" under {model}"
     print(f"{len(splits.train)} training data {splits.data_shape}, {type(vae).__name__}, {objective}{kl}, "
@@ -328,20 +396,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, folder = configure(args)
         splits = load_data(config)
-        vae = build(config, splits).to(best_device(config["device"]))
+        vae = build(config, splits, folder if args.resume else None).to(best_device(config["device"]))
         history = train(vae, splits, config, folder, resume=bool(args.resume))
         if history.interrupted:
             print(f"interrupted; python examples/train_vae.py --resume {folder} goes on", file=sys.stderr)
             return 130
         vae = pyro_vae.load(folder).to(best_device(config["device"]))  # the weights of the best epoch
         metrics = score(vae, splits, config)
+        metrics["best_epoch"] = history.best["epoch"]
+        metrics["training_seconds"] = round(sum(record["seconds"] for record in history.records), 3)
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        draw(vae, splits, history, folder)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"train_vae.py: {error}", file=sys.stderr)
         return 2
-    metrics["best_epoch"] = history.best["epoch"]
-    metrics["training_seconds"] = round(sum(record["seconds"] for record in history.records), 3)
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    draw(vae, splits, history, folder)
     print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
     print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f}{mark} nats per datum "
           "({num_particles} importance samples, whose Monte Carlo error is the ±)"

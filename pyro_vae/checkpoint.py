@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 WEIGHTS, _PROGRAM = "checkpoint.safetensors", "program.json"
-_DIGEST = "sha256"
+_TEXT, _DIGEST = "pyro_vae", "sha256"
 _FORMAT = 1
 
 Folder = str | os.PathLike[str]
@@ -98,11 +98,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         If it cannot be written, a full disk for example.
     """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    metadata = dict(metadata or {})
-    metadata[_DIGEST] = digest_of_tensors(plain, metadata)
+    text = dict(metadata or {})
+    text[_DIGEST] = digest_of_tensors(plain, text)
+    header = {_TEXT: json.dumps(text, sort_keys=True)}  # one entry, since the library writes several in any order
     with replacing(path) as temporary:
         try:
-            save_file(plain, temporary, metadata)
+            save_file(plain, temporary, header)
         except SafetensorError as error:  # without a path, and not of a class that callers expect
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
@@ -123,15 +124,18 @@ def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor],
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:  # the library has errors of several kinds for a file that is none of its own
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    digest = metadata.pop(_DIGEST, None)
-    if verify and digest is not None and digest != digest_of_tensors(tensors, metadata):
+    text = parse(path, header[_TEXT]) if _TEXT in header else header
+    if not isinstance(text, dict) or not all(isinstance(value, str) for value in text.values()):
+        raise ValueError(f"{path}: found text of another form in its header, expected strings by name")
+    digest = text.pop(_DIGEST, None)
+    if verify and digest is not None and digest != digest_of_tensors(tensors, text):
         raise ValueError(f"{path}: {_CHANGED}")
-    return tensors, metadata
+    return tensors, text
 
 
 _CHANGED = "found another content than was written (its checksum differs), expected an unchanged file"

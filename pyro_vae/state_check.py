@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,15 +47,14 @@ def slots_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
     >>> {name: tuple(slot.shape) for name, slot in slots_of(torch.optim.Adam([weight]))[0].items()}
     {'step': (), 'exp_avg': (2,), 'exp_avg_sq': (2,)}
     """
-    own = {
-        name: value for name, value in vars(optimizer).items() if name not in ("step", "state")
-    }  # a scheduler's step
+    own = {name: value for name, value in vars(optimizer).items() if name != "step"}  # patched by a scheduler, if there
     own |= {name: OrderedDict() for name in own if name.endswith("_hooks")}
     twin = object.__new__(type(optimizer))
-    vars(twin).update(copy.deepcopy(own), state=defaultdict(dict))
+    vars(twin).update(copy.deepcopy(own))
     for group in twin.param_groups:
         for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
+            zeros = torch.zeros_like(parameter)
+            parameter.grad = zeros.to_sparse() if isinstance(twin, torch.optim.SparseAdam) else zeros
     step: Callable[..., Any] = type(twin).step
     devices = {p.device for group in twin.param_groups for p in group["params"] if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
