@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test fuzz-files lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -33,6 +33,9 @@ train: $(STAMP)-run ## install, and train a VAE on real handwritten digits (ARGS
 # A process a core, each with one thread: the tests are small, and the threads of several workers would only collide.
 test: $(STAMP)-test ## install, and run the whole test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at random, and say what came of it (ARGS="500 --seed 1")
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_files $(ARGS)
 
 lint: $(STAMP)-dev ## look for mistakes in the code
 	$(BIN)/python -m ruff check .

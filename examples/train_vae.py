@@ -24,6 +24,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -355,10 +356,11 @@ def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder
             batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
             clip_norm=config.get("clip_norm"), seed=config["seed"], checkpoint=folder, resume=resume, **speed(config),
         )  # fmt: skip
-    except (ValueError, TypeError):
-        if not resume and not (folder / "last.safetensors").exists():  # refused before it began: leave nothing behind
-            (folder / "config.json").unlink()
-            folder.rmdir()
+    except (ValueError, TypeError, OSError):
+        if not resume and not (folder / "last.safetensors").exists():  # it never began: leave nothing behind
+            with suppress(OSError):
+                (folder / "config.json").unlink()
+                folder.rmdir()
         raise
 
 

@@ -140,9 +140,11 @@ def check_form(name: str, found: Any, expected: Any, moved: tuple[str, ...] | No
     """
     is_free = is_free or moved is None
     if isinstance(expected, dict):
-        if not isinstance(found, dict) or found.keys() != expected.keys():
-            keys = sorted(found) if isinstance(found, dict) else found
-            raise ValueError(f"{name}: found {_short(keys)}, expected the keys {_short(sorted(expected))}")
+        if not isinstance(found, dict):
+            raise ValueError(f"{name}: found {_short(found)}, expected the keys {_short(sorted(expected))}")
+        for key in sorted(found.keys() ^ expected.keys()):
+            was, has = ("one", "none") if key in found else ("none", "one")
+            raise ValueError(f"{name}: key {key!r}: found {was}, expected {has}")
         for key, value in expected.items():
             own = is_free or (moved is not None and key in moved)
             check_form(f"{name}: {key}", found[key], value, moved, own)

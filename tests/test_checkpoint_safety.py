@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import json
 import os
 import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 import pyro_vae
 from pyro_vae import checkpoint, training
@@ -43,12 +46,91 @@ class TestDamage:
             pyro_vae.load(tmp_path, program)
         assert same(weights(program), before)
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 1}', "\ufeff{}"])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "3", '{"format": 1}', "\ufeff{}", "[" * 10**5, '{"format": ' + "[" * 10**5]
+    )
     def test_a_damaged_description(self, text, tmp_path):
         pyro_vae.save(vae(), tmp_path)
         (tmp_path / "program.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="program.json: not a program description: "):
             pyro_vae.load(tmp_path)
+
+    @pytest.mark.parametrize("form", [999, 0, True, "1", None, 1.0])
+    def test_an_unknown_format_is_refused_by_its_name(self, form, tmp_path):
+        pyro_vae.save(vae(), tmp_path)
+        description = json.loads((tmp_path / "program.json").read_text())
+        (tmp_path / "program.json").write_text(json.dumps(description | {"format": form}))
+        with pytest.raises(ValueError, match=f"program.json: found a description in format {form!r}, expected 1"):
+            pyro_vae.load(tmp_path)
+
+    @pytest.mark.parametrize("depth", [400, 900, 10**4])
+    def test_parts_in_parts_without_end(self, depth, tmp_path):
+        pyro_vae.save(vae(), tmp_path)
+        part = '{"class": "DiagonalNormal", "arguments": {"network": '
+        text = '{"format": 1, "recipe": ' + depth * part + "1" + depth * "}}" + "}"
+        (tmp_path / "program.json").write_text(text)
+        with pytest.raises(ValueError, match=f"^{tmp_path}/"):
+            pyro_vae.load(tmp_path, verify=False)
+
+    @pytest.mark.parametrize(
+        ("dtype", "refused"),
+        [(torch.int64, True), (torch.bool, True), (torch.complex64, True), (torch.float64, False), (torch.half, False)],
+    )
+    def test_an_integer_is_no_weight_and_another_float_is(self, dtype, refused, tmp_path):
+        pyro_vae.save(vae(), tmp_path)
+        tensors, _ = checkpoint.read_tensors(tmp_path / WEIGHTS)
+        name = "model.likelihood.network.output.bias"
+        checkpoint.write_tensors(tmp_path / WEIGHTS, tensors | {name: torch.ones(16, dtype=dtype)})
+        if refused:
+            with pytest.raises(ValueError, match=f"leaf '{name}': found {dtype}, expected torch.float32"):
+                pyro_vae.load(tmp_path)
+        else:
+            assert pyro_vae.load(tmp_path).model.likelihood.network.output.bias.eq(1).all()
+
+
+class TestChecksums:
+    def test_a_flipped_bit_is_seen_in_every_tensor_and_can_be_known_of(self, tmp_path):
+        pyro_vae.save(vae(), tmp_path)
+        whole = (tmp_path / WEIGHTS).read_bytes()
+        start = 8 + int.from_bytes(whole[:8], "little")
+        for where in range(start, len(whole), 37):
+            content = bytearray(whole)
+            content[where] ^= 1
+            (tmp_path / WEIGHTS).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{tmp_path / WEIGHTS}: found another content than was written"):
+                pyro_vae.load(tmp_path)
+            pyro_vae.load(tmp_path, verify=False)
+
+    def test_a_recipe_that_was_edited_is_seen_and_can_be_known_of(self, tmp_path):
+        pyro_vae.save(vae(), tmp_path)
+        description = json.loads((tmp_path / "program.json").read_text())
+        description["recipe"]["arguments"]["activation"] = "relu"
+        (tmp_path / "program.json").write_text(json.dumps(description))
+        with pytest.raises(ValueError, match="program.json: found another content than was written"):
+            pyro_vae.load(tmp_path)
+        assert "ReLU" in str(pyro_vae.load(tmp_path, verify=False))
+
+    def test_files_of_before_load(self, tmp_path):
+        program = perturbed(vae())
+        (tmp_path / "program.json").write_text(json.dumps({"format": 1, "recipe": program.recipe}))
+        save_file(program.state_dict(), tmp_path / WEIGHTS)
+        assert same(weights(pyro_vae.load(tmp_path)), weights(program))
+
+    def test_a_process_that_dies_between_the_two_files_leaves_what_was_there(self, tmp_path, monkeypatch):
+        old = perturbed(vae())
+        pyro_vae.save(old, tmp_path)
+        monkeypatch.setattr(checkpoint, "write_tensors", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pyro_vae.save(pyro_vae.VAE((4, 4), 3, (7,), "gaussian"), tmp_path)
+        assert "gaussian" in (tmp_path / "program.json").read_text()
+        assert same(weights(pyro_vae.load(tmp_path)), weights(old))
+
+    def test_equal_programs_give_equal_files(self, tmp_path):
+        program = vae()
+        for name in ("a", "b"):
+            pyro_vae.save(program, tmp_path / name)
+        for file in (WEIGHTS, "program.json"):
+            assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 class TestMalice:
@@ -83,8 +165,10 @@ class TestMalice:
         pyro_vae.save(vae(), tmp_path)
         (tmp_path / "program.json").write_text(json.dumps({"format": 1, "recipe": recipe}))
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="program.json: found another content than was written"):
             pyro_vae.load(tmp_path)
+        with pytest.raises(ValueError, match="program.json: "):
+            pyro_vae.load(tmp_path, verify=False)
         assert ran == [] and not (tmp_path / "pwned").exists()
 
     def test_nothing_is_pickled(self, tmp_path, monkeypatch):
@@ -104,6 +188,34 @@ class TestMalice:
         training.fit(program.model, program.guide, X, num_epochs=2, **options, resume=True)
         pyro_vae.load(tmp_path)
         pyro_vae.save(program, tmp_path / "copy")
+
+
+class TestFullDisk:
+    def test_what_the_library_says_becomes_an_error_with_number_and_path(self, tmp_path, monkeypatch):
+        old = perturbed(vae())
+        pyro_vae.save(old, tmp_path)
+
+        def full(tensors, path, metadata=None):
+            path.write_bytes(b"half of a file")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(OSError) as caught:
+            pyro_vae.save(perturbed(vae()), tmp_path)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / WEIGHTS))
+        assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, "program.json"}
+        assert same(weights(pyro_vae.load(tmp_path)), weights(old))
+
+    def test_a_folder_that_is_a_file(self, tmp_path):
+        (tmp_path / "run").write_text("here")
+        program = vae()
+        for write in (
+            lambda: pyro_vae.save(program, tmp_path / "run"),
+            lambda: training.fit(program.model, program.guide, X, batch_size=3, num_epochs=1, progress=False,
+                                 checkpoint=tmp_path / "run"),
+        ):  # fmt: skip
+            with pytest.raises(NotADirectoryError, match=f"'{tmp_path / 'run'}/"):
+                write()
 
 
 class TestAtomicity:

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -330,6 +331,52 @@ def test_wrong_arguments_are_named_in_one_line(run, tmp_path, arguments, message
     assert done.returncode == 2
     assert re.search(message, done.stderr) and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("[", "Expecting value"),
+        ("3", "found int, expected the settings by name"),
+        ({"epochs": "many"}, "argument --epochs: invalid int value: 'many'"),
+        ({"epochs": 1.5}, "argument --epochs: invalid int value: '1.5'"),
+        ({"batch_size": True}, "argument --batch-size: invalid int value: 'True'"),
+        ({"program": "gan"}, "argument --program: invalid choice: 'gan'"),
+        ({"objective": ["elbo", "iwae"]}, "unrecognized arguments: iwae"),
+        ({"hidden_dims": [0.5]}, "argument --hidden-dims: invalid widths value: '0.5'"),
+        ({"latent_dim": None}, "VAE: found .* latent_dim=None, expected both"),
+        ({"hidden_dims": [10**9]}, r"MB to be allocated, expected at most \d+ MB"),
+        ({"hidden_dims": [1] * 10**5}, "found more than 96 tensors to be made"),
+        ({"seed": 2**70}, "argument --seed: found 1180591620717411303424, expected an integer of 64 bits"),
+        ({"lr": {}}, "argument --lr: invalid float value: '{}'"),
+        ({"data": ...}, "found no 'data', expected one as in every run"),
+    ],
+)
+def test_damaged_settings_are_named_in_one_sentence(monkeypatch, tmp_path, change, message):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    train_vae = importlib.import_module("train_vae")
+    config, _ = train_vae.configure(train_vae.parse(["--hidden-dims", "5", "--out", str(tmp_path / "run")]))
+    pyro_vae.checkpoint.write_tensors(tmp_path / "last.safetensors", pyro_vae.VAE((4, 4), 10, (5,)).state_dict())
+    splits = SimpleNamespace(data_shape=(4, 4), train=torch.full((4, 4), 0.5))
+    text = change if isinstance(change, str) else {k: v for k, v in (config | change).items() if v is not ...}
+    (tmp_path / "config.json").write_text(change if isinstance(change, str) else json.dumps(text))
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'config.json'}: .*({message})"):
+        train_vae.build(train_vae.read_config(tmp_path, "--resume"), splits, tmp_path)
+
+
+def test_settings_as_they_were_written_are_read_back(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    train_vae = importlib.import_module("train_vae")
+    for given in (
+        [],
+        ["--program", "hvae", "--hidden-dims", "6", "10,8"],
+        ["--program", "ladder", "--batch-norm"],
+        ["--program", "conv-ladder"],
+        ["--objective", "renyi", "--alpha", "-0.5", "--lr", "1e-4"],
+    ):
+        config, _ = train_vae.configure(train_vae.parse([*given, "--out", str(tmp_path / "run")]))
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert train_vae.read_config(tmp_path, "--resume") == config
 
 
 def test_evaluating_no_run_is_refused(run, tmp_path):
