@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -164,12 +163,13 @@ def _is_equal(found: Any, expected: Any) -> bool:
 def _is_one_kind(found: Any, expected: Any) -> bool:
     if type(expected) not in (int, float):
         return type(found) is type(expected)
-    least = min(expected, 0) if type(expected) is int else -_LARGEST  # a count, or any number
-    return _is_number(found, least) or (found == expected and type(found) is float)  # one that is infinite at first
+    if type(expected) is int:
+        return _is_number(found) and min(expected, 0) <= found <= _LARGEST  # a count
+    return _is_number(found) or (found == expected and type(found) is float)  # one that is infinite at first
 
 
-def _is_number(value: Any, at_least: float = 0) -> bool:
-    return type(value) in (int, float) and at_least <= value <= _LARGEST
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e300
 
 
 def _is_count(value: Any) -> bool:
@@ -229,7 +229,7 @@ def check_position(source: object, position: Any, records: Any) -> None:
         keys = sorted(position) if isinstance(position, dict) else position
         raise ValueError(f"{source}: position: found {_short(keys)}, expected {', '.join(counts)} and seconds")
     for name, value in position.items():
-        if not (_is_number(value) if name == "seconds" else _is_count(value)):
+        if not (_is_number(value) and value >= 0 if name == "seconds" else _is_count(value)):
             kind = "seconds" if name == "seconds" else "a count"
             raise ValueError(f"{source}: position: {name}: found {_short(value)}, expected {kind}")
     if not isinstance(records, list):
@@ -252,20 +252,16 @@ def _check_record(name: str, epoch: int, record: Any) -> None:
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "epoch": (lambda value: type(value) is int and value == epoch, str(epoch)),
         "step": (_is_count, "a count"),
-        "learning_rate": (_is_float, "a number"),
-        "seconds": (_is_float, "a number"),
+        "learning_rate": (_is_number, "a number"),
+        "seconds": (_is_number, "a number"),
     }
-    kinds |= dict.fromkeys(("train_bound", "train_loss"), (_is_float, "a number"))
-    kinds |= dict.fromkeys(("valid_bound", "valid_loss"), (lambda v: v is None or _is_float(v), "a number or null"))
+    kinds |= dict.fromkeys(("train_bound", "train_loss"), (_is_number, "a number"))
+    kinds |= dict.fromkeys(("valid_bound", "valid_loss"), (lambda v: v is None or _is_number(v), "a number or null"))
     if not isinstance(record, dict):
         raise ValueError(f"{name}: found {_short(record)}, expected a record")
     for key, (is_right, expected) in kinds.items():
         if key not in record or not is_right(record[key]):
             raise ValueError(f"{name}: {key}: found {_short(record.get(key))}, expected {expected}")
     for key, value in record.items():
-        if key not in kinds and not (value is None or isinstance(value, (bool, str)) or _is_float(value)):
+        if key not in kinds and not (value is None or isinstance(value, (bool, str)) or _is_number(value)):
             raise ValueError(f"{name}: {key}: found {_short(value)}, expected plain data")
-
-
-def _is_float(value: Any) -> bool:
-    return type(value) in (int, float) and not math.isnan(value) and abs(value) < 1e300
