@@ -108,6 +108,9 @@ def check_groups(source: object, found: Any, expected: list[dict[str, Any]]) -> 
         For the first that differs.
     """
     check_form(f"{source}: optimizer: param_groups", found, _as_json(expected), _MOVED_IN_GROUPS)
+    for group in found:
+        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
+            raise ValueError(f"{source}: optimizer: betas: found {group['betas']}, expected numbers in [0, 1)")
 
 
 def check_scheduler(source: object, found: Any, scheduler: Any) -> None:
