@@ -316,7 +316,7 @@ def outcome(rng: random.Random, file: str, folder: Path, known: Honest) -> tuple
     files = dict(known.files[run])
     try:
         files[NAMES[file]] = edit(rng, file, files[NAMES[file]], folder / "scratch")
-    except (RecursionError, RuntimeError, ValueError):  # an edit that cannot be written down is none
+    except (RecursionError, RuntimeError, ValueError, OverflowError):  # an edit that cannot be written down is none
         return outcome(rng, file, folder, known)
     if rng.random() < 0.02:
         del files[NAMES[file]]
