@@ -47,19 +47,23 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    folder = Path(args.run)
     try:
-        config, vae = load_run(args.run)
-        vae.to(best_device(args.device))
-        x = load_data(config).test[: args.num_data]
-        score = pyro_vae.log_likelihood(
-            vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
-        )
-        diagnosis = diagnose(vae.model, vae.guide, x, num_data_mi=args.num_data_mi, seed=args.seed, threshold=THRESHOLD)
+        evaluate(args)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    return 0
 
+
+def evaluate(args: argparse.Namespace) -> None:
+    folder = Path(args.run)
+    config, vae = load_run(args.run)
+    vae.to(best_device(args.device))
+    x = load_data(config).test[: args.num_data]
+    score = pyro_vae.log_likelihood(
+        vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
+    )
+    diagnosis = diagnose(vae.model, vae.guide, x, num_data_mi=args.num_data_mi, seed=args.seed, threshold=THRESHOLD)
     over_data = score.values.std().item() / len(x) ** 0.5
     quantiles = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device=score.ess.device)
     summary = {
@@ -103,7 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     plots.kl_per_unit(diagnosis.kl_per_unit, active).savefig(folder / "kl_per_unit.png", dpi=150)
     print(f"written to {folder / 'evaluation.json'} and {folder / 'kl_per_unit.png'}")
-    return 0
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
