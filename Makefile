@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test fuzz-files lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test fuzz-calls fuzz-files lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -36,6 +36,9 @@ test: $(STAMP)-test ## install, and run the whole test suite (ARGS="-k iwae" sel
 
 fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at random, and say what came of it (ARGS="500 --seed 1")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_files $(ARGS)
+
+fuzz-calls: $(STAMP)-test ## install, and make 10,000 calls with a wrong argument each (ARGS="calls seed"): none may go wrong
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.runtime.fuzz $(ARGS)
 
 lint: $(STAMP)-dev ## look for mistakes in the code
 	$(BIN)/python -m ruff check .

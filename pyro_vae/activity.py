@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.batches import Batches, as_batches
+from pyro_vae.errors import failing_on
 from pyro_vae.handlers import Program
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
+from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace, Site, random_sites
@@ -25,9 +26,12 @@ from pyro_vae.traces import PairTrace, Site, random_sites
 __all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means", "update_means"]
 
 
+@checked
 @exclusive("posterior_means")
 @torch.no_grad()
-def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: int = 0) -> dict[str, Tensor]:
+def posterior_means(
+    guide: Program, x: AnyData, *, batch_size: PositiveInteger = 500, seed: Seed = 0
+) -> dict[str, Tensor]:
     r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
 
     In a hierarchy a layer's mean is taken given one draw of the layers sampled before it. Sites whose distribution
@@ -45,9 +49,10 @@ def posterior_means(guide: nn.Module, x: Any, *, batch_size: int = 500, seed: in
     return {name: torch.cat(parts) for name, parts in means.items()}
 
 
+@checked
 @exclusive("active_units")
 @torch.no_grad()
-def active_units(guide: nn.Module, x: Any, *, threshold: float = 1e-2) -> dict[str, int]:
+def active_units(guide: Program, x: AnyData, *, threshold: NonNegativeNumber = 1e-2) -> dict[str, int]:
     r"""Count the units of each latent site that the guide uses.
 
     .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr) > 0.01
@@ -123,7 +128,8 @@ def portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tens
 
 def _run(guide: Program, x: Tensor, num_draws: int = 1) -> PairTrace:
     """Run a guide alone, as if it were a pair; S > 1 draws go in a plate left of all of its own."""
-    trace = poutine.trace(isolated(guide)).get_trace(x)
+    with failing_on("x", x):
+        trace = poutine.trace(isolated(guide)).get_trace(x)
     frames = [f for site in random_sites(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
     max_plate_nesting = max([1, *(-frame.dim for frame in frames)])
     if num_draws > 1:

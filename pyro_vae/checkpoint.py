@@ -30,6 +30,7 @@ from pyro_vae.handlers import bare
 from pyro_vae.missing import ObservedOnly
 from pyro_vae.modules import Rebuildable, build, with_references, without_references
 from pyro_vae.recipe_check import check_recipe
+from pyro_vae.runtime.arguments import PathLike, checked
 
 __all__ = [
     "as_module",
@@ -46,8 +47,6 @@ __all__ = [
 WEIGHTS, _PROGRAM = "checkpoint.safetensors", "program.json"
 _TEXT, _DIGEST = "pyro_vae", "sha256"
 _FORMAT = 1
-
-Folder = str | os.PathLike[str]
 
 
 def as_module(program: Any) -> nn.Module:
@@ -193,7 +192,8 @@ def parse(source: object, text: str) -> Any:
         raise ValueError(f"{source}: not JSON: {error}") from error
 
 
-def save(program: Any, folder: Folder) -> None:
+@checked
+def save(program: Any, folder: PathLike) -> None:
     """Write a program's weights, and its recipe if it has one, into ``folder``.
 
     Parameters
@@ -229,7 +229,8 @@ def save(program: Any, folder: Folder) -> None:
     write_tensors(folder / WEIGHTS, module.state_dict(), {"recipe": json.dumps(recipe)})
 
 
-def load(folder: Folder, program: Any = None, *, verify: bool = True) -> Any:
+@checked
+def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     """Read back what :func:`save` or :func:`pyro_vae.fit` wrote.
 
     Parameters

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -23,21 +23,13 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 from pyro_vae.modules import Rebuildable
+from pyro_vae.runtime.arguments import PositiveInteger
+from pyro_vae.runtime.kinds import Sizes
 
 __all__ = ["AutoregressiveCategorical", "AutoregressiveCodes", "IndependentCodes"]
 
 
-def _check_sizes(**sizes: Any) -> None:
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{name}: found {size!r}, expected a positive integer")
-
-
-def _shape_of(code_shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(code_shape)
-    if not shape or any(type(size) is not int or size < 1 for size in shape):
-        raise ValueError(f"code_shape: found {code_shape!r}, expected one positive integer or more")
-    return shape
+CodeShape = Annotated[Sequence[int], Sizes("one positive integer or more", count=1, bounded=True)]
 
 
 class IndependentCodes(Rebuildable):
@@ -63,10 +55,9 @@ class IndependentCodes(Rebuildable):
     -237.7...
     """
 
-    def __init__(self, code_shape: Sequence[int], num_codes: int) -> None:
+    def __init__(self, code_shape: CodeShape, num_codes: PositiveInteger) -> None:
         super().__init__()
-        _check_sizes(num_codes=num_codes)
-        self.logits = nn.Parameter(torch.zeros(*_shape_of(code_shape), num_codes))
+        self.logits = nn.Parameter(torch.zeros(*code_shape, num_codes))
 
     def forward(self) -> dist.Distribution:
         return dist.Categorical(logits=self.logits).to_event(self.logits.dim() - 1)
@@ -111,11 +102,15 @@ class AutoregressiveCodes(Rebuildable):
     mask: Tensor
 
     def __init__(
-        self, code_shape: Sequence[int], num_codes: int, hidden_dim: int = 64, num_layers: int = 2, num_heads: int = 4
+        self,
+        code_shape: CodeShape,
+        num_codes: PositiveInteger,
+        hidden_dim: PositiveInteger = 64,
+        num_layers: PositiveInteger = 2,
+        num_heads: PositiveInteger = 4,
     ) -> None:
         super().__init__()
-        self.code_shape = _shape_of(code_shape)
-        _check_sizes(num_codes=num_codes, hidden_dim=hidden_dim, num_layers=num_layers, num_heads=num_heads)
+        self.code_shape = tuple(map(int, code_shape))
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim: found {hidden_dim}, expected a multiple of num_heads={num_heads}")
         num_positions = math.prod(self.code_shape)

@@ -17,7 +17,7 @@ that nothing chose at vectors of the first batch: no other initialisation is nee
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -26,6 +26,8 @@ from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from pyro_vae.modules import Rebuildable
+from pyro_vae.runtime.arguments import PositiveInteger
+from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["ChosenVectors", "CodeVectors", "Codebook"]
 
@@ -68,15 +70,14 @@ class Codebook(Rebuildable):
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, num_codes: int, code_dim: int, decay: float = 0.99, restart_below: float = 0.05) -> None:
+    def __init__(
+        self,
+        num_codes: PositiveInteger,
+        code_dim: PositiveInteger,
+        decay: Annotated[float, Numbers("a number in [0, 1)", 0, 1, "high")] = 0.99,
+        restart_below: Annotated[float, Numbers("a number in (0, 1)", 0, 1, "both")] = 0.05,
+    ) -> None:
         super().__init__()
-        for name, size in (("num_codes", num_codes), ("code_dim", code_dim)):
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name}: found {size!r}, expected a positive integer")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay: found {decay!r}, expected a number in [0, 1)")
-        if not 0 < restart_below < 1:
-            raise ValueError(f"restart_below: found {restart_below!r}, expected a number in (0, 1)")
         self.num_codes, self.code_dim = num_codes, code_dim
         self.decay, self.restart_below = decay, restart_below
         self.register_buffer("vectors", torch.randn(num_codes, code_dim))

@@ -25,7 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,19 +37,13 @@ from pyro_vae.graphs import split_at_draws
 from pyro_vae.state import generators, set_generators
 from pyro_vae.tracing import Function, Outputs, Trace, UntraceableError, trace
 
-__all__ = ["Compile", "Compiled", "Lower", "Outputs", "check_choice", "inductor", "said"]
+__all__ = ["Compile", "Compiled", "Lower", "Outputs", "inductor", "said"]
 
-Compile = Literal["auto"] | bool
+Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
 Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
 
 _MOST_TRACES = 8
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative; of other types, which round more, 5e-2
-
-
-def check_choice(compile: Any) -> None:
-    """Raise ``ValueError`` unless an argument ``compile`` is ``"auto"``, True or False."""
-    if not isinstance(compile, bool) and compile != "auto":
-        raise ValueError(f"compile: found {compile!r}, expected 'auto', True or False")
 
 
 def said(progress: bool) -> Callable[[str], None]:

@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ from pyro_vae.arrays import check_array
 from pyro_vae.batches import Binarize, Split, check_probabilities
 from pyro_vae.dequantisation import dequantize as dequantized
 from pyro_vae.files import replacing
+from pyro_vae.runtime.arguments import PathLike, checked
+from pyro_vae.runtime.kinds import Data, Instances, Integers, OrNone
 
 __all__ = ["Binarize", "Name", "Split", "Splits", "load"]
 
@@ -59,13 +61,16 @@ class Splits:
         return self.train.data_shape
 
 
+@checked
 def load(
-    name: Name | Tensor | npt.NDArray[Any],
-    root: str | os.PathLike[str] | None = None,
-    binarize: Binarize | Literal["auto"] | None = "auto",
+    name: Annotated[Name | Tensor | npt.NDArray[Any], Data("a name, or data, dense and with their values")],
+    root: PathLike | None = None,
+    binarize: Annotated[
+        Binarize | Literal["auto"] | None, OrNone("", Instances("a mode, or None", str, True))
+    ] = "auto",
     *,
-    seed: int = 0,
-    labels: Tensor | npt.NDArray[Any] | None = None,
+    seed: Annotated[int, Integers("an integer between 0 and 2**32 - 1", 0, 2**32 - 1)] = 0,
+    labels: Annotated[Tensor | npt.NDArray[Any] | None, Data("labels, dense and with their values")] = None,
     dequantize: bool = False,
 ) -> Splits:
     r"""Load a data set by name, or split an array of your own. The splits lie on the CPU.

@@ -27,6 +27,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber, checked
+
 __all__ = ["bits_per_dim", "dequantize"]
 
 
@@ -40,7 +42,8 @@ def dequantize(levels: Tensor, num_levels: int, noise: Tensor) -> Tensor:
     return y.clamp(max=1 - 0.5 * torch.finfo(y.dtype).eps)  # 255 + 0.99999999 is 256 in float32
 
 
-def bits_per_dim(nats: float, num_dims: float, num_levels: int = 1) -> float:
+@checked
+def bits_per_dim(nats: float, num_dims: PositiveNumber, num_levels: PositiveInteger = 1) -> float:
     r"""Turn a log-probability, or a bound on it, into bits per dimension; smaller is better.
 
     .. math:: -\frac{\mathrm{nats}}{D \log 2} + \log_2 L

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
@@ -25,6 +24,7 @@ from pyro_vae.importance import trace_pair
 from pyro_vae.information import information
 from pyro_vae.modules import placement
 from pyro_vae.moments import Moments
+from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace
@@ -92,18 +92,19 @@ class Diagnosis:
     warnings: list[str]
 
 
+@checked
 @exclusive("diagnose")
 @torch.no_grad()
 def diagnose(
     model: Program,
     guide: Program,
-    x: Any,
+    x: AnyData,
     *,
-    batch_size: int = 500,
-    num_data_mi: int = 2000,
-    seed: int | None = 0,
-    threshold: float = 1e-2,
-    max_plate_nesting: int = 1,
+    batch_size: PositiveInteger = 500,
+    num_data_mi: PositiveInteger = 2000,
+    seed: Seed | None = 0,
+    threshold: NonNegativeNumber = 1e-2,
+    max_plate_nesting: PositiveInteger = 1,
 ) -> Diagnosis:
     r"""Say what each latent site of a pair is used for.
 
@@ -158,8 +159,6 @@ def diagnose(
     >>> abs(sum(diagnosis.fractions.values()) - 1) < 1e-6
     True
     """
-    if not isinstance(num_data_mi, int) or num_data_mi < 1:
-        raise ValueError(f"num_data_mi: found {num_data_mi!r}, expected a positive integer")
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     elbo, terms, units, means = Moments(), Table(), Table(), Table()

@@ -1,7 +1,33 @@
-"""The package's own exception."""
+"""The package's own exception, and how the errors of other people's programs are told."""
 
-__all__ = ["ProgramError"]
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import OutOfMemoryError, Tensor
+
+__all__ = ["ProgramError", "failing_on"]
 
 
 class ProgramError(ValueError):
     """A model and a guide that do not form a pair: the message names the site, what was found and what was expected."""
+
+
+@contextmanager
+def failing_on(name: str, x: Tensor) -> Iterator[None]:
+    """Turn the error of a program that fails on data ``x`` into a ``ValueError`` that names their argument.
+
+    A ``ProgramError`` stays what it is, and so do an index out of range, a lack of memory, a bound that is not finite.
+    """
+    try:
+        yield
+    except (ProgramError, OutOfMemoryError):
+        raise
+    except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, FloatingPointError) or str(error).startswith(f"{name}: "):
+            raise
+        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        raise ValueError(
+            f"{name}: found data of shape {tuple(x.shape)}, on which the programs fail: {reason}"
+        ) from error

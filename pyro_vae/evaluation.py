@@ -19,15 +19,17 @@ from tqdm.auto import tqdm
 
 from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checks import check_program
-from pyro_vae.compilation import Compile, Compiled, Outputs, check_choice, said
+from pyro_vae.compilation import Compile, Compiled, Outputs, said
 from pyro_vae.dequantisation import bits_per_dim
+from pyro_vae.errors import failing_on
 from pyro_vae.handlers import Annealed, Program, bare
-from pyro_vae.importance import log_weights
+from pyro_vae.importance import weights_of
 from pyro_vae.missing import ObservedOnly, unpack
 from pyro_vae.modules import owners, placement
-from pyro_vae.objectives import Objective
+from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.precision import Precision, precise
 from pyro_vae.programs.labelled import LabelledModel
+from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights, caveat
@@ -82,7 +84,8 @@ class LogLikelihood(_Estimates):
         figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
         return "\n".join(filter(None, (figure, self.caveat())))
 
-    def bits_per_dim(self, num_levels: int = 1) -> float:
+    @checked
+    def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:
         """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
 
         Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
@@ -91,20 +94,21 @@ class LogLikelihood(_Estimates):
         return bits_per_dim(self.mean(), self.num_dims, num_levels)
 
 
+@checked
 @exclusive("log_likelihood")
 @torch.no_grad()
 def log_likelihood(
     model: Program,
     guide: Program,
-    x: Any,
-    num_particles: int = 5000,
+    x: AnyData,
+    num_particles: PositiveInteger = 5000,
     *,
-    chunk_size: int = 100,
-    batch_size: int = 50,
+    chunk_size: PositiveInteger = 100,
+    batch_size: PositiveInteger = 50,
     precision: Precision = "highest",
     compile: Compile = "auto",
-    seed: int | None = None,
-    max_plate_nesting: int = 1,
+    seed: Seed | None = None,
+    max_plate_nesting: PositiveInteger = 1,
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Estimate log p(x) of each datum by importance sampling from the guide.
@@ -156,10 +160,6 @@ def log_likelihood(
     >>> estimate.values.shape, estimate.mean_error() < 0.1
     (torch.Size([3]), True)
     """
-    for argument, value in (("num_particles", num_particles), ("chunk_size", chunk_size), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{argument}: found {value!r}, expected a positive integer")
-    check_choice(compile)
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
@@ -168,7 +168,7 @@ def log_likelihood(
     num_dims = 0.0  # summed over the data
 
     def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
-        return [log_weights(model, guide, x, size, max_plate_nesting=max_plate_nesting)]
+        return [weights_of(model, guide, x, size, max_plate_nesting)]
 
     with (
         pyro.validation_enabled(False),
@@ -209,16 +209,17 @@ def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool
     return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
 
 
+@checked
 @exclusive("mean_bound")
 @torch.no_grad()
 def mean_bound(
     model: Program,
     guide: Program,
-    x: Any,
-    objective: Any,
+    x: AnyData,
+    objective: AnyObjective,
     *,
-    batch_size: int = 100,
-    seed: int | None = None,
+    batch_size: PositiveInteger = 100,
+    seed: Seed | None = None,
 ) -> float:
     """Return the mean of an objective's true bound over data ``(N, *data_shape)``, in eval mode, nats per datum.
 
@@ -267,7 +268,8 @@ def mean_estimate(
     summed = summed_bounds(model, guide, objective) if summed is None else summed
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:
-            (bounds,) = summed(batch)
+            with failing_on("x", batch):
+                (bounds,) = summed(batch)
             total += bounds
             count += len(batch)
     if count == 0:

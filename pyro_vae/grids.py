@@ -7,6 +7,7 @@ the same weights serve all of them. The vectors stand last, ``(*batch, height, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,14 +15,17 @@ from torch.nn import functional
 from pyro_vae.modules import Rebuildable
 from pyro_vae.networks import as_image
 from pyro_vae.residual import Convolution, Level, Pixels, ResidualBlock, Resize, levels_of
+from pyro_vae.runtime.arguments import DataShape, PositiveInteger
+from pyro_vae.runtime.kinds import Sizes
 
-__all__ = ["GridDecoder", "GridEncoder"]
+__all__ = ["Channels", "GridDecoder", "GridEncoder"]
+
+
+Channels = Annotated[Sequence[int], Sizes("one positive integer or more", count=1)]
 
 
 def _levels(in_shape: Sequence[int], channels: Sequence[int]) -> list[Level]:
-    if not channels or any(type(count) is not int or count < 1 for count in channels):
-        raise ValueError(f"channels: found {channels!r}, expected one positive integer or more")
-    return levels_of(as_image("data_shape", in_shape), (*channels, 1))[:-1]  # without the single pixel
+    return levels_of(as_image("data_shape", in_shape), (*map(int, channels), 1))[:-1]  # without the single pixel
 
 
 class GridEncoder(Rebuildable):
@@ -48,9 +52,9 @@ class GridEncoder(Rebuildable):
     torch.Size([5, 7, 7, 16])
     """
 
-    def __init__(self, data_shape: Sequence[int], code_dim: int, channels: Sequence[int] = (32, 64)) -> None:
+    def __init__(self, data_shape: DataShape, code_dim: PositiveInteger, channels: Channels = (32, 64)) -> None:
         super().__init__()
-        self.data_shape = tuple(data_shape)
+        self.data_shape = tuple(map(int, data_shape))
         levels = _levels(data_shape, channels)
         self.image = as_image("data_shape", data_shape)
         stages: list[nn.Module] = []
@@ -88,7 +92,11 @@ class GridDecoder(Rebuildable):
     """
 
     def __init__(
-        self, code_dim: int, data_shape: Sequence[int], channels: Sequence[int] = (32, 64), num_outputs: int = 1
+        self,
+        code_dim: PositiveInteger,
+        data_shape: DataShape,
+        channels: Channels = (32, 64),
+        num_outputs: PositiveInteger = 1,
     ) -> None:
         super().__init__()
         levels = _levels(data_shape, channels)
@@ -98,7 +106,7 @@ class GridDecoder(Rebuildable):
         for before, level in zip(levels[:0:-1], levels[-2::-1], strict=True):
             stages += [Resize(before, level), ResidualBlock(level)]
         self.stages = nn.Sequential(*stages)
-        self.pixels = Pixels(levels[0], tuple(data_shape), num_outputs)
+        self.pixels = Pixels(levels[0], tuple(map(int, data_shape)), num_outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         grid = z.reshape(-1, *self.grid).movedim(-1, -3)  # (prod(batch), code_dim, h, w)

@@ -13,19 +13,22 @@ constant β > 1 the β-VAE of Higgins et al. (2017).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
+from pyro_vae.runtime.arguments import NonNegativeNumber, checked
+from pyro_vae.runtime.kinds import Anything, Callables, Instances, Sequences
 from pyro_vae.schedules import Schedule
 
 __all__ = ["Annealed", "AtMeans", "Program", "anneal_kl", "bare", "kl_weights"]
 
-Program = Callable[..., Any]
+Program = Annotated[Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))]
 
 
 class _Weigh(Messenger):
@@ -112,8 +115,12 @@ class Annealed(nn.Module):
         return "kl_weight" if self.sites is None else f"kl_weight({', '.join(sorted(self.sites))})"
 
 
+@checked
 def anneal_kl(
-    model: Program, guide: Program, weight: float | Tensor | Schedule, sites: Sequence[str] | None = None
+    model: Program,
+    guide: Program,
+    weight: Annotated[NonNegativeNumber | Tensor | Schedule, "a number, a Schedule or a tensor"],
+    sites: Annotated[Sequence[str] | None, Anything("names of sites")] = None,
 ) -> tuple[Annealed, Annealed]:
     r"""Weigh log p(z) - log q(z) of latent sites, in model and guide alike.
 
@@ -167,14 +174,13 @@ def anneal_kl(
     if isinstance(weight, Tensor):
         if weight.numel() != 1:
             raise ValueError(f"weight: found a tensor of shape {tuple(weight.shape)}, expected one entry")
-    elif isinstance(weight, (int, float)):
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight: found {weight!r}, expected a finite number, 0 or more")
-        weight = float(weight)
     elif not isinstance(weight, Schedule):
-        raise TypeError(f"weight: found {type(weight).__name__}, expected a number, a Schedule or a tensor")
+        weight = float(weight)
     if isinstance(sites, str):
         raise TypeError(f"sites: found the string {sites!r}, expected a sequence of names such as [{sites!r}]")
+    if sites is not None:
+        names_alone = Sequences("a sequence of names", Instances("a name", str, by_value=True))
+        names_alone.check("sites", tuple(sites) if isinstance(sites, (set, frozenset)) else sites)
     names = None if sites is None else frozenset(sites)
     annealed_model, annealed_guide = Annealed(model, weight, names), Annealed(guide, weight, names)
     annealed_model.guide = (annealed_guide,)

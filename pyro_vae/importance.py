@@ -21,14 +21,15 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.constants import with_constant_parameters
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.handlers import Program
 from pyro_vae.pairing import check_pair
+from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace, density, random_sites
 
-__all__ = ["log_weights", "scored_with_constants", "trace_pair"]
+__all__ = ["log_weights", "scored_with_constants", "trace_pair", "weights_of"]
 
 
 def scored_with_constants(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
@@ -81,8 +82,6 @@ def trace_pair(
     ValueError
         If ``num_particles`` is not a positive integer.
     """
-    if not isinstance(num_particles, int) or num_particles < 1:
-        raise ValueError(f"num_particles: found {num_particles!r}, expected a positive integer")
     dim = -1 - max_plate_nesting
     particles = pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext()
     try:
@@ -112,8 +111,14 @@ def trace_pair(
     return pair
 
 
+@checked
 def log_weights(
-    model: Program, guide: Program, x: Tensor, num_particles: int = 1, *, max_plate_nesting: int = 1
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    num_particles: PositiveInteger = 1,
+    *,
+    max_plate_nesting: PositiveInteger = 1,
 ) -> Tensor:
     r"""Return the log importance weights of every datum under every particle.
 
@@ -156,5 +161,11 @@ def log_weights(
     >>> log_weights(vae.model, vae.guide, torch.zeros(3, 4), num_particles=10).shape
     torch.Size([10, 3])
     """
+    with failing_on("x", x):
+        return weights_of(model, guide, x, num_particles, max_plate_nesting)
+
+
+def weights_of(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> Tensor:
+    """What :func:`log_weights` returns, of arguments that have been checked."""
     pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
     return torch.stack(list(pair.terms().values())).sum(0)

@@ -13,7 +13,7 @@ Mattei and Frellsen, *MIWAE: Deep Generative Modelling and Imputation of Incompl
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
@@ -21,15 +21,22 @@ from torch import Tensor
 
 from pyro_vae.batches import as_batches
 from pyro_vae.checks import check_program
+from pyro_vae.errors import failing_on
 from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.missing import ObservedOnly, pack
 from pyro_vae.modules import placement
+from pyro_vae.runtime.arguments import Array, NonNegativeInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.kinds import Arrays, Integers
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights, caveat
 
 __all__ = ["Imputation", "impute"]
+
+
+_OneOrMore = Annotated[int, Integers("an integer, 1 or more", 1)]
+Mask = Annotated[Any, Arrays("a tensor or an array of True and False")]
 
 
 class Imputation(NamedTuple):
@@ -53,19 +60,20 @@ class Imputation(NamedTuple):
         return caveat(self.khat)
 
 
+@checked
 @exclusive("impute")
 @torch.no_grad()
 def impute(
     model: Program,
     guide: Program,
-    x: Any,
-    mask: Any = None,
-    num_particles: int = 1000,
+    x: Array,
+    mask: Mask | None = None,
+    num_particles: _OneOrMore = 1000,
     *,
-    num_samples: int = 0,
-    chunk_size: int = 100,
-    batch_size: int = 50,
-    seed: int | None = None,
+    num_samples: NonNegativeInteger = 0,
+    chunk_size: _OneOrMore = 100,
+    batch_size: _OneOrMore = 50,
+    seed: Seed | None = None,
 ) -> Imputation:
     r"""Fill in what is missing: its posterior mean, by importance sampling, and draws of it, by resampling.
 
@@ -111,18 +119,16 @@ def impute(
     >>> found.mean.shape, found.samples.shape, found.samples[:, 0, :2].unique().tolist()
     (torch.Size([1, 4]), torch.Size([3, 1, 4]), [0.0, 1.0])
     """
-    counts = {"num_particles": num_particles, "chunk_size": chunk_size, "batch_size": batch_size}
-    for name, value in (counts | {"num_samples": num_samples}).items():
-        least = 0 if name == "num_samples" else 1
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: found {value!r}, expected an integer, {least} or more")
     pair = [half if isinstance(half, ObservedOnly) else ObservedOnly(half) for half in (model, guide)]
     device, dtype = placement(*pair)
     sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
     batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(*pair):
         check_program(pair[0], pair[1], batches, name="x", whole_batch=True)
-        parts = [_imputed(pair, batch, sizes, num_samples) for batch in batches]
+        parts = []
+        for batch in batches:
+            with failing_on("x", batch[:, 0]):
+                parts.append(_imputed(pair, batch, sizes, num_samples))
     mean, std_error, samples, ess, khat = zip(*parts, strict=True)
     return Imputation(torch.cat(mean), torch.cat(std_error), torch.cat(samples, 1), torch.cat(ess), torch.cat(khat))
 

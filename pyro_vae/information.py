@@ -32,10 +32,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.batches import as_batches
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.modules import placement
+from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace
 
@@ -74,16 +75,17 @@ class Information:
         return math.log(self.num_data)
 
 
+@checked
 @torch.no_grad()
 def information(
     model: Program,
     guide: Program,
-    x: Any,
+    x: AnyData,
     *,
-    num_data: int = 2000,
-    batch_size: int = 500,
-    seed: int | None = 0,
-    max_plate_nesting: int = 1,
+    num_data: PositiveInteger = 2000,
+    batch_size: PositiveInteger = 500,
+    seed: Seed | None = 0,
+    max_plate_nesting: PositiveInteger = 1,
 ) -> Information:
     r"""Estimate the index-code mutual information of a guide and the KL of its aggregate posterior to the prior.
 
@@ -131,15 +133,14 @@ def information(
     >>> abs(split.mutual_information) < 1e-5, round(split.bound, 4)
     (True, 2.3026)
     """
-    if not isinstance(num_data, int) or num_data < 1:
-        raise ValueError(f"num_data: found {num_data!r}, expected a positive integer")
     device, dtype = placement(model, guide)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     data: list[Tensor] = []  # kept, for data that are binarised at each use are others the next time
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in _first(batches, num_data):
-            pair = trace_pair(isolated(model), isolated(guide), batch, max_plate_nesting=max_plate_nesting)
+            with failing_on("x", batch):
+                pair = trace_pair(isolated(model), isolated(guide), batch, max_plate_nesting=max_plate_nesting)
             codes = {
                 name: _by_datum(site, pair.data_dim, max_plate_nesting)
                 for name, site in pair.guide_sites.items()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pyro_vae.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Annealed, Program, bare
+from pyro_vae.runtime.arguments import checked
 
 __all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
 
@@ -144,6 +145,7 @@ class ObservedOnly(nn.Module):
             return self.program(x)
 
 
+@checked
 def observed_only(model: Program, guide: Program) -> tuple[ObservedOnly, ObservedOnly]:
     r"""Let a pair take data of which entries are missing, packed with their mask by :func:`pack`.
 

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyro_vae.runtime.arguments import checked_constructor
+
 __all__ = ["Rebuildable", "build", "owners", "placement", "with_references", "without_references"]
 
 _registry: dict[str, type[Rebuildable]] = {}
@@ -39,6 +41,7 @@ class Rebuildable(nn.Module):
         super().__init_subclass__(**kwargs)
         if cls.__module__.partition(".")[0] == __package__:
             _registry[cls.__name__] = cls
+            checked_constructor(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Rebuildable:
         module = super().__new__(cls)

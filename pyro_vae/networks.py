@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
+from pyro_vae.runtime.arguments import DataShape, Widths
+from pyro_vae.runtime.kinds import Integers, Sizes
 
 __all__ = [
     "MLP",
@@ -26,10 +28,12 @@ __all__ = [
     "ImageEncoder",
     "as_image",
     "bounded_scale",
+    "check_bounds",
     "inverse_bounded_scale",
 ]
 
-Shape = int | Sequence[int]
+Shape = Annotated[int | Sequence[int], Sizes("positive integers", bounded=True, or_one=True)]
+_Size = Annotated[int, Integers("positive integers", 1)]
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -43,12 +47,6 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 _SATURATING = ("tanh", "sigmoid", "softplus")
-
-
-def _activation(name: str) -> nn.Module:
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: found {name!r}, expected one of {', '.join(map(repr, get_args(Activation)))}")
-    return _ACTIVATIONS[name]()
 
 
 def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: str | None) -> None:
@@ -68,11 +66,8 @@ def _initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: s
         nn.init.zeros_(layer.bias)
 
 
-def _as_shape(argument: str, shape: Shape) -> tuple[int, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"{argument}: found {shape!r}, expected positive integers")
-    return sizes
+def _as_shape(shape: Shape) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(map(int, shape))  # some of them may be NumPy's
 
 
 def _check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:
@@ -81,6 +76,12 @@ def _check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> No
             f"{type(network).__name__}: found an input of shape {tuple(x.shape)}, expected (*batch, "
             f"{', '.join(map(str, shape))})"
         )
+
+
+def check_bounds(low: float, high: float) -> None:
+    """Raise ``ValueError`` unless a scale can lie between two bounds."""
+    if not 0 < low < high:
+        raise ValueError(f"low, high: found {low!r} and {high!r}, expected 0 < low < high")
 
 
 def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
@@ -103,8 +104,7 @@ def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
     >>> bounded_scale(torch.tensor([-1e30, 0.0, 1e30]), 0.01, 100.0)
     tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
     """
-    if not 0 < low < high:
-        raise ValueError(f"low, high: found {low!r} and {high!r}, expected 0 < low < high")
+    check_bounds(low, high)
     middle = 0.5 * (math.log(high) + math.log(low))
     half = 0.5 * (math.log(high) - math.log(low))
     return torch.exp(middle + half * torch.tanh(raw / half))
@@ -124,7 +124,10 @@ def inverse_bounded_scale(scale: Tensor, low: float, high: float) -> Tensor:
     tensor(0.5000)
     """
     if not 0 < low < high or not ((scale > low) & (scale < high)).all():
-        raise ValueError(f"scale: found {scale.min():g} to {scale.max():g}, expected it between {low!r} and {high!r}")
+        raise ValueError(
+            f"low, high: found {low!r} and {high!r}, expected positive numbers below and above the scale, from "
+            f"{scale.min():g} to {scale.max():g}"
+        )
     middle = 0.5 * (math.log(high) + math.log(low))
     half = 0.5 * (math.log(high) - math.log(low))
     return half * torch.atanh((scale.log() - middle) / half)
@@ -171,25 +174,25 @@ class MLP(Rebuildable):
         self,
         in_shape: Shape,
         out_shape: Shape | None,
-        hidden_dims: Sequence[int] = (200, 200),
+        hidden_dims: Widths = (200, 200),
         activation: Activation = "tanh",
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.in_shape = _as_shape("in_shape", in_shape)
-        widths = [math.prod(self.in_shape), *_as_shape("hidden_dims", hidden_dims)]
+        self.in_shape = _as_shape(in_shape)
+        widths = [math.prod(self.in_shape), *_as_shape(hidden_dims)]
         if out_shape is None and len(widths) == 1:
             raise ValueError("out_shape: found None and no hidden layer, expected one of the two")
         layers: list[nn.Module] = []
         for in_features, out_features in pairwise(widths):
             linear = nn.Linear(in_features, out_features)
             _initialise(linear, activation)
-            layers += [linear, *([_BatchNorm(out_features)] if batch_norm else []), _activation(activation)]
+            layers += [linear, *([_BatchNorm(out_features)] if batch_norm else []), _ACTIVATIONS[activation]()]
         self.hidden = nn.Sequential(*layers)
         self.output: nn.Module = nn.Identity()
         self.out_shape: tuple[int, ...] = (widths[-1],)
         if out_shape is not None:
-            self.out_shape = _as_shape("out_shape", out_shape)
+            self.out_shape = _as_shape(out_shape)
             self.output = nn.Linear(widths[-1], math.prod(self.out_shape))
             _initialise(self.output, None)
 
@@ -232,11 +235,12 @@ class ConditionalMLP(Rebuildable):
         x_shape: Shape,
         z_shape: Shape,
         out_shape: Shape,
-        hidden_dims: Sequence[int] = (200, 200),
+        hidden_dims: Widths = (200, 200),
         activation: Activation = "tanh",
     ) -> None:
         super().__init__()
-        self.out_shape = _as_shape("out_shape", out_shape)
+        self.out_shape = _as_shape(out_shape)
+        hidden_dims = _as_shape(hidden_dims)
         width = hidden_dims[-1] if hidden_dims else math.prod(self.out_shape)
         self.from_x = MLP(x_shape, width, hidden_dims, activation)
         self.from_z = MLP(z_shape, width, ())
@@ -244,7 +248,7 @@ class ConditionalMLP(Rebuildable):
         if hidden_dims:
             linear = nn.Linear(width, math.prod(self.out_shape))
             _initialise(linear, None)
-            self.output = nn.Sequential(_activation(activation), linear)
+            self.output = nn.Sequential(_ACTIVATIONS[activation](), linear)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.output(self.from_x(x) + self.from_z(z)).unflatten(-1, self.out_shape)
@@ -252,7 +256,7 @@ class ConditionalMLP(Rebuildable):
 
 def as_image(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
     """``(H, W)`` or ``(C, H, W)`` as ``(C, H, W)``."""
-    sizes = _as_shape(argument, shape)
+    sizes = _as_shape(shape)
     if len(sizes) not in (2, 3):
         raise ValueError(f"{argument}: found {sizes}, expected an image, (height, width) or (channels, height, width)")
     channels, height, width = (1, *sizes) if len(sizes) == 2 else sizes
@@ -288,17 +292,17 @@ class ImageEncoder(Rebuildable):
 
     def __init__(
         self,
-        in_shape: Sequence[int],
+        in_shape: DataShape,
         out_shape: Shape,
-        channels: Sequence[int] = (32, 64),
+        channels: Widths = (32, 64),
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        self.in_shape, self.out_shape = _as_shape("in_shape", in_shape), _as_shape("out_shape", out_shape)
+        self.in_shape, self.out_shape = _as_shape(in_shape), _as_shape(out_shape)
         self.image_shape = in_channels, height, width = as_image("in_shape", in_shape)
         stages: list[nn.Module] = []
-        for out_channels in _as_shape("channels", channels):
-            stages += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), _activation(activation)]
+        for out_channels in _as_shape(channels):
+            stages += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), _ACTIVATIONS[activation]()]
             _initialise(stages[-2], activation)  # type: ignore[arg-type]
             in_channels, height, width = out_channels, _halved(height), _halved(width)
         self.stages = nn.Sequential(*stages)
@@ -337,21 +341,20 @@ class ImageDecoder(Rebuildable):
 
     def __init__(
         self,
-        in_features: int,
-        out_shape: Sequence[int],
-        channels: Sequence[int] = (64, 32),
+        in_features: _Size,
+        out_shape: DataShape,
+        channels: Widths = (64, 32),
         activation: Activation = "relu",
-        num_outputs: int = 1,
+        num_outputs: _Size = 1,
     ) -> None:
         super().__init__()
-        self.in_shape = _as_shape("in_features", in_features)
-        image = _as_shape("out_shape", out_shape)
+        self.in_shape = (in_features,)
+        image = _as_shape(out_shape)
         image_channels, height, width = as_image("out_shape", out_shape)
         self.out_shape = image if num_outputs == 1 else (num_outputs, *image)
-        channels = _as_shape("channels", channels)
+        channels = _as_shape(channels)
         if not channels:
             raise ValueError("channels: found no stage, expected one or more")
-        (num_outputs,) = _as_shape("num_outputs", num_outputs)
         sizes = [(height, width)]
         for _ in channels:
             sizes.append((_halved(sizes[-1][0]), _halved(sizes[-1][1])))
@@ -359,14 +362,14 @@ class ImageDecoder(Rebuildable):
         self.small_shape = (channels[0], *sizes[0])
         self.input = nn.Linear(in_features, math.prod(self.small_shape))
         _initialise(self.input, activation)
-        stages: list[nn.Module] = [_activation(activation)]
+        stages: list[nn.Module] = [_ACTIVATIONS[activation]()]
         for i, (before, after) in enumerate(pairwise(sizes)):
             last = i == len(channels) - 1
             out_channels = num_outputs * image_channels if last else channels[i + 1]
             odd = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
             stages.append(nn.ConvTranspose2d(channels[i], out_channels, 3, stride=2, padding=1, output_padding=odd))
             _initialise(stages[-1], None if last else activation)  # type: ignore[arg-type]
-            stages += [] if last else [_activation(activation)]
+            stages += [] if last else [_ACTIVATIONS[activation]()]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
-"""The optimiser of a run, from what a user gives for it."""
+"""The optimiser of a run, its scheduler and its learning rate, from what a user gives for them."""
 
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["make_optimizer"]
+from pyro_vae.runtime.kinds import Numbers, shown
+
+__all__ = ["make_optimizer", "make_scheduler", "rate_at_start"]
 
 
 def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -19,6 +24,8 @@ def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) ->
     ------
     TypeError
         If it makes no torch optimiser, or one whose step asks for a closure.
+    ValueError
+        If it fails.
 
     Examples
     --------
@@ -29,22 +36,61 @@ def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) ->
     """
     if optimizer is None:
         return torch.optim.Adam(parameters, lr=lr, fused=True)
-    expected = "expected a torch optimiser's class, or functools.partial(torch.optim.AdamW, weight_decay=0.01)"
     if isinstance(optimizer, PyroOptim):  # which can be called, on parameters alone
-        name = getattr(optimizer.pt_optim_constructor, "__name__", "an optimiser")
-        raise TypeError(f"optimizer: found Pyro's {name}, {expected}")
-    if not callable(optimizer):
-        raise TypeError(f"optimizer: found {type(optimizer).__name__}, {expected}")
-    try:
-        made = optimizer(parameters, lr=lr)
-    except TypeError as error:
-        raise TypeError(f"optimizer: found {optimizer!r}, {expected}: {error}") from error
-    if not isinstance(made, torch.optim.Optimizer):
-        raise TypeError(f"optimizer: found one that makes {type(made).__name__}, {expected}")
+        name = getattr(optimizer.pt_optim_constructor, "__name__", "optimiser")
+        raise TypeError(
+            f"optimizer: found Pyro's {name}, expected a torch optimiser's class, such as torch.optim.Adam, or "
+            "functools.partial(torch.optim.AdamW, weight_decay=0.01)"
+        )
+    made = _made("optimizer", optimizer, torch.optim.Optimizer, parameters, lr=lr)
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
             f"optimizer: found {type(made).__name__}, which runs the loss several times a step, expected one that "
             "steps by the gradients alone, such as torch.optim.Adam"
         )
+    return made
+
+
+def make_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+    """Return ``scheduler(optimizer)``; ``None`` for ``None``.
+
+    Raises
+    ------
+    TypeError
+        If it makes no torch scheduler.
+    ValueError
+        If it fails.
+    """
+    return None if scheduler is None else _made("scheduler", scheduler, LRScheduler, optimizer)
+
+
+def rate_at_start(lr: float | Callable[[float], float]) -> float:
+    """Return the learning rate of the first step, from a number or a function of the fraction of training done.
+
+    Raises
+    ------
+    ValueError
+        If the function fails, or does not return a positive number.
+    """
+    if not callable(lr):
+        return lr
+    try:
+        rate = lr(0.0)
+    except Exception as error:  # a function of somebody else's
+        found = f"{shown(lr)}, which fails at 0.0 ({type(error).__name__}: {error})"
+        raise ValueError(f"lr: found {found}, expected a function from the fraction of training done") from error
+    Numbers("a positive number", 0, math.inf, "both").check("lr", rate)
+    return rate
+
+
+def _made(name: str, make: Callable[..., Any], kind: type, *arguments: Any, **options: Any) -> Any:
+    """Return what an argument that is a function makes, once it is of the kind that it is to make."""
+    try:
+        made = make(*arguments, **options)
+    except Exception as error:  # a function of somebody else's
+        found = f"{shown(make)}, which fails ({type(error).__name__}: {error})"
+        raise ValueError(f"{name}: found {found}, expected a function that makes a torch {kind.__name__}") from error
+    if not isinstance(made, kind):
+        raise TypeError(f"{name}: found one that makes a {type(made).__name__}, expected a torch {kind.__name__}")
     return made

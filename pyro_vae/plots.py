@@ -81,9 +81,13 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     >>> [text.get_text() for text in learning_curve(records).axes[0].get_legend().get_texts()]
     ['training', 'validation', 'best validation: −104.00 at epoch 2']
     """
+    _check("records", records, Sequence, "a list of one mapping an epoch")
+    if entropy_floor is not None and not (type(entropy_floor) in (int, float) and math.isfinite(entropy_floor)):
+        raise ValueError(f"entropy_floor: found {entropy_floor!r}, expected a finite number")
     if not records:
         raise ValueError("records: found none, expected one mapping an epoch")
     for index, record in enumerate(records):
+        _check(f"records[{index}]", record, Mapping, "a mapping")
         missing = [key for key in ("epoch", "train_bound") if record.get(key) is None]
         if missing:
             raise ValueError(f"records[{index}]: found {dict(record)}, expected a number under {' and '.join(missing)}")
@@ -140,6 +144,8 @@ def reconstructions(x: Array, x_hat: Array, num_pairs: int = 10) -> Figure:
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ['data', 'reconstruction']
     """
+    for name, images in (("x", x), ("x_hat", x_hat)):
+        _check(name, images, (Tensor, np.ndarray), "images, as a tensor or an array")
     if tuple(x.shape) != tuple(x_hat.shape):
         raise ValueError(f"x_hat: found shape {tuple(x_hat.shape)}, expected that of x, {tuple(x.shape)}")
     _at_least_one("num_pairs", num_pairs)
@@ -188,6 +194,7 @@ def layers(rows: Mapping[str, Array]) -> Figure:
     >>> figure.axes[0].images[0].get_array().shape, [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ((16, 40), ['z1', 'z2'])
     """
+    _check("rows", rows, Mapping, "a mapping from names to images")
     if not rows:
         raise ValueError("rows: found no row, expected one or more")
     images = {name: _images(f"rows[{name!r}]", x) for name, x in rows.items()}
@@ -221,6 +228,9 @@ def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = No
     >>> [axes.get_title() for axes in figure.axes]
     ['z2: 0.03 nats in 2 units', 'z1: 5.00 nats in 3 units']
     """
+    _check("kl", kl, Mapping, "a mapping from sites to numbers")
+    if active is not None:
+        _check("active", active, Mapping, "a mapping from sites to booleans")
     if not kl:
         raise ValueError("kl: found no site, expected one or more")
     active = {} if active is None else active
@@ -443,6 +453,7 @@ def _hairlines(axes: Axes, num_rows: int, num_columns: int) -> None:
 
 def _images(name: str, x: Array) -> npt.NDArray[Any]:
     """``(N, H, W)`` or ``(N, C, H, W)`` -> ``(N, H, W, C)``, clipped to [0, 1]."""
+    _check(name, x, (Tensor, np.ndarray), "images, as a tensor or an array")
     shape = tuple(x.shape)
     if not (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))) or 0 in shape:
         raise ValueError(f"{name}: found shape {shape}, expected images (N, H, W), (N, 1, H, W) or (N, 3, H, W)")
@@ -456,9 +467,14 @@ def _images(name: str, x: Array) -> npt.NDArray[Any]:
 def _finite(name: str, values: Array) -> npt.NDArray[Any]:
     """A numpy view or copy of an array from anywhere, whose values are all numbers."""
     if isinstance(values, Tensor):
+        if values.layout is not torch.strided or values.is_meta:
+            raise TypeError(f"{name}: found a tensor that is sparse or on meta, expected one with its values")
         values = values.detach().cpu()
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, say
+        raise ValueError(f"{name}: found {type(values).__name__}, expected numbers in an array: {error}") from error
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: found dtype {values.dtype}, expected real numbers")
     if not np.isfinite(values).all():
@@ -466,9 +482,14 @@ def _finite(name: str, values: Array) -> npt.NDArray[Any]:
     return values
 
 
-def _at_least_one(name: str, number: int) -> None:
-    if number < 1:
-        raise ValueError(f"{name}: found {number}, expected at least 1")
+def _at_least_one(name: str, number: Any) -> None:
+    if type(number) is not int or not 1 <= number < 2**31:
+        raise ValueError(f"{name}: found {number!r}, expected at least 1, as an integer, and less than 2**31")
+
+
+def _check(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: found {type(value).__name__}, expected {expected}")
 
 
 def _minus(number: str) -> str:

@@ -15,7 +15,7 @@ each datum's own parameters, :math:`\lambda_b = \phi(x_b) + \delta_b` (semi-amor
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
@@ -28,16 +28,21 @@ from tqdm.auto import tqdm
 from pyro_vae.arrays import as_tensor
 from pyro_vae.batches import as_batches
 from pyro_vae.checks import check_program
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.handlers import Program
 from pyro_vae.importance import log_weights
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO
+from pyro_vae.runtime.arguments import Array, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.kinds import Integers
 from pyro_vae.state import evaluating, isolated, seeded
 
 __all__ = ["RefinedGuide", "Refinement", "refine"]
+
+
+_OneOrMore = Annotated[int, Integers("an integer of 1 or more", 1)]
 
 
 class Refinement(NamedTuple):
@@ -57,17 +62,18 @@ class Refinement(NamedTuple):
         return self.std_error.square().sum().sqrt().item() / len(self.std_error)
 
 
+@checked
 @exclusive("refine")
 def refine(
     model: Program,
     guide: Program,
-    x: Tensor,
-    num_steps: int = 100,
+    x: Array,
+    num_steps: _OneOrMore = 100,
     *,
-    lr: float = 0.01,
-    num_particles: int = 10,
-    eval_particles: int = 100,
-    seed: int = 0,
+    lr: PositiveNumber = 0.01,
+    num_particles: _OneOrMore = 10,
+    eval_particles: Annotated[int, Integers("an integer of 2 or more", 2)] = 100,
+    seed: Seed | None = 0,
     progress: bool = True,
 ) -> Refinement:
     r"""Improve the posterior of each datum by steps of its own, and tell what that gained.
@@ -113,20 +119,15 @@ def refine(
     >>> refinement.after.shape, refinement.gap() > -0.1
     (torch.Size([3]), True)
     """
-    counts = {"num_steps": num_steps, "num_particles": num_particles, "eval_particles": eval_particles}
-    for name, value in counts.items():
-        if type(value) is not int or value < 1 + (name == "eval_particles"):
-            raise ValueError(
-                f"{name}: found {value!r}, expected an integer of {1 + (name == 'eval_particles')} or more"
-            )
-    if not lr > 0:
-        raise ValueError(f"lr: found {lr!r}, expected a positive number")
     device, dtype = placement(model, guide)
     x = as_tensor(x, "x").to(device, dtype)
     batches = as_batches(x, max(len(x), 1), device=device, dtype=dtype, shuffle=False, name="x")
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
         check_program(model, guide, batches, name="x", whole_batch=True)
-        refined = RefinedGuide(guide, x)
+        with failing_on("x", x):
+            refined = RefinedGuide(guide, x)
+        if not refined.offsets():
+            raise ProgramError("guide: found no latent, expected one or more to be refined")
         before, before_error = _bound(model, refined, x, eval_particles)
         optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
         objective = ELBO(num_particles=num_particles)

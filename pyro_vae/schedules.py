@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+
+from pyro_vae.runtime.arguments import NonNegativeInteger, NonNegativeNumber, PositiveInteger, checked
+from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["Cosine", "Cyclical", "Linear", "Schedule"]
 
@@ -36,13 +40,11 @@ class Schedule(nn.Module):
 
     value: Tensor  # the current value, of no dimension
 
-    def __init__(self, num_steps: int, start: float = 0.0, end: float = 1.0) -> None:
+    @checked
+    def __init__(
+        self, num_steps: PositiveInteger, start: NonNegativeNumber = 0.0, end: NonNegativeNumber = 1.0
+    ) -> None:
         super().__init__()
-        if not isinstance(num_steps, int) or num_steps < 1:
-            raise ValueError(f"num_steps: found {num_steps!r}, expected a positive integer")
-        for name, number in (("start", start), ("end", end)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name}: found {number!r}, expected a finite number, 0 or more")
         self.num_steps, self.start, self.end = num_steps, float(start), float(end)
         self.num_taken = 0
         # float64, which as a tensor without dimensions leaves the type of what it multiplies alone
@@ -52,12 +54,14 @@ class Schedule(nn.Module):
     def shape(self, fraction: float) -> float:
         """How far from ``start`` (0) to ``end`` (1) the schedule is when a ``fraction`` in [0, 1) of it is over."""
 
-    def at(self, step: int) -> float:
+    @checked
+    def at(self, step: NonNegativeInteger) -> float:
         """The value after ``step`` training steps."""
         arrived = step >= self.num_steps
         return self.start + (self.end - self.start) * (1.0 if arrived else self.shape(step / self.num_steps))
 
-    def set_step(self, step: int) -> None:
+    @checked
+    def set_step(self, step: NonNegativeInteger) -> None:
         """Take the value after ``step`` training steps, in place."""
         self.num_taken = step
         self.value.fill_(self.at(step))
@@ -132,14 +136,17 @@ class Cyclical(Schedule):
     [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 1.0]
     """
 
+    @checked
     def __init__(
-        self, num_steps: int, start: float = 0.0, end: float = 1.0, *, num_cycles: int = 4, ramp: float = 0.5
+        self,
+        num_steps: PositiveInteger,
+        start: NonNegativeNumber = 0.0,
+        end: NonNegativeNumber = 1.0,
+        *,
+        num_cycles: PositiveInteger = 4,
+        ramp: Annotated[float, Numbers("a part of a cycle, in (0, 1]", 0, 1, "low")] = 0.5,
     ) -> None:
         super().__init__(num_steps, start, end)
-        if not isinstance(num_cycles, int) or num_cycles < 1:
-            raise ValueError(f"num_cycles: found {num_cycles!r}, expected a positive integer")
-        if not 0 < ramp <= 1:
-            raise ValueError(f"ramp: found {ramp!r}, expected a part of a cycle, in (0, 1]")
         self.num_cycles, self.ramp = num_cycles, ramp
 
     def shape(self, fraction: float) -> float:

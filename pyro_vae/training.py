@@ -8,7 +8,6 @@ bit, as one that was not.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,19 @@ from torch.utils.data import DataLoader
 from pyro_vae.batches import Batches, as_batches
 from pyro_vae.checkpoint import as_module
 from pyro_vae.checks import check_last_batch, check_program
-from pyro_vae.compilation import Compile, check_choice, said
+from pyro_vae.compilation import Compile, said
 from pyro_vae.data import Splits
 from pyro_vae.handlers import Annealed
 from pyro_vae.history import History, Record
 from pyro_vae.loop import Loop
 from pyro_vae.modules import placement
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.optimizers import make_optimizer
+from pyro_vae.objectives.objective import AnyObjective
+from pyro_vae.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.precision import Precision, precise
 from pyro_vae.replay import ReplayedUpdate, make_update
 from pyro_vae.run_state import RunState
+from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveInteger, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.schedules import Schedule
 from pyro_vae.state import evaluating, interruptible, seeded
@@ -43,27 +44,28 @@ __all__ = ["History", "fit", "tensorboard"]
 _LONG = 10_000  # steps that are worth compiling for: some seconds, of some milliseconds saved by each
 
 
+@checked
 @exclusive("fit")
 def fit(
     model: nn.Module,
     guide: nn.Module,
-    data: Any,
+    data: AnyData,
     *,
-    objective: pyro.infer.ELBO | None = None,
-    num_epochs: int = 20,
-    batch_size: int = 100,
-    lr: float | Callable[[float], float] = 1e-3,
+    objective: AnyObjective | None = None,
+    num_epochs: PositiveInteger = 20,
+    batch_size: PositiveInteger = 100,
+    lr: PositiveNumber | Callable[[float], float] = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
-    clip_norm: float | None = None,
-    valid: Any = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
+    clip_norm: PositiveNumber | None = None,
+    valid: AnyData = None,
+    patience: PositiveInteger | None = None,
+    device: Device | None = None,
     precision: Precision = "highest",
     compile: Compile = "auto",
-    seed: int | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_seconds: float = 600.0,
+    seed: Seed | None = None,
+    checkpoint: PathLike | None = None,
+    checkpoint_seconds: PositiveNumber = 600.0,
     resume: bool = False,
     callbacks: Sequence[Callable[[Record], None]] = (),
     progress: bool = True,
@@ -150,8 +152,8 @@ def fit(
     True
     """
     objective = ELBO() if objective is None else objective
-    pair = _check_arguments(model, guide, objective, num_epochs, batch_size, lr, clip_norm, patience)
-    check_choice(compile)
+    pair = _check_arguments(model, guide)
+    initial_lr = rate_at_start(lr)
     schedules = _schedules(model, guide, objective)
     if device is not None:
         pair.to(device)
@@ -186,10 +188,9 @@ def fit(
 
     if callable(lr) and scheduler is not None:
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
-    initial_lr = lr(0.0) if callable(lr) else lr
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
     stepper = make_optimizer(optimizer, parameters, initial_lr)
-    state = RunState(pair, stepper, None if scheduler is None else scheduler(stepper), where)
+    state = RunState(pair, stepper, make_scheduler(scheduler, stepper), where)
     folder = None if checkpoint is None else Path(checkpoint)
     with (
         seeded(seed, where),
@@ -253,35 +254,17 @@ def _check_warm_up(schedules: list[Schedule], num_epochs: int, num_steps: int | 
             )
 
 
-def _check_arguments(
-    model: Any,
-    guide: Any,
-    objective: Any,
-    num_epochs: int,
-    batch_size: int,
-    lr: Any,
-    clip_norm: float | None,
-    patience: int | None,
-) -> nn.Module:
+def _check_arguments(model: nn.Module, guide: nn.Module) -> nn.Module:
     pair = as_module((model, guide))
     if not any(parameter.requires_grad for parameter in pair.parameters()):
         raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
     if isinstance(model, Annealed) != isinstance(guide, Annealed):
         raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
-    if not isinstance(objective, pyro.infer.ELBO):
-        raise TypeError(f"objective: found {objective!r}, expected one such as ELBO() or a Pyro ELBO")
-    counts = {"num_epochs": num_epochs, "batch_size": batch_size, "patience": 1 if patience is None else patience}
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: found {value!r}, expected a positive integer")
-    sizes = {"lr": lr(0.0) if callable(lr) else lr, "clip_norm": 1.0 if clip_norm is None else clip_norm}
-    for name, size in sizes.items():
-        if not size > 0:
-            raise ValueError(f"{name}: found {size!r}, expected a positive number")
     return pair
 
 
-def tensorboard(folder: str | os.PathLike[str]) -> Callable[[Record], None]:
+@checked
+def tensorboard(folder: PathLike) -> Callable[[Record], None]:
     """Return a callback for :func:`fit` that logs every record to TensorBoard.
 
     Raises

@@ -209,7 +209,7 @@ class TestArguments:
 
     def test_programs_that_are_no_modules(self):
         program = vae()
-        with pytest.raises(TypeError, match=r"^program: found \(Model, function\), expected a module or a pair"):
+        with pytest.raises(TypeError, match=r"^guide: found function, expected a module$"):
             training.fit(program.model, lambda x: None, X)
 
     def test_programs_without_parameters(self, tmp_path):

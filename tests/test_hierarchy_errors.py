@@ -163,7 +163,7 @@ class TestSizes:
         refused(ValueError, message, make, data_shape)
 
     def test_unknown_names(self, make):
-        message = "likelihood: found 'poisson', expected 'bernoulli', 'gaussian' or a module"
+        message = "likelihood: found 'poisson', expected 'bernoulli', 'gaussian' or a module…"
         refused(ValueError, message, make, IMAGE, (3, 2), (5,), "poisson")
         message = "activation: found 'swish', expected one of 'tanh', 'relu', …"
         refused(ValueError, message, make, IMAGE, (3, 2), (5,), activation="swish")
@@ -382,7 +382,7 @@ class TestConvLadder:
             ({"num_layers": (1, 1, 1)}, "latent_channels: found (1, 2), expected one for each of 3 levels"),
             ({"num_blocks": 0}, "num_blocks: found 0, expected a positive integer"),
             ({"num_blocks": True}, "num_blocks: found True, expected a positive integer"),
-            ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected 'bernoulli', 'gaussian' or a module"),
+            ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected 'bernoulli', 'gaussian' or a module…"),
         ],
     )
     def test_arguments(self, arguments, message):

@@ -118,7 +118,7 @@ class TestProgramArguments:
             ({"data_shape": None}, ValueError, "VAE: found data_shape=None and latent_dim=2, expected both"),
             ({"latent_dim": 0}, ValueError, "latent_dim: found 0, expected a positive integer"),
             ({"latent_dim": 2.0}, ValueError, "latent_dim: found 2.0, expected a positive integer"),
-            ({"data_shape": (4, -1)}, ValueError, r"in_shape: found \(4, -1\), expected positive integers"),
+            ({"data_shape": (4, -1)}, ValueError, r"data_shape: found \(4, -1\), expected positive integers"),
             ({"prior": 3}, TypeError, "prior: found int, expected a module"),
             ({"posterior": "normal"}, TypeError, "posterior: found str, expected a module"),
             (

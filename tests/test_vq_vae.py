@@ -377,7 +377,7 @@ class TestUses:
     ("options", "error", "message"),
     [
         ({"prior": "pixelcnn"}, ValueError, "prior: found 'pixelcnn', expected 'independent', 'autoregressive' or"),
-        ({"prior": 3}, TypeError, "prior: found int, expected a module"),
+        ({"prior": 3}, TypeError, "prior: found int, expected 'independent', 'autoregressive' or a module"),
         ({"prior": IndependentCodes((3,), K)}, pyro_vae.ProgramError, r"prior: layer z: .*\(3,\), .* \(2, 2\)"),
         ({"likelihood": "normal"}, ValueError, "likelihood: found 'normal', expected 'bernoulli', 'gaussian' or"),
         ({"likelihood": Bernoulli(MLP(8, (3,)), (3,))}, pyro_vae.ProgramError, r"likelihood: layer x: .*\(3,\)"),

@@ -13,8 +13,17 @@ for Density Estimation*, 2017).
 Zuko's own distributions are not used: one that is imported into Pyro by Pyro's wrapper keeps every draw and its graph.
 """
 
-from pyro_vae.flows.distribution import FlowDistribution, check_flow, flow_distribution
+from pyro_vae.flows.distribution import AnyFlow, FlowDistribution, check_flow, flow_distribution
 from pyro_vae.flows.flow import Flow, FlowName, load_zuko
 from pyro_vae.flows.sylvester import Sylvester
 
-__all__ = ["Flow", "FlowDistribution", "FlowName", "Sylvester", "check_flow", "flow_distribution", "load_zuko"]
+__all__ = [
+    "AnyFlow",
+    "Flow",
+    "FlowDistribution",
+    "FlowName",
+    "Sylvester",
+    "check_flow",
+    "flow_distribution",
+    "load_zuko",
+]

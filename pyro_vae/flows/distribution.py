@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-__all__ = ["FlowDistribution", "check_flow", "flow_distribution"]
+__all__ = ["AnyFlow", "FlowDistribution", "check_flow", "flow_distribution"]
 
 
 class FlowDistribution(dist.TorchDistribution):
@@ -120,6 +120,9 @@ def _forget(transform: Any) -> None:
         _forget(part)
     for name in [name for name in vars(transform) if name.startswith("_cached")]:
         setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
+
+
+AnyFlow = Annotated[nn.Module, "a Flow, or a flow of Zuko"]
 
 
 def check_flow(flow: Any) -> None:

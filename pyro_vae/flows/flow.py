@@ -6,7 +6,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import pyro.distributions as dist
 import torch
@@ -17,12 +17,19 @@ from torch.distributions import Transform
 from pyro_vae.flows.sylvester import Sylvester
 from pyro_vae.modules import Rebuildable
 from pyro_vae.networks import bounded_scale
+from pyro_vae.runtime.arguments import Widths
+from pyro_vae.runtime.kinds import Integers
 
 __all__ = ["Flow", "FlowName", "load_zuko"]
 
 _BINS = 8  # of a spline
 
 FlowName = Literal["autoregressive", "spline", "coupling", "planar", "householder", "sylvester"]
+Transforms = Annotated[
+    FlowName | Sequence[nn.Module], f"one of {', '.join(map(repr, get_args(FlowName)))}, or a list of modules"
+]
+_OneOrMore = Annotated[int, Integers("an integer of 1 or more", 1)]
+_ZeroOrMore = Annotated[int, Integers("an integer of 0 or more", 0)]
 
 
 class Flow(Rebuildable):
@@ -73,19 +80,15 @@ class Flow(Rebuildable):
 
     def __init__(
         self,
-        transforms: FlowName | Sequence[nn.Module],
-        latent_dim: int,
-        context_dim: int = 0,
-        num_transforms: int = 2,
-        hidden_dims: Sequence[int] = (128,),
+        transforms: Transforms,
+        latent_dim: _OneOrMore,
+        context_dim: _ZeroOrMore = 0,
+        num_transforms: _OneOrMore = 2,
+        hidden_dims: Widths = (128,),
     ) -> None:
         super().__init__()
-        least = {"latent_dim": 1, "context_dim": 0, "num_transforms": 1}
-        for name, value in zip(least, (latent_dim, context_dim, num_transforms), strict=True):
-            if type(value) is not int or value < least[name]:
-                raise ValueError(f"{name}: found {value!r}, expected an integer of {least[name]} or more")
         if isinstance(transforms, str):
-            transforms = _named(transforms, latent_dim, context_dim, num_transforms, tuple(hidden_dims))
+            transforms = _named(transforms, latent_dim, context_dim, num_transforms, tuple(map(int, hidden_dims)))
         for transform in transforms:
             if isinstance(transform, dist.transforms.Sylvester):
                 raise ValueError(
@@ -123,13 +126,13 @@ def _named(name: str, latent_dim: int, context_dim: int, count: int, hidden_dims
     if name == "sylvester":
         return [Sylvester(latent_dim, context_dim) for _ in range(count)]
     library = dist.transforms
-    if name in ("planar", "householder"):
-        if context_dim == 0:
-            make = library.Planar if name == "planar" else library.Householder
-            return [make(latent_dim) for _ in range(count)]
-        make = library.conditional_planar if name == "planar" else library.conditional_householder
-        return [make(latent_dim, context_dim, hidden_dims=list(hidden_dims)) for _ in range(count)]
-    raise ValueError(f"transforms: found {name!r}, expected one of {', '.join(map(repr, get_args(FlowName)))}")
+    if context_dim == 0:
+        make = library.Planar if name == "planar" else library.Householder
+        return [make(latent_dim) for _ in range(count)]
+    if not hidden_dims:
+        raise ValueError(f"hidden_dims: found none, expected one or more for {name!r} transforms of a context")
+    make = library.conditional_planar if name == "planar" else library.conditional_householder
+    return [make(latent_dim, context_dim, hidden_dims=list(hidden_dims)) for _ in range(count)]
 
 
 def _quiet(transform: nn.Module) -> nn.Module:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from pyro_vae.runtime.arguments import NonNegativeInteger, PositiveInteger, checked
+
 __all__ = ["Sylvester"]
 
 
@@ -36,7 +38,10 @@ class Sylvester(nn.Module):
     (torch.Size([4, 3]), torch.Size([4]))
     """
 
-    def __init__(self, latent_dim: int, context_dim: int = 0, num_reflections: int = 4) -> None:
+    @checked
+    def __init__(
+        self, latent_dim: PositiveInteger, context_dim: NonNegativeInteger = 0, num_reflections: PositiveInteger = 4
+    ) -> None:
         super().__init__()
         self.latent_dim, self.num_reflections = latent_dim, num_reflections
         count = num_reflections * latent_dim + 2 * latent_dim**2 + latent_dim

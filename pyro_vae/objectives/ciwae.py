@@ -6,12 +6,14 @@ The ELBO's part keeps the signal in the guide's gradient that IWAE's loses with 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["CIWAE"]
 
@@ -47,12 +49,16 @@ class CIWAE(Objective):
     tensor([0.6212])
     """
 
+    @checked
     def __init__(
-        self, beta: float, num_particles: int, *, gradient: Gradient = "reparam", max_plate_nesting: int = 1
+        self,
+        beta: Annotated[float, Numbers("a number in [0, 1]", 0, 1)],
+        num_particles: PositiveInteger,
+        *,
+        gradient: Gradient = "reparam",
+        max_plate_nesting: PositiveInteger = 1,
     ) -> None:
         super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta: found {beta!r}, expected a number in [0, 1]")
         self.beta = beta
 
     def arguments(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ Two changes of the KL's part in training are arguments here, since they act on i
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -27,12 +26,11 @@ from pyro_vae.divergence import analytic_kl, factorises, sampled_kl
 from pyro_vae.errors import ProgramError
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.schedules import Schedule
 from pyro_vae.traces import PairTrace
 
 __all__ = ["ELBO"]
-
-_CHOICES = {"kl": ("sample", "analytic"), "free_bits_per": ("site", "unit")}
 
 
 class ELBO(Objective):
@@ -83,28 +81,20 @@ class ELBO(Objective):
     torch.Size([5])
     """
 
+    @checked
     def __init__(
         self,
-        num_particles: int = 1,
+        num_particles: PositiveInteger = 1,
         *,
         kl: Literal["sample", "analytic"] = "sample",
-        free_bits: float = 0.0,
+        free_bits: NonNegativeNumber = 0.0,
         free_bits_per: Literal["site", "unit"] = "site",
-        capacity: float | Schedule | None = None,
-        capacity_weight: float = 1000.0,
+        capacity: NonNegativeNumber | Schedule | None = None,
+        capacity_weight: NonNegativeNumber = 1000.0,
         gradient: Gradient = "reparam",
-        max_plate_nesting: int = 1,
+        max_plate_nesting: PositiveInteger = 1,
     ) -> None:
         super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
-        for name, value in (("kl", kl), ("free_bits_per", free_bits_per)):
-            if value not in _CHOICES[name]:
-                raise ValueError(f"{name}: found {value!r}, expected one of {', '.join(map(repr, _CHOICES[name]))}")
-        numbers = {"free_bits": free_bits, "capacity_weight": capacity_weight}
-        if capacity is not None and not isinstance(capacity, Schedule):
-            numbers["capacity"] = capacity
-        for name, number in numbers.items():
-            if not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-                raise ValueError(f"{name}: found {number!r}, expected a finite number, 0 or more")
         if free_bits and capacity is not None:
             raise ValueError(f"free_bits: found {free_bits!r} beside capacity={capacity!r}, expected one of the two")
         self.kl, self.free_bits, self.free_bits_per = kl, free_bits, free_bits_per

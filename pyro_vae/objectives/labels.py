@@ -37,18 +37,22 @@ from torch import Tensor
 
 from pyro_vae.importance import trace_pair
 from pyro_vae.programs.semi_supervised import M2
+from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace, density
 
 __all__ = ["enumerated_bound", "label_weights", "semi_supervised_loss", "summed_bound"]
 
+Kl = Literal["sample", "analytic"]
 
+
+@checked
 def label_weights(
     m2: M2,
     x: Tensor,
-    num_particles: int = 1,
+    num_particles: PositiveInteger = 1,
     kl_weight: float | Tensor = 1.0,
-    kl: Literal["sample", "analytic"] = "sample",
+    kl: Kl = "sample",
 ) -> Tensor:
     r"""Return the log importance weights of every datum under every label, and every particle.
 
@@ -94,10 +98,8 @@ def label_weights(
     return torch.stack([term.expand(num_particles, *labels.shape) for term in terms.values()]).sum(0)
 
 
-def _latent_term(pair: PairTrace, kl: str) -> Tensor:
+def _latent_term(pair: PairTrace, kl: Kl) -> Tensor:
     """log p(z) - log q(z|x, y), or its mean."""
-    if kl not in ("sample", "analytic"):
-        raise ValueError(f"kl: found {kl!r}, expected one of 'sample', 'analytic'")
     q, p = pair.guide_sites["z"], pair.model_sites["z"]
     if kl == "analytic":
         with suppress(NotImplementedError):
@@ -105,12 +107,13 @@ def _latent_term(pair: PairTrace, kl: str) -> Tensor:
     return density(p) - density(q)
 
 
+@checked
 def enumerated_bound(
     m2: M2,
     x: Tensor,
-    num_particles: int = 1,
+    num_particles: PositiveInteger = 1,
     kl_weight: float | Tensor = 1.0,
-    kl: Literal["sample", "analytic"] = "sample",
+    kl: Kl = "sample",
 ) -> Tensor:
     r"""Return :math:`-\mathcal{U}(x)`, ``(B,)``, nats: the mean over q(y|x) and the particles.
 
@@ -122,7 +125,8 @@ def enumerated_bound(
     return (log_q.exp() * (log_w - log_q)).sum(0)
 
 
-def summed_bound(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
+@checked
+def summed_bound(m2: M2, x: Tensor, num_particles: PositiveInteger = 1) -> Tensor:
     r"""Return :math:`\mathcal{S}_K(x)`, ``(B,)``, nats, a bound no looser than :func:`enumerated_bound`.
 
     The guide's classifier is not in it and learns nothing from it; what the model itself believes of the label is
@@ -132,6 +136,7 @@ def summed_bound(m2: M2, x: Tensor, num_particles: int = 1) -> Tensor:
     return log_w.flatten(0, 1).logsumexp(0) - math.log(num_particles)
 
 
+@checked
 def semi_supervised_loss(
     m2: M2,
     x: Tensor,
@@ -139,7 +144,7 @@ def semi_supervised_loss(
     unlabelled: Tensor,
     alpha: float,
     kl_weight: float | Tensor = 1.0,
-    kl: Literal["sample", "analytic"] = "analytic",
+    kl: Kl = "analytic",
 ) -> Tensor:
     r"""Return what training minimises, from a batch with labels and one without, nats per datum of each.
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.objectives.gradients import Gradient
-from pyro_vae.objectives.objective import Objective, positive_integer
+from pyro_vae.objectives.objective import Objective
+from pyro_vae.runtime.arguments import PositiveInteger, checked
 
 __all__ = ["MIWAE", "PIWAE"]
 
@@ -50,11 +51,16 @@ class MIWAE(Objective):
     tensor([0.3466])
     """
 
+    @checked
     def __init__(
-        self, num_batches: int, num_particles: int, *, gradient: Gradient = "reparam", max_plate_nesting: int = 1
+        self,
+        num_batches: PositiveInteger,
+        num_particles: PositiveInteger,
+        *,
+        gradient: Gradient = "reparam",
+        max_plate_nesting: PositiveInteger = 1,
     ) -> None:
         super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
-        positive_integer("num_batches", num_batches)
         self.num_batches = num_batches
 
     def arguments(self) -> dict[str, Any]:

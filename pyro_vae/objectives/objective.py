@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.errors import failing_on
 from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.objectives.gradients import (
@@ -34,10 +35,17 @@ from pyro_vae.objectives.gradients import (
     slope,
     weight_of_latents,
 )
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.kinds import Instances
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace
 
-__all__ = ["Estimate", "Objective", "positive_integer"]
+__all__ = ["AnyObjective", "Estimate", "Objective"]
+
+
+AnyObjective = Annotated[
+    pyro.infer.ELBO, Instances("one such as ELBO() or a Pyro ELBO", pyro.infer.ELBO, by_value=True)
+]
 
 
 class Estimate(NamedTuple):
@@ -74,13 +82,14 @@ class Objective(pyro.infer.ELBO):
         When run: if the programs do not form a pair, or a latent has no gradient of the kind that is asked for.
     """
 
-    def __init__(self, num_particles: int = 1, *, gradient: Gradient = "reparam", max_plate_nesting: int = 1) -> None:
-        positive_integer("num_particles", num_particles)
-        positive_integer("max_plate_nesting", max_plate_nesting)
-        if gradient not in get_args(Gradient):
-            raise ValueError(
-                f"gradient: found {gradient!r}, expected one of {', '.join(map(repr, get_args(Gradient)))}"
-            )
+    @checked
+    def __init__(
+        self,
+        num_particles: PositiveInteger = 1,
+        *,
+        gradient: Gradient = "reparam",
+        max_plate_nesting: PositiveInteger = 1,
+    ) -> None:
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.gradient = gradient
 
@@ -119,9 +128,11 @@ class Objective(pyro.infer.ELBO):
         """Whether the bound is the true one, nothing in it being weighed otherwise."""
         return not pair.is_annealed
 
+    @checked
     def bound(self, model: Program, guide: Program, x: Tensor) -> Tensor:
         """The bound of each datum of ``x``, ``(B,)``, nats, larger is better; Pyro's parameter store is left alone."""
-        return self.estimate(isolated(model), isolated(guide), x).bound
+        with failing_on("x", x):
+            return self.estimate(isolated(model), isolated(guide), x).bound
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the scaled bound, summed over the batch: a scalar to call ``backward`` on."""
@@ -198,12 +209,6 @@ class Objective(pyro.infer.ELBO):
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
         pair, _ = self._trace(model, guide, _data(args, kwargs))
         return pair.model_trace, pair.guide_trace
-
-
-def positive_integer(name: str, value: Any) -> None:
-    """Raise ``ValueError`` unless an argument is a positive integer."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: found {value!r}, expected a positive integer")
 
 
 def _data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

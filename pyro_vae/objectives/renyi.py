@@ -10,13 +10,15 @@ largest weight only.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["RenyiBound"]
 
@@ -53,12 +55,16 @@ class RenyiBound(Objective):
     [0.5493, 0.6238, 0.6931, 1.0986]
     """
 
+    @checked
     def __init__(
-        self, alpha: float, num_particles: int, *, gradient: Gradient = "reparam", max_plate_nesting: int = 1
+        self,
+        alpha: Annotated[float, Numbers("a number, math.inf and -math.inf included")],
+        num_particles: PositiveInteger,
+        *,
+        gradient: Gradient = "reparam",
+        max_plate_nesting: PositiveInteger = 1,
     ) -> None:
         super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
-        if not isinstance(alpha, (int, float)) or math.isnan(alpha):
-            raise ValueError(f"alpha: found {alpha!r}, expected a number, math.inf and -math.inf included")
         if math.isinf(alpha) and gradient == "dreg":
             raise ValueError(f"gradient: found 'dreg' beside alpha={alpha}, expected a finite alpha: no smooth bound")
         self.alpha = alpha

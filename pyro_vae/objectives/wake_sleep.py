@@ -18,7 +18,7 @@ learn from the data as well, from the same draws and weights :math:`\tilde w_k =
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from pyro import poutine
@@ -30,6 +30,7 @@ from pyro_vae.handlers import Program
 from pyro_vae.importance import trace_pair
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
+from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.traces import PairTrace, random_sites
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
@@ -72,7 +73,8 @@ class WakeSleep(Objective):
 
     guide_phase: Phase = "sleep"
 
-    def __init__(self, num_particles: int = 1, *, max_plate_nesting: int = 1) -> None:
+    @checked
+    def __init__(self, num_particles: PositiveInteger = 1, *, max_plate_nesting: PositiveInteger = 1) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
 
     def reduce(self, log_w: Tensor) -> Tensor:
@@ -144,14 +146,13 @@ class ReweightedWakeSleep(WakeSleep):
     torch.Size([3])
     """
 
-    def __init__(self, num_particles: int, *, guide_phase: Phase = "both", max_plate_nesting: int = 1) -> None:
+    @checked
+    def __init__(
+        self, num_particles: PositiveInteger, *, guide_phase: Phase = "both", max_plate_nesting: PositiveInteger = 1
+    ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         if num_particles < 2:
             raise ValueError(f"num_particles: found {num_particles}, expected 2 or more to be weighed")
-        if guide_phase not in get_args(Phase):
-            raise ValueError(
-                f"guide_phase: found {guide_phase!r}, expected one of {', '.join(map(repr, get_args(Phase)))}"
-            )
         self.guide_phase = guide_phase
 
     def arguments(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pyro_vae.flows import FlowDistribution, check_flow, flow_distribution
+from pyro_vae.flows import AnyFlow, FlowDistribution, check_flow, flow_distribution
 from pyro_vae.modules import Rebuildable
 
 __all__ = ["FlowPosterior"]
@@ -56,7 +56,7 @@ class FlowPosterior(Rebuildable):
     (torch.Size([3]), torch.Size([10]))
     """
 
-    def __init__(self, flow: nn.Module, network: nn.Module) -> None:
+    def __init__(self, flow: AnyFlow, network: nn.Module) -> None:
         super().__init__()
         check_flow(flow)
         self.flow, self.network = flow, network

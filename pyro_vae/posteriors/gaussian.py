@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
-from pyro_vae.networks import bounded_scale
+from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal", "precision_weighted"]
 
@@ -46,8 +47,9 @@ class DiagonalNormal(Rebuildable):
     (torch.Size([3]), torch.Size([50]))
     """
 
-    def __init__(self, network: nn.Module, low: float = 1e-3, high: float = 1e3) -> None:
+    def __init__(self, network: nn.Module, low: PositiveNumber = 1e-3, high: PositiveNumber = 1e3) -> None:
         super().__init__()
+        check_bounds(low, high)
         self.network = network
         self.low, self.high = low, high
 
@@ -93,8 +95,9 @@ class FullNormal(Rebuildable):
     (torch.Size([3]), torch.Size([10]))
     """
 
-    def __init__(self, network: nn.Module, low: float = 1e-3, high: float = 1e3) -> None:
+    def __init__(self, network: nn.Module, low: PositiveNumber = 1e-3, high: PositiveNumber = 1e3) -> None:
         super().__init__()
+        check_bounds(low, high)
         self.network = network
         self.low, self.high = low, high
 
@@ -156,10 +159,11 @@ class LowRankNormal(Rebuildable):
     (torch.Size([3]), torch.Size([10]))
     """
 
-    def __init__(self, network: nn.Module, rank: int, low: float = 1e-3, high: float = 1e3) -> None:
+    def __init__(
+        self, network: nn.Module, rank: PositiveInteger, low: PositiveNumber = 1e-3, high: PositiveNumber = 1e3
+    ) -> None:
         super().__init__()
-        if type(rank) is not int or rank < 1:
-            raise ValueError(f"rank: found {rank!r}, expected a positive integer")
+        check_bounds(low, high)
         self.network, self.rank = network, rank
         self.low, self.high = low, high
 

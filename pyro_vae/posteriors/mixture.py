@@ -2,12 +2,16 @@ r"""A posterior with several modes: a mixture of Gaussians whose weights depend 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
-from pyro_vae.networks import bounded_scale
+from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.runtime.arguments import PositiveNumber
+from pyro_vae.runtime.kinds import Integers
 
 __all__ = ["MixturePosterior"]
 
@@ -47,10 +51,15 @@ class MixturePosterior(Rebuildable):
     (torch.Size([5]), torch.Size([10]), True)
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int, low: float = 1e-3, high: float = 1e3) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        latent_dim: Annotated[int, Integers("an integer of 2 or more", 2)],
+        low: PositiveNumber = 1e-3,
+        high: PositiveNumber = 1e3,
+    ) -> None:
         super().__init__()
-        if type(latent_dim) is not int or latent_dim < 2:
-            raise ValueError(f"latent_dim: found {latent_dim!r}, expected an integer of 2 or more")
+        check_bounds(low, high)
         self.network, self.latent_dim = network, latent_dim
         self.low, self.high = low, high
 

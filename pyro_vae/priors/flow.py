@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from pyro_vae.flows import FlowDistribution, check_flow, flow_distribution
+from pyro_vae.flows import AnyFlow, FlowDistribution, check_flow, flow_distribution
 from pyro_vae.modules import Rebuildable
 
 __all__ = ["FlowPrior"]
@@ -44,7 +43,7 @@ class FlowPrior(Rebuildable):
     (torch.Size([]), torch.Size([5]), torch.Size([3, 5]))
     """
 
-    def __init__(self, flow: nn.Module) -> None:
+    def __init__(self, flow: AnyFlow) -> None:
         super().__init__()
         check_flow(flow)
         self.flow = flow

@@ -8,14 +8,9 @@ from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
 from pyro_vae.networks import bounded_scale, inverse_bounded_scale
+from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
-__all__ = ["LearnedNormal", "StandardNormal", "check_latent_dim"]
-
-
-def check_latent_dim(latent_dim: object) -> None:
-    """Raise ``ValueError`` unless it is a positive integer."""
-    if type(latent_dim) is not int or latent_dim < 1:
-        raise ValueError(f"latent_dim: found {latent_dim!r}, expected a positive integer")
+__all__ = ["LearnedNormal", "StandardNormal"]
 
 
 class StandardNormal(Rebuildable):
@@ -46,9 +41,8 @@ class StandardNormal(Rebuildable):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: PositiveInteger) -> None:
         super().__init__()
-        check_latent_dim(latent_dim)
         self.latent_dim = latent_dim
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
@@ -86,9 +80,8 @@ class LearnedNormal(Rebuildable):
     True
     """
 
-    def __init__(self, latent_dim: int, low: float = 1e-3, high: float = 1e3) -> None:
+    def __init__(self, latent_dim: PositiveInteger, low: PositiveNumber = 1e-3, high: PositiveNumber = 1e3) -> None:
         super().__init__()
-        check_latent_dim(latent_dim)
         self.loc = nn.Parameter(torch.zeros(latent_dim))
         self.raw_scale = nn.Parameter(inverse_bounded_scale(torch.ones(latent_dim), low, high))
         self.low, self.high = low, high

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyro_vae.modules import Rebuildable
 from pyro_vae.networks import bounded_scale, inverse_bounded_scale
-from pyro_vae.priors.gaussian import check_latent_dim
+from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["DiagonalMixture", "GaussianMixture", "mixture"]
 
@@ -50,11 +50,14 @@ class GaussianMixture(Rebuildable):
     (torch.Size([]), torch.Size([2]), torch.Size([4]))
     """
 
-    def __init__(self, num_components: int, latent_dim: int, low: float = 1e-2, high: float = 1e2) -> None:
+    def __init__(
+        self,
+        num_components: PositiveInteger,
+        latent_dim: PositiveInteger,
+        low: PositiveNumber = 1e-2,
+        high: PositiveNumber = 1e2,
+    ) -> None:
         super().__init__()
-        check_latent_dim(latent_dim)
-        if type(num_components) is not int or num_components < 1:
-            raise ValueError(f"num_components: found {num_components!r}, expected a positive integer")
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, latent_dim))
         self.raw_scale = nn.Parameter(inverse_bounded_scale(torch.ones(num_components, latent_dim), low, high))

@@ -12,16 +12,16 @@ Tomczak and Welling, *VAE with a VampPrior*, 2018.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.modules import Rebuildable
 from pyro_vae.priors.mixture import mixture
+from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, checked
 
 __all__ = ["Components", "VampPrior"]
 
@@ -70,17 +70,12 @@ class VampPrior(Rebuildable):
 
     def __init__(
         self,
-        num_pseudo_inputs: int,
+        num_pseudo_inputs: PositiveInteger,
         posterior: nn.Module,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         components: Components = "posterior",
     ) -> None:
         super().__init__()
-        if type(num_pseudo_inputs) is not int or num_pseudo_inputs < 1:
-            raise ValueError(f"num_pseudo_inputs: found {num_pseudo_inputs!r}, expected a positive integer")
-        if components not in get_args(Components):
-            choices = ", ".join(map(repr, get_args(Components)))
-            raise ValueError(f"components: found {components!r}, expected one of {choices}")
         self.pseudo_inputs = nn.Parameter(0.5 + 0.1 * torch.randn(num_pseudo_inputs, *data_shape))
         self.components = components
         self._posterior = (posterior,)  # in a tuple: the guide's, not a part of the prior
@@ -98,8 +93,9 @@ class VampPrior(Rebuildable):
             q = q.base
         return mixture(self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), q)
 
+    @checked
     @torch.no_grad()
-    def start_at(self, x: Tensor) -> None:
+    def start_at(self, x: Array) -> None:
         """Let the pseudo-inputs start at data, ``(N, *data_shape)``: the first M, or all of them again and again.
 
         Raises
@@ -108,6 +104,7 @@ class VampPrior(Rebuildable):
             If the data have another shape.
         """
         data_shape = self.pseudo_inputs.shape[1:]
+        x = torch.as_tensor(x)
         if x.shape[1:] != data_shape or len(x) == 0:
             raise ValueError(f"x: found the shape {tuple(x.shape)}, expected (N, {', '.join(map(str, data_shape))})")
         rows = torch.arange(len(self.pseudo_inputs)) % len(x)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import pyro
 from pyro.nn import PyroModule
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs.parts import LikelihoodName, check_layer, likelihood_of, result_of, sizes_of
+from pyro_vae.programs.parts import AnyLikelihood, check_layer, likelihood_of, result_of, sizes_of
 from pyro_vae.programs.program import Program
+from pyro_vae.runtime.kinds import Anything, Sizes
 
 __all__ = [
     "Chain",
@@ -28,7 +30,10 @@ __all__ = [
     "sizes_from",
 ]
 
-HiddenDims = Sequence[int] | Sequence[Sequence[int]]
+HiddenDims = Annotated[Sequence[int] | Sequence[Sequence[int]], Anything("one or more lists of positive integers")]
+LayerSizes = Annotated[
+    Sequence[int], Sizes("the length of each layer from z1 up, one or more positive integers", count=1)
+]
 
 
 class Chain(PyroModule):
@@ -82,15 +87,8 @@ def sizes_from(
     """
     if data_shape is None:
         raise ValueError(f"data_shape: found None, expected the shape of one datum, or all of {parts} as modules")
-    expected = "the length of each layer from z1 up, one or more positive integers"
-    sizes = sizes_of("latent_dims", latent_dims, expected)
-    if not sizes:
-        raise ValueError(f"latent_dims: found {latent_dims!r}, expected {expected}")
-    expected = "the shape of one datum, one or more positive integers"
-    shape = sizes_of("data_shape", data_shape, expected)
-    if not shape:
-        raise ValueError(f"data_shape: found {data_shape!r}, expected {expected}")
-    return shape, sizes, _widths(hidden_dims, len(sizes))
+    sizes = tuple(map(int, latent_dims))
+    return tuple(map(int, data_shape)), sizes, _widths(hidden_dims, len(sizes))
 
 
 def _widths(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
@@ -111,7 +109,7 @@ def made_from_sizes(
     data_shape: Sequence[int],
     latent_dims: Sequence[int],
     hidden_dims: Sequence[Sequence[int]],
-    likelihood: LikelihoodName | nn.Module,
+    likelihood: AnyLikelihood,
     activation: Activation,
     prior: nn.Module | None,
     transitions: Sequence[nn.Module] | None,

@@ -11,8 +11,6 @@ Sohn, Lee and Yan, *Learning Structured Output Representation using Deep Conditi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyro
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
@@ -20,7 +18,8 @@ from torch import Tensor, nn
 
 from pyro_vae.networks import Activation
 from pyro_vae.programs.labelled import LabelledModel, LabelledProgram, apart, codes, labelled_parts, number_of_classes
-from pyro_vae.programs.parts import LikelihoodName
+from pyro_vae.programs.parts import AnyLikelihood, Part
+from pyro_vae.runtime.arguments import DataShape, PositiveInteger, Widths
 
 __all__ = ["ConditionalVAE"]
 
@@ -116,18 +115,18 @@ class ConditionalVAE(LabelledProgram):
 
     def __init__(
         self,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         num_classes: int,
-        latent_dim: int | None = None,
-        hidden_dims: Sequence[int] = (200, 200),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        latent_dim: PositiveInteger | None = None,
+        hidden_dims: Widths = (200, 200),
+        likelihood: AnyLikelihood = "bernoulli",
         *,
         activation: Activation = "tanh",
-        prior: nn.Module | None = None,
-        posterior: nn.Module | None = None,
+        prior: Part | None = None,
+        posterior: Part | None = None,
     ) -> None:
-        sizes = tuple(data_shape), number_of_classes(num_classes)
+        sizes = tuple(map(int, data_shape)), number_of_classes(num_classes)
         prior, likelihood, posterior = labelled_parts(
-            *sizes, latent_dim, tuple(hidden_dims), likelihood, activation, prior, posterior
+            *sizes, latent_dim, tuple(map(int, hidden_dims)), likelihood, activation, prior, posterior
         )
         super().__init__(Model(prior, likelihood, *sizes), Guide(posterior, *sizes))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Annotated, cast
 
 import pyro
 import pyro.distributions as dist
@@ -32,11 +32,17 @@ from torch.nn import functional
 
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import as_image, bounded_scale
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of, sizes_of
+from pyro_vae.programs.parts import AnyLikelihood, check_layer, result_of
 from pyro_vae.programs.program import Program
 from pyro_vae.residual import Convolution, Level, Pixels, ResidualBlock, Resize, Upward, levels_of
+from pyro_vae.runtime.arguments import PositiveInteger
+from pyro_vae.runtime.kinds import Sizes
 
 __all__ = ["ConvLadderVAE"]
+
+ImageShape = Annotated[Sequence[int], Sizes("an image, (height, width) or (channels, height, width)", bounded=True)]
+_EACH_LEVEL = "an integer of {} or more for each level of images, the last level a single pixel"
+
 
 _BOUNDS = (1e-2, 1e2)  # of the prior's scale, and of the guide's relative to it
 
@@ -208,28 +214,24 @@ class ConvLadderVAE(Program):
 
     def __init__(
         self,
-        data_shape: Sequence[int],
-        num_layers: Sequence[int] = (4, 6, 2),
-        latent_channels: Sequence[int] = (2, 4, 16),
-        channels: Sequence[int] = (32, 64, 64),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        data_shape: ImageShape,
+        num_layers: Annotated[Sequence[int], Sizes(_EACH_LEVEL.format(0), least=0)] = (4, 6, 2),
+        latent_channels: Annotated[Sequence[int], Sizes(_EACH_LEVEL.format(1))] = (2, 4, 16),
+        channels: Annotated[Sequence[int], Sizes(_EACH_LEVEL.format(1))] = (32, 64, 64),
+        likelihood: AnyLikelihood = "bernoulli",
         *,
-        num_blocks: int = 1,
+        num_blocks: PositiveInteger = 1,
     ) -> None:
-        check_parts(likelihood=likelihood)
-        data_shape = sizes_of("data_shape", data_shape, "an image, (height, width) or (channels, height, width)")
+        data_shape = tuple(map(int, data_shape))
         image = as_image("data_shape", data_shape)
-        expected = "an integer of {} or more for each level of images, the last level a single pixel"
-        num_layers = sizes_of("num_layers", num_layers, expected.format(0), least=0)
+        num_layers, latent_channels, channels = (
+            tuple(map(int, sizes)) for sizes in (num_layers, latent_channels, channels)
+        )
         if len(num_layers) < 2 or sum(num_layers) == 0:
             raise ValueError(f"num_layers: found {num_layers!r}, expected two levels or more, one with a latent")
-        latent_channels = sizes_of("latent_channels", latent_channels, expected.format(1))
-        channels = sizes_of("channels", channels, expected.format(1))
         for name, counts in (("latent_channels", latent_channels), ("channels", channels)):
             if len(counts) != len(num_layers):
                 raise ValueError(f"{name}: found {counts!r}, expected one for each of {len(num_layers)} levels")
-        if type(num_blocks) is not int or num_blocks < 1:
-            raise ValueError(f"num_blocks: found {num_blocks!r}, expected a positive integer")
         levels = levels_of(image, channels)
         way_down = WayDown(levels, num_layers, latent_channels)
         if likelihood == "bernoulli":

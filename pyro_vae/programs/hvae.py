@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyro
 from pyro.nn import PyroModule
@@ -30,12 +30,13 @@ from pyro_vae.programs.chain import (
     Chain,
     ChainProgram,
     HiddenDims,
+    LayerSizes,
     check_chain,
     check_length,
     made_from_sizes,
     sizes_from,
 )
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
+from pyro_vae.programs.parts import AnyLikelihood, DatumShape, Part, Parts, check_layer, check_stands_alone, result_of
 
 __all__ = ["HVAE"]
 
@@ -132,20 +133,18 @@ class HVAE(ChainProgram):
 
     def __init__(
         self,
-        data_shape: Sequence[int] | None = None,
-        latent_dims: Sequence[int] = (100, 50),
+        data_shape: DatumShape | None = None,
+        latent_dims: LayerSizes = (100, 50),
         hidden_dims: HiddenDims = (200, 200),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        likelihood: AnyLikelihood = "bernoulli",
         *,
-        guide: Literal["bottom-up", "top-down"] = "bottom-up",
+        guide: Annotated[Literal["bottom-up", "top-down"], "'bottom-up' or 'top-down'"] = "bottom-up",
         activation: Activation = "tanh",
-        prior: nn.Module | None = None,
-        transitions: Sequence[nn.Module] | None = None,
-        posteriors: Sequence[nn.Module] | None = None,
+        prior: Part | None = None,
+        transitions: Parts | None = None,
+        posteriors: Parts | None = None,
     ) -> None:
-        if guide not in ("bottom-up", "top-down"):
-            raise ValueError(f"guide: found {guide!r}, expected 'bottom-up' or 'top-down'")
-        check_parts(prior=prior, likelihood=likelihood, transitions=transitions, posteriors=posteriors)
+        check_stands_alone(prior)
         sizes: tuple[int, ...] | None = None
         if prior is None or transitions is None or posteriors is None or isinstance(likelihood, str):
             data_shape, sizes, widths = sizes_from(

@@ -13,7 +13,7 @@ A decoder takes the label beside the latents, as ones and zeros, so that every l
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import pyro.distributions as dist
@@ -29,10 +29,14 @@ from pyro_vae.modules import placement
 from pyro_vae.networks import Activation, ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs.parts import LikelihoodName, check_parts, likelihood_of, sizes_of
-from pyro_vae.programs.program import Program
+from pyro_vae.programs.parts import AnyLikelihood, check_stands_alone, likelihood_of, sizes_of
+from pyro_vae.programs.program import NumSamples, Program
+from pyro_vae.runtime.arguments import Array, checked
+from pyro_vae.runtime.kinds import Arrays
 
 __all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]
+
+Labels = Annotated[Any, Arrays("integers, as a tensor, an array or a list", least_dims=0, lists=True)]
 
 
 def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor | None]:
@@ -80,7 +84,7 @@ def labelled_parts(
     num_classes: int,
     latent_dim: int | None,
     hidden_dims: tuple[int, ...],
-    likelihood: LikelihoodName | nn.Module,
+    likelihood: AnyLikelihood,
     activation: Activation,
     prior: nn.Module | None,
     posterior: nn.Module | None,
@@ -90,11 +94,11 @@ def labelled_parts(
     Raises
     ------
     ValueError
-        For an unknown likelihood, or a latent_dim that is missing.
+        For a latent_dim that is missing.
     TypeError
-        For a part that is no module.
+        For a prior that runs a part of another guide.
     """
-    check_parts(prior=prior, likelihood=likelihood, posterior=posterior)
+    check_stands_alone(prior)
     if prior is not None and posterior is not None and not isinstance(likelihood, str):
         return prior, likelihood, posterior
     if latent_dim is None:
@@ -138,7 +142,8 @@ class LabelledProgram(Program):
         super().__init__(model, guide, ("z",))
         self.data_shape, self.num_classes = model.data_shape, model.num_classes
 
-    def pack(self, x: Any, y: Any) -> Tensor:
+    @checked
+    def pack(self, x: Array, y: Labels) -> Tensor:
         """Return data ``(N, *data_shape)`` and labels ``(N,)`` as one tensor ``(N, D + 1)``, as the programs take them.
 
         Raises
@@ -158,20 +163,25 @@ class LabelledProgram(Program):
         x = x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.get_default_dtype())
         return torch.cat([x.reshape(len(x), -1), y[:, None].to(x)], 1)
 
+    @checked
     @torch.no_grad()
-    def encode(self, x: Tensor, layer: int = 1) -> Tensor:
+    def encode(self, x: Array, layer: int = 1) -> Tensor:
         """Return the posterior means ``(B, latent_dim)`` of packed data."""
         with poutine.condition(data={"y": self._labels(x)}):
             return super().encode(x, layer)
 
+    @checked
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, layer: int = 1) -> Tensor:
+    def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
         """Return the mean of p(x|y, z) for the latents that the guide infers from packed data."""
         with poutine.condition(data={"y": self._labels(x)}):
             return super().reconstruct(x, layer)
 
+    @checked
     @torch.no_grad()
-    def sample(self, num_samples: int, *, layer: int | None = None, mean: bool = False, y: Any = None) -> Tensor:
+    def sample(
+        self, num_samples: NumSamples, *, layer: int | None = None, mean: bool = False, y: Labels | None = None
+    ) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x|y); with ``mean=True`` return each draw's mean of p(x|y, z).
 
         ``y`` is an integer, or one for each sample; by default they are drawn, all classes alike.

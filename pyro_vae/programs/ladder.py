@@ -30,12 +30,13 @@ from pyro_vae.programs.chain import (
     Chain,
     ChainProgram,
     HiddenDims,
+    LayerSizes,
     check_chain,
     check_length,
     made_from_sizes,
     sizes_from,
 )
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of
+from pyro_vae.programs.parts import AnyLikelihood, DatumShape, Part, Parts, check_layer, check_stands_alone, result_of
 
 __all__ = ["LadderVAE"]
 
@@ -118,21 +119,19 @@ class LadderVAE(ChainProgram):
 
     def __init__(
         self,
-        data_shape: Sequence[int] | None = None,
-        latent_dims: Sequence[int] = (100, 50),
+        data_shape: DatumShape | None = None,
+        latent_dims: LayerSizes = (100, 50),
         hidden_dims: HiddenDims = (200, 200),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        likelihood: AnyLikelihood = "bernoulli",
         *,
         activation: Activation = "leaky_relu",
         batch_norm: bool = False,
-        prior: nn.Module | None = None,
-        transitions: Sequence[nn.Module] | None = None,
-        encoders: Sequence[nn.Module] | None = None,
-        posteriors: Sequence[nn.Module] | None = None,
+        prior: Part | None = None,
+        transitions: Parts | None = None,
+        encoders: Parts | None = None,
+        posteriors: Parts | None = None,
     ) -> None:
-        check_parts(
-            prior=prior, likelihood=likelihood, transitions=transitions, encoders=encoders, posteriors=posteriors
-        )
+        check_stands_alone(prior)
         if (encoders is None) != (posteriors is None):
             raise ValueError("encoders, posteriors: found one of the two, expected both or neither")
         sizes: tuple[int, ...] | None = None

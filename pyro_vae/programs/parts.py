@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -14,65 +13,49 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.modules import placement
 from pyro_vae.networks import MLP, Activation
+from pyro_vae.runtime.kinds import Sizes
 from pyro_vae.state import evaluating
 
-__all__ = ["LikelihoodName", "check_layer", "check_parts", "likelihood_of", "result_of", "shared_by", "sizes_of"]
+__all__ = [
+    "AnyLikelihood",
+    "DatumShape",
+    "LikelihoodName",
+    "Part",
+    "Parts",
+    "check_layer",
+    "check_stands_alone",
+    "likelihood_of",
+    "result_of",
+    "shared_by",
+    "sizes_of",
+]
 
 LikelihoodName = Literal["bernoulli", "gaussian"]
+Part = Annotated[nn.Module, "a module whose forward is a distribution"]
+Parts = Annotated[Sequence[nn.Module], "a list of modules, from the data up"]
+AnyLikelihood = LikelihoodName | Part
+DatumShape = Annotated[
+    Sequence[int], Sizes("the shape of one datum, one or more positive integers", count=1, bounded=True)
+]
 
 
 def likelihood_of(
     name: str, latent_dim: int, data_shape: Sequence[int], hidden_dims: Sequence[int], activation: Activation
 ) -> nn.Module:
-    """A likelihood by its name, on a decoder of fully connected layers.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name.
-    """
+    """A likelihood by its name, on a decoder of fully connected layers."""
     if name == "bernoulli":
         return Bernoulli(MLP(latent_dim, data_shape, hidden_dims, activation), data_shape)
-    if name == "gaussian":
-        decoder = MLP(latent_dim, (2, *data_shape), hidden_dims, activation)
-        return Gaussian(decoder, data_shape, scale="decoder", mean="sigmoid")
-    choices = ", ".join(map(repr, get_args(LikelihoodName)))
-    raise ValueError(f"likelihood: found {name!r}, expected {choices} or a module")
+    decoder = MLP(latent_dim, (2, *data_shape), hidden_dims, activation)
+    return Gaussian(decoder, data_shape, scale="decoder", mean="sigmoid")
 
 
-def check_parts(*, shares: bool = False, **parts: Any) -> None:
-    """Refuse a part that is neither missing nor a module; a likelihood is a name or a module, a plural a list of them.
-
-    Unless the program ``shares``, it has no room for a prior that runs a part of the guide.
-
-    Raises
-    ------
-    ValueError
-        For a likelihood of an unknown name.
-    TypeError
-        For anything else that is no module, or no list of modules, and for a prior that is not the program's.
-    """
-    a_module = "a module whose forward is a distribution"
-    for name, part in parts.items():
-        if name == "likelihood":
-            choices = ", ".join(map(repr, get_args(LikelihoodName)))
-            if isinstance(part, str) and part not in get_args(LikelihoodName):
-                raise ValueError(f"likelihood: found {part!r}, expected {choices} or a module")
-            if not isinstance(part, (str, nn.Module)):
-                raise TypeError(f"likelihood: found {type(part).__name__}, expected {choices} or {a_module}")
-        elif name.endswith("s") and part is not None:
-            if not isinstance(part, (list, tuple, nn.ModuleList)):
-                raise TypeError(f"{name}: found {type(part).__name__}, expected a list of modules, from the data up")
-            for index, item in enumerate(part):
-                if not isinstance(item, nn.Module):
-                    raise TypeError(f"{name}[{index}]: found {type(item).__name__}, expected a module")
-        elif not isinstance(part, (nn.Module, type(None))):
-            raise TypeError(f"{name}: found {type(part).__name__}, expected {a_module}")
-        elif name == "prior" and part is not None and shared_by(part) and not shares:
-            raise TypeError(
-                f"prior: found {type(part).__name__}, which runs a posterior on pseudo-inputs, expected a prior that "
-                "stands alone: of the programs here VAE alone has a posterior q(z|x) to share"
-            )
+def check_stands_alone(prior: nn.Module | None) -> None:
+    """Raise ``TypeError`` for a prior that runs a part of the guide, in a program that has no such part."""
+    if prior is not None and shared_by(prior):
+        raise TypeError(
+            f"prior: found {type(prior).__name__}, which runs a posterior on pseudo-inputs, expected a prior that "
+            "stands alone: of the programs here VAE alone has a posterior q(z|x) to share"
+        )
 
 
 def shared_by(prior: nn.Module) -> dict[str, nn.Module]:
@@ -89,14 +72,8 @@ def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int,
     ValueError
         If it is no such list; the message says what was ``expected``.
     """
-    try:
-        found = tuple(operator.index(size) for size in sizes)
-        right = not isinstance(sizes, str) and not any(isinstance(size, bool) for size in sizes)
-    except TypeError:
-        right, found = False, ()
-    if not right or not all(size >= least for size in found):
-        raise ValueError(f"{name}: found {sizes!r}, expected {expected}")
-    return found
+    Sizes(expected, least).check(name, sizes)
+    return tuple(map(int, sizes))
 
 
 @torch.no_grad()

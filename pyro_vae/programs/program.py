@@ -10,7 +10,7 @@ guide found. So one implementation serves every depth.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import torch
 from pyro import poutine
@@ -18,12 +18,15 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.arrays import as_tensor
+from pyro_vae.errors import failing_on
 from pyro_vae.handlers import AtMeans
 from pyro_vae.modules import Rebuildable, placement
+from pyro_vae.runtime.arguments import Array, checked
 from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.kinds import Integers
 from pyro_vae.state import evaluating, isolated
 
-__all__ = ["GenerativeModel", "Program"]
+__all__ = ["GenerativeModel", "NumSamples", "Program"]
 
 
 class GenerativeModel(Protocol):
@@ -31,6 +34,9 @@ class GenerativeModel(Protocol):
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
         """Draw so many data, or score the data ``x``, ``(num_data, *data_shape)``; return them."""
+
+
+NumSamples = Annotated[int, Integers("0 or more, as an integer", 0)]
 
 
 class Program(Rebuildable):
@@ -55,8 +61,9 @@ class Program(Rebuildable):
         """The module whose forward takes the latents next to the data and returns p(x|z)."""
         return cast(nn.Module, self.model.likelihood)
 
+    @checked
     @torch.no_grad()
-    def encode(self, x: Tensor, layer: int = 1) -> Tensor:
+    def encode(self, x: Array, layer: int = 1) -> Tensor:
         """Return the posterior means of a layer, ``(B, *event_shape)``, of data ``(B, *data_shape)``.
 
         In a hierarchy each layer's mean is that given the means of the layers that the guide draws before it.
@@ -69,8 +76,9 @@ class Program(Rebuildable):
         self._check_layer(layer)
         return self._means(x)[self.latents[layer - 1]]
 
+    @checked
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, layer: int = 1) -> Tensor:
+    def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
         """Return the mean of p(x|z) for latents that the guide infers from x, ``(B, *data_shape)`` like the data.
 
         The given layer and those above it are at their posterior means; those below are drawn anew from the model. So
@@ -86,8 +94,9 @@ class Program(Rebuildable):
         known = {name: means[name] for name in self.latents[layer - 1 :]}
         return self._generate(len(x), known)["fn"].mean
 
+    @checked
     @torch.no_grad()
-    def sample(self, num_samples: int, *, layer: int | None = None, mean: bool = False) -> Tensor:
+    def sample(self, num_samples: NumSamples, *, layer: int | None = None, mean: bool = False) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x); with ``mean=True`` return each draw's mean of p(x|z).
 
         Papers print the means, which look smoother than the data do; the draws are what the model holds likely. With
@@ -98,8 +107,6 @@ class Program(Rebuildable):
         ValueError
             If ``num_samples`` is negative, or there is no such layer.
         """
-        if num_samples < 0:
-            raise ValueError(f"num_samples: found {num_samples}, expected 0 or more")
         held: dict[str, Tensor] = {}
         num_data = max(num_samples, 1)  # Pyro has no empty plates
         if layer is not None:
@@ -118,13 +125,14 @@ class Program(Rebuildable):
         )
 
     def _check_layer(self, layer: int) -> None:
-        if layer not in range(1, len(self.latents) + 1):
-            raise ValueError(f"layer: found {layer!r}, expected 1 (next to the data) to {len(self.latents)} (the top)")
+        top = len(self.latents)
+        Integers(f"1 (next to the data) to {top} (the top)", 1, top).check("layer", layer)
 
     def _means(self, x: Tensor) -> dict[str, Tensor]:
         device, dtype = placement(self)
-        with exclusive("encode", brief=True), evaluating(self), AtMeans():
-            trace = poutine.trace(isolated(self.guide)).get_trace(as_tensor(x, "x").to(device, dtype))
+        x = as_tensor(x, "x").to(device, dtype)
+        with exclusive("encode", brief=True), evaluating(self), AtMeans(), failing_on("x", x):
+            trace = poutine.trace(isolated(self.guide)).get_trace(x)
         sites: dict[str, Any] = trace.nodes
         return {name: sites[name]["value"] for name in self.latents}
 

@@ -11,8 +11,6 @@ Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Genera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -20,6 +18,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.arrays import as_tensor
+from pyro_vae.errors import failing_on
 from pyro_vae.modules import Rebuildable, placement
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.programs.labelled import (
@@ -30,7 +29,8 @@ from pyro_vae.programs.labelled import (
     labelled_parts,
     number_of_classes,
 )
-from pyro_vae.programs.parts import LikelihoodName, check_parts
+from pyro_vae.programs.parts import AnyLikelihood, Part
+from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, Widths, checked
 from pyro_vae.state import evaluating
 
 __all__ = ["M2", "Classifier"]
@@ -133,32 +133,33 @@ class M2(LabelledProgram):
 
     def __init__(
         self,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         num_classes: int,
-        latent_dim: int | None = None,
-        hidden_dims: Sequence[int] = (200, 200),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        latent_dim: PositiveInteger | None = None,
+        hidden_dims: Widths = (200, 200),
+        likelihood: AnyLikelihood = "bernoulli",
         *,
         activation: Activation = "tanh",
-        prior: nn.Module | None = None,
-        posterior: nn.Module | None = None,
-        classifier: nn.Module | None = None,
+        prior: Part | None = None,
+        posterior: Part | None = None,
+        classifier: Part | None = None,
     ) -> None:
-        check_parts(classifier=classifier)
-        sizes = tuple(data_shape), number_of_classes(num_classes)
+        sizes = tuple(map(int, data_shape)), number_of_classes(num_classes)
         prior, likelihood, posterior = labelled_parts(
-            *sizes, latent_dim, tuple(hidden_dims), likelihood, activation, prior, posterior
+            *sizes, latent_dim, tuple(map(int, hidden_dims)), likelihood, activation, prior, posterior
         )
         if classifier is None:
-            classifier = Classifier(MLP(*sizes, tuple(hidden_dims), activation))
+            classifier = Classifier(MLP(*sizes, hidden_dims, activation))
         super().__init__(LabelledModel(prior, likelihood, *sizes), Guide(posterior, classifier, *sizes))
 
+    @checked
     @torch.no_grad()
-    def classify(self, x: Tensor) -> Tensor:
+    def classify(self, x: Array) -> Tensor:
         """The most probable labels under q(y|x), ``(B,)``, of data ``(B, *data_shape)``."""
         device, dtype = placement(self)
-        with evaluating(self):
-            logits: Tensor = self.guide.classifier(as_tensor(x, "x").to(device, dtype)).logits
+        x = as_tensor(x, "x").to(device, dtype)
+        with evaluating(self), failing_on("x", x):
+            logits: Tensor = self.guide.classifier(x).logits
         return logits.argmax(-1)
 
     def _labels(self, x: Tensor) -> Tensor:

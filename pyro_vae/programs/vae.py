@@ -7,8 +7,6 @@ Kingma and Welling, *Auto-Encoding Variational Bayes*, 2013.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -16,8 +14,9 @@ from torch import Tensor, nn
 from pyro_vae.networks import MLP, Activation
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.programs.parts import LikelihoodName, check_parts, likelihood_of, shared_by
+from pyro_vae.programs.parts import AnyLikelihood, Part, likelihood_of, shared_by
 from pyro_vae.programs.program import Program
+from pyro_vae.runtime.arguments import DataShape, PositiveInteger, Widths
 
 __all__ = ["VAE"]
 
@@ -98,23 +97,22 @@ class VAE(Program):
 
     def __init__(
         self,
-        data_shape: Sequence[int] | None = None,
-        latent_dim: int | None = None,
-        hidden_dims: Sequence[int] = (200, 200),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        data_shape: DataShape | None = None,
+        latent_dim: PositiveInteger | None = None,
+        hidden_dims: Widths = (200, 200),
+        likelihood: AnyLikelihood = "bernoulli",
         *,
         activation: Activation = "tanh",
-        prior: nn.Module | None = None,
-        posterior: nn.Module | None = None,
+        prior: Part | None = None,
+        posterior: Part | None = None,
     ) -> None:
-        check_parts(prior=prior, likelihood=likelihood, posterior=posterior, shares=True)
         if prior is None or posterior is None or isinstance(likelihood, str):
             if data_shape is None or latent_dim is None:
                 raise ValueError(
                     f"VAE: found data_shape={data_shape} and latent_dim={latent_dim}, expected both, or all of "
                     "prior, likelihood and posterior as modules"
                 )
-            data_shape, hidden_dims = tuple(data_shape), tuple(hidden_dims)
+            data_shape, hidden_dims = tuple(map(int, data_shape)), tuple(map(int, hidden_dims))
             if prior is None:
                 prior = StandardNormal(latent_dim)
             if posterior is None:

@@ -31,8 +31,7 @@ van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import pyro
 import torch
@@ -43,12 +42,13 @@ from pyro_vae.arrays import as_tensor
 from pyro_vae.batches import as_batches
 from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
 from pyro_vae.codebook import ChosenVectors, Codebook, CodeVectors
-from pyro_vae.errors import ProgramError
-from pyro_vae.grids import GridDecoder, GridEncoder
+from pyro_vae.errors import ProgramError, failing_on
+from pyro_vae.grids import Channels, GridDecoder, GridEncoder
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.modules import placement
-from pyro_vae.programs.parts import LikelihoodName, check_layer, check_parts, result_of, sizes_of
+from pyro_vae.programs.parts import AnyLikelihood, DatumShape, Part, check_layer, check_stands_alone, result_of
 from pyro_vae.programs.program import Program
+from pyro_vae.runtime.arguments import AnyData, Array, NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.state import evaluating
 
 __all__ = ["VQVAE", "CodePriorName", "perplexity"]
@@ -159,26 +159,20 @@ class VQVAE(Program):
 
     def __init__(
         self,
-        data_shape: Sequence[int],
-        num_codes: int = 128,
-        code_dim: int = 16,
-        channels: Sequence[int] = (32, 64),
-        likelihood: LikelihoodName | nn.Module = "bernoulli",
+        data_shape: DatumShape,
+        num_codes: PositiveInteger = 128,
+        code_dim: PositiveInteger = 16,
+        channels: Channels = (32, 64),
+        likelihood: AnyLikelihood = "bernoulli",
         *,
-        prior: CodePriorName | nn.Module = "independent",
+        prior: CodePriorName | Part = "independent",
         encoder: nn.Module | None = None,
-        codebook: Codebook | None = None,
-        commitment: float = 0.25,
+        codebook: Annotated[Codebook, "a Codebook"] | None = None,
+        commitment: NonNegativeNumber = 0.25,
     ) -> None:
-        check_parts(likelihood=likelihood, encoder=encoder, prior=None if isinstance(prior, str) else prior)
-        if isinstance(prior, str) and prior not in get_args(CodePriorName):
-            choices = ", ".join(map(repr, get_args(CodePriorName)))
-            raise ValueError(f"prior: found {prior!r}, expected {choices} or a module")
-        if not isinstance(codebook, (Codebook, type(None))):
-            raise TypeError(f"codebook: found {type(codebook).__name__}, expected a Codebook")
-        if not 0 <= commitment < math.inf:
-            raise ValueError(f"commitment: found {commitment!r}, expected a finite number, 0 or more")
-        data_shape = sizes_of("data_shape", data_shape, "the shape of one datum")
+        if not isinstance(prior, str):
+            check_stands_alone(prior)
+        data_shape = tuple(map(int, data_shape))
         codebook = Codebook(num_codes, code_dim) if codebook is None else codebook
         encoder = GridEncoder(data_shape, codebook.code_dim, channels) if encoder is None else encoder
         code_shape = _code_shape(encoder, data_shape, codebook)
@@ -211,12 +205,14 @@ class VQVAE(Program):
         """The codes' vectors, which model and guide share."""
         return self.model.codebook
 
+    @checked
     @torch.no_grad()
-    def codes(self, x: Tensor) -> Tensor:
+    def codes(self, x: Array) -> Tensor:
         """The codes that data ``(B, *data_shape)`` choose, integers ``(B, *code_shape)``."""
         device, dtype = placement(self)
-        with evaluating(self):
-            codes: Tensor = self.codebook(self.encoder(as_tensor(x, "x").to(device, dtype)))
+        x = as_tensor(x, "x").to(device, dtype)
+        with evaluating(self), failing_on("x", x):
+            codes: Tensor = self.codebook(self.encoder(x))
         return codes
 
 
@@ -231,7 +227,8 @@ def _code_shape(encoder: nn.Module, data_shape: tuple[int, ...], codebook: Codeb
     return found[1:-1]
 
 
-def perplexity(program: VQVAE, x: Any, *, batch_size: int = 100) -> float:
+@checked
+def perplexity(program: Annotated[VQVAE, "a VQVAE"], x: AnyData, *, batch_size: PositiveInteger = 100) -> float:
     r"""How many codes of the codebook are in use: the exponential of the entropy of their frequencies.
 
     .. math:: \exp\Bigl(-\sum_k f_k \log f_k\Bigr)

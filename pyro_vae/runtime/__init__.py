@@ -1,1 +1,1 @@
-"""State that belongs to the whole process, and what checks the arguments of a call."""
+"""The state and the calls of a process: what the package asks of Python and torch, whatever is computed with them."""

@@ -1,0 +1,198 @@
+r"""Arguments held against the annotations of a signature: what is wrong is refused by name, before anything runs.
+
+An annotation is read as a set of values, and every argument that is given has to be in its own,
+
+.. math:: a_i \in A_i .
+
+Known are ``bool``, ``float``, ``str``, ``None``, ``Literal``, classes, ``Callable``, sequences and unions of these. A
+range is said by an annotation that carries one of the :mod:`~pyro_vae.runtime.kinds`; the usual ones have names here::
+
+    def fit(..., num_epochs: PositiveInteger = 20, lr: PositiveNumber = 1e-3, device: Device | None = None)
+
+Words beside a type, ``Annotated[nn.Module, "a module whose forward is a distribution"]``, are those of the message. All
+other annotations, a plain ``int`` among them, are left to the function.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, Union, cast
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.runtime.kinds import (
+    Arrays,
+    Callables,
+    Data,
+    Devices,
+    Either,
+    Flags,
+    Floats,
+    Instances,
+    Integers,
+    Kind,
+    Names,
+    Numbers,
+    OrNone,
+    Sequences,
+    Sizes,
+)
+
+__all__ = [
+    "AnyData",
+    "Array",
+    "DataShape",
+    "Device",
+    "NonNegativeInteger",
+    "NonNegativeNumber",
+    "PathLike",
+    "PositiveInteger",
+    "PositiveNumber",
+    "Seed",
+    "Widths",
+    "check",
+    "checked",
+    "checked_constructor",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+PositiveInteger = Annotated[int, Integers("a positive integer", 1)]
+NonNegativeInteger = Annotated[int, Integers("an integer, 0 or more", 0)]
+PositiveNumber = Annotated[float, Numbers("a positive number", 0, math.inf, "both")]
+NonNegativeNumber = Annotated[float, Numbers("a finite number, 0 or more", 0, math.inf, "high")]
+Seed = Annotated[int, Integers("an integer from 0 to 2**63 - 1", 0, 2**63 - 1)]
+DataShape = Annotated[Sequence[int], Sizes("positive integers", bounded=True)]
+Widths = Annotated[Sequence[int], Sizes("positive integers")]
+Device = Annotated[torch.device | str, Devices("a device that there is here and that holds values, such as 'cpu'")]
+PathLike = Annotated[str | os.PathLike[str], Instances("a path", (str, os.PathLike), by_value=True)]
+Array = Annotated[Any, Arrays("a tensor or an array of real numbers, dense and with their values")]
+AnyData = Annotated[Any, Data("data, dense and with their values")]
+
+_PLAIN: dict[Any, Kind] = {
+    bool: Flags("True or False"),
+    float: Floats("a number"),
+    str: Instances("a string", str, by_value=True),
+    Tensor: Arrays("a tensor of real numbers, dense and with their values", least_dims=0, tensors_alone=True),
+    nn.Module: Instances("a module", nn.Module),
+}
+
+
+def kind_of(annotation: Any) -> Kind | None:
+    """The set of values that an annotation stands for; ``None`` for one that is not known.
+
+    >>> kind_of(typing.Literal["mean", "draw"] | None).accepts("median")
+    False
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _annotated(*parts)
+    if origin in (Union, types.UnionType):
+        return _union(parts)
+    if origin is typing.Literal:
+        return Names(f"one of {_listed(parts)}", parts)
+    if origin is collections.abc.Sequence:
+        if parts[0] is int:
+            return Sizes("a sequence of integers", least=-(2**31))
+        item = kind_of(parts[0])
+        return None if item is None else Sequences(f"a list, each entry {item.expected}", item)
+    if origin is collections.abc.Callable:
+        return Callables("a function")
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    if origin is None and isinstance(annotation, type) and annotation not in (Any, int, object):
+        word = annotation.__name__
+        return Instances(f"a {word.lower() if word.istitle() else word}", annotation)
+    return None
+
+
+def _annotated(annotation: Any, *metadata: Any) -> Kind | None:
+    for word in metadata:
+        if isinstance(word, Kind):
+            return word
+        if isinstance(word, str) and (kind := kind_of(annotation)) is not None:
+            inner = {"kind": dataclasses.replace(kind.kind, expected=word)} if isinstance(kind, OrNone) else {}
+            return dataclasses.replace(kind, expected=word, **inner)
+    return kind_of(annotation)
+
+
+def _union(parts: tuple[Any, ...]) -> Kind | None:
+    kinds = tuple(kind_of(part) for part in parts if part is not type(None))
+    known = tuple(kind for kind in kinds if kind is not None)
+    if len(known) < len(kinds):
+        return None
+    either = known[0]
+    if len(known) > 1:
+        words = [_listed(kind.choices) if isinstance(kind, Names) else kind.expected for kind in known]
+        either = Either(f"{', '.join(words[:-1])} or {words[-1]}", known)
+    return OrNone(either.expected, either) if type(None) in parts else either
+
+
+def _listed(choices: tuple[Any, ...]) -> str:
+    return ", ".join(map(repr, choices))
+
+
+@functools.cache
+def _kinds(function: Callable[..., Any]) -> dict[str, Kind]:
+    """What is known of the arguments of a function, by name."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    kinds = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        is_one = parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        kind = kind_of(hints[name]) if is_one and name in hints else None
+        if kind is not None:
+            kinds[name] = kind
+    return kinds
+
+
+def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Hold named arguments against the annotations of a function.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For the first of them that does not belong to what its annotation stands for.
+    """
+    for name, kind in _kinds(function).items():
+        if name in arguments:
+            kind.check(name, arguments[name])
+
+
+def checked(function: _Function) -> _Function:
+    """Check the arguments of a function at each call, which takes some microseconds.
+
+    >>> @checked
+    ... def sample(num_samples: PositiveInteger, mode: typing.Literal["mean", "draw"] = "draw") -> int:
+    ...     return num_samples
+    >>> sample(2, mode="median")
+    Traceback (most recent call last):
+    ...
+    ValueError: mode: found 'median', expected one of 'mean', 'draw'
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # of which Python itself says more: how many are missing
+            arguments = {}
+        check(function, arguments)
+        return function(*args, **kwargs)
+
+    return cast(_Function, call)
+
+
+def checked_constructor(cls: type) -> None:
+    """Check the arguments of a class's own constructor; also when a subclass of somebody else calls it."""
+    if "__init__" in vars(cls):
+        cls.__init__ = checked(cls.__init__)  # type: ignore[misc]
