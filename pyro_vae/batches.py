@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyro_vae.arrays import check_array, check_exact, check_whole, kind_of
 from pyro_vae.dequantisation import dequantize as dequantized
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.kinds import Arrays, Devices, Instances, Integers, OrNone
 from pyro_vae.state import generators, set_generators
 
 __all__ = ["Batches", "Binarize", "Split", "as_batches", "check_probabilities"]
@@ -70,19 +72,20 @@ class Split(Dataset[Tensor]):
     [(2, 3)]
     """
 
+    @checked
     def __init__(
         self,
-        values: Tensor,
+        values: Annotated[Tensor, Arrays("a tensor (N, *data_shape) of real numbers", tensors_alone=True, meta=True)],
         *,
-        levels: int = 1,
-        binarize: Binarize | None = None,
-        labels: Tensor | None = None,
+        levels: PositiveInteger = 1,
+        binarize: Annotated[Binarize | None, OrNone("", Instances("a mode or None", str, by_value=True))] = None,
+        labels: Annotated[Tensor, Arrays("a tensor (N,) of labels", tensors_alone=True, meta=True)] | None = None,
         dequantize: bool = False,
     ) -> None:
         if binarize is not None and binarize not in get_args(Binarize):
             raise ValueError(f"binarize must be one of {get_args(Binarize)} or None, found {binarize!r}")
         if labels is not None and len(labels) != len(values):
-            raise ValueError(f"one label a datum is needed: found {len(labels)} labels for {len(values)} data")
+            raise ValueError(f"labels: one a datum is needed, found {len(labels)} labels for {len(values)} data")
         if dequantize and (binarize is not None or levels == 1 or values.is_floating_point()):
             found = f"levels={levels}, binarize={binarize!r} and {values.dtype}"
             raise ValueError(f"dequantize: found {found}, expected whole grey levels that are not binarised")
@@ -107,14 +110,21 @@ class Split(Dataset[Tensor]):
         """Where the values lie, and so where every batch is made."""
         return self.values.device
 
-    def to(self, device: torch.device | str) -> Split:
+    @checked
+    def to(self, device: Annotated[torch.device | str, Devices("a device that there is here", meta=True)]) -> Split:
         """Return a copy on ``device`` that shares no memory with this split."""
         labels = None if self.labels is None else self.labels.to(device, copy=True)
         values = self.values.to(device, copy=True)
         return Split(values, levels=self.levels, binarize=self.binarize, labels=labels, dequantize=self.dequantize)
 
+    @checked
     def batches(
-        self, batch_size: int, shuffle: bool = True, drop_last: bool = False, *, dtype: torch.dtype = torch.float32
+        self,
+        batch_size: Annotated[int, Integers("a positive integer", -(2**31))],
+        shuffle: bool = True,
+        drop_last: bool = False,
+        *,
+        dtype: Annotated[torch.dtype, "a dtype of torch"] = torch.float32,
     ) -> Iterator[Tensor]:
         """Go through the data once, ``(batch_size, *data_shape)`` at a time; the last batch may be smaller.
 

@@ -18,7 +18,7 @@ Mattei and Frellsen, *MIWAE: Deep Generative Modelling and Imputation of Incompl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -30,11 +30,15 @@ from pyro_vae.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.runtime.arguments import checked
+from pyro_vae.runtime.kinds import Arrays
 
 __all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
 
+_Numbers = Annotated[Any, Arrays("real numbers, dense and with their values, in an array or a list", lists=True)]
 
-def pack(x: Any, mask: Any = None) -> Tensor:
+
+@checked
+def pack(x: _Numbers, mask: _Numbers | None = None) -> Tensor:
     """Return data ``(N, *data_shape)`` and the mask of what is observed as one tensor, ``(N, 2, *data_shape)``.
 
     Missing entries become zeros, whatever they held. Data in half precision become float32.

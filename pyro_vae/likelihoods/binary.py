@@ -20,7 +20,7 @@ Loaiza-Ganem and Cunningham, *The continuous Bernoulli: fixing a pervasive error
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -29,6 +29,8 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from pyro_vae.likelihoods.output import Likelihood
+from pyro_vae.runtime.arguments import checked
+from pyro_vae.runtime.kinds import Arrays
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "GreyBernoulli"]
 
@@ -68,8 +70,9 @@ class Bernoulli(Likelihood):
         (logits,) = parameters
         return dist.Bernoulli(logits=logits)
 
+    @checked
     @torch.no_grad()
-    def start_at_mean(self, mean: Tensor) -> None:
+    def start_at_mean(self, mean: Annotated[Any, Arrays("a tensor or an array", least_dims=0)]) -> None:
         r"""Set the output bias to the logits of the mean pixels, ``(*data_shape)``, as the IWAE paper's code does.
 
         An untrained decoder then already explains every pixel's base rate. Means are clipped to [0.001, 0.999].
@@ -80,6 +83,7 @@ class Bernoulli(Likelihood):
             If ``mean`` has another shape, or the network's last biased layer does not end in the data shape
             (a convolution shares its biases over the pixels).
         """
+        mean = torch.as_tensor(mean)
         if tuple(mean.shape) != self.data_shape:
             raise ValueError(f"mean: found the shape {tuple(mean.shape)}, expected {self.data_shape}")
         biases = [p for name, p in self.named_parameters() if name.rpartition(".")[2] == "bias"]

@@ -16,7 +16,6 @@ middle of its bounds at 0, and neither zero nor infinite anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import pyro.distributions as dist
@@ -27,7 +26,8 @@ from pyro_vae.likelihoods.densities import NegativeBinomial as NegativeBinomialD
 from pyro_vae.likelihoods.densities import Poisson as PoissonDistribution
 from pyro_vae.likelihoods.densities import ZeroInflatedDistribution
 from pyro_vae.likelihoods.output import Likelihood
-from pyro_vae.networks import bounded_scale
+from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 
 __all__ = [
     "InverseDispersion",
@@ -69,9 +69,10 @@ class Poisson(Likelihood):
     """
 
     def __init__(
-        self, network: nn.Module | None, data_shape: Sequence[int], low: float = 1e-6, high: float = 1e6
+        self, network: nn.Module | None, data_shape: DataShape, low: PositiveNumber = 1e-6, high: PositiveNumber = 1e6
     ) -> None:
         super().__init__(network, data_shape)
+        check_bounds(low, high)
         self.low, self.high = low, high
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
@@ -123,12 +124,13 @@ class NegativeBinomial(Likelihood):
     def __init__(
         self,
         network: nn.Module | None,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         inverse_dispersion: InverseDispersion = "per_entry",
-        low: float = 1e-6,
-        high: float = 1e6,
+        low: PositiveNumber = 1e-6,
+        high: PositiveNumber = 1e6,
     ) -> None:
         super().__init__(network, data_shape)
+        check_bounds(low, high)
         if inverse_dispersion not in get_args(InverseDispersion):
             choices = ", ".join(map(repr, get_args(InverseDispersion)))
             raise ValueError(f"inverse_dispersion: found {inverse_dispersion!r}, expected one of {choices}")

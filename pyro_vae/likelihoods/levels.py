@@ -12,7 +12,6 @@ perfect code would take to store the image without loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.likelihoods.densities import Binomial as BinomialDistribution
-from pyro_vae.likelihoods.output import Likelihood, check_count
+from pyro_vae.likelihoods.output import Likelihood, OneOrMore, TwoOrMore
+from pyro_vae.runtime.arguments import DataShape
 
 __all__ = ["Binomial", "Categorical", "GreyLevels", "Levels", "Nominal"]
 
@@ -154,9 +154,8 @@ class Categorical(Likelihood):
     0.0156
     """
 
-    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], num_levels: int = 256) -> None:
+    def __init__(self, network: nn.Module | None, data_shape: DataShape, num_levels: TwoOrMore = 256) -> None:
         super().__init__(network, data_shape)
-        check_count("num_levels", num_levels, 2)
         self.num_levels = num_levels
 
     @property
@@ -199,9 +198,8 @@ class Binomial(Likelihood):
     (tensor([[0.5000, 0.5000, 0.5000]], grad_fn=<DivBackward0>), multiples of 1/16 from 0 to 1)
     """
 
-    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], total_count: int) -> None:
+    def __init__(self, network: nn.Module | None, data_shape: DataShape, total_count: OneOrMore) -> None:
         super().__init__(network, data_shape)
-        check_count("total_count", total_count, 1)
         self.total_count = total_count
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
@@ -239,9 +237,8 @@ class Nominal(Likelihood):
     0.0156
     """
 
-    def __init__(self, network: nn.Module | None, data_shape: Sequence[int], num_categories: int) -> None:
+    def __init__(self, network: nn.Module | None, data_shape: DataShape, num_categories: TwoOrMore) -> None:
         super().__init__(network, data_shape)
-        check_count("num_categories", num_categories, 2)
         self.num_categories = num_categories
 
     @property

@@ -17,7 +17,6 @@ Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -27,8 +26,9 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.likelihoods.levels import GreyLevels
-from pyro_vae.likelihoods.output import Likelihood, check_count
-from pyro_vae.networks import bounded_scale
+from pyro_vae.likelihoods.output import Likelihood, TwoOrMore
+from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 
 __all__ = ["DiscretizedLogistic", "RoundedLogistic"]
 
@@ -123,13 +123,13 @@ class DiscretizedLogistic(Likelihood):
     def __init__(
         self,
         network: nn.Module | None,
-        data_shape: Sequence[int],
-        num_levels: int = 256,
-        low: float = 5e-4,
-        high: float = 1e1,
+        data_shape: DataShape,
+        num_levels: TwoOrMore = 256,
+        low: PositiveNumber = 5e-4,
+        high: PositiveNumber = 1e1,
     ) -> None:
         super().__init__(network, data_shape)
-        check_count("num_levels", num_levels, 2)
+        check_bounds(low, high)
         self.num_levels = num_levels
         self.low, self.high = low, high
 

@@ -13,7 +13,6 @@ Salimans et al., *PixelCNN++*, 2017, sections 2.1 and 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -23,7 +22,8 @@ from torch.distributions import constraints
 
 from pyro_vae.likelihoods.levels import GreyLevels, Levels
 from pyro_vae.likelihoods.logistic import DiscretizedLogistic, RoundedLogistic
-from pyro_vae.likelihoods.output import check_count
+from pyro_vae.likelihoods.output import OneOrMore, TwoOrMore
+from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 
 __all__ = ["ColourLevels", "DiscretizedLogisticMixture"]
 
@@ -73,14 +73,13 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     def __init__(
         self,
         network: nn.Module | None,
-        data_shape: Sequence[int],
-        num_components: int = 5,
-        num_levels: int = 256,
-        low: float = 5e-4,
-        high: float = 1e1,
+        data_shape: DataShape,
+        num_components: OneOrMore = 5,
+        num_levels: TwoOrMore = 256,
+        low: PositiveNumber = 5e-4,
+        high: PositiveNumber = 1e1,
     ) -> None:
         super().__init__(network, data_shape, num_levels, low, high)
-        check_count("num_components", num_components, 1)
         self.num_components = num_components
 
     @property

@@ -7,14 +7,19 @@ it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.modules import Rebuildable
+from pyro_vae.runtime.arguments import DataShape
+from pyro_vae.runtime.kinds import Integers
 
-__all__ = ["Likelihood", "check_count"]
+__all__ = ["Likelihood", "OneOrMore", "TwoOrMore"]
+
+OneOrMore = Annotated[int, Integers("an integer, 1 or more", 1)]
+TwoOrMore = Annotated[int, Integers("an integer, 2 or more", 2)]
 
 
 class Likelihood(Rebuildable):
@@ -39,10 +44,10 @@ class Likelihood(Rebuildable):
         When called, if there is no network or it gives another shape.
     """
 
-    def __init__(self, network: nn.Module | None, data_shape: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module | None, data_shape: DataShape) -> None:
         super().__init__()
         self.network = network
-        self.data_shape = tuple(data_shape)
+        self.data_shape = tuple(map(int, data_shape))
 
     @property
     def num_outputs(self) -> int:
@@ -76,9 +81,3 @@ class Likelihood(Rebuildable):
                 f"expected {expected}"
             )
         return self.from_output(output)
-
-
-def check_count(argument: str, count: int, least: int) -> None:
-    """Raise ``ValueError`` unless ``count`` is an integer, ``least`` or more."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < least:
-        raise ValueError(f"{argument}: found {count!r}, expected an integer, {least} or more")

@@ -13,8 +13,8 @@ below, as here, or dequantise them (:mod:`pyro_vae.dequantisation`), or take a l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+import math
+from typing import Annotated, Literal
 
 import pyro.distributions as dist
 import torch
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from pyro_vae.likelihoods.densities import StudentT as StudentDistribution
 from pyro_vae.likelihoods.output import Likelihood
-from pyro_vae.networks import bounded_scale, inverse_bounded_scale
+from pyro_vae.networks import bounded_scale, check_bounds, inverse_bounded_scale
+from pyro_vae.runtime.arguments import DataShape, PositiveNumber
+from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["Gaussian", "GaussianScale", "Laplace", "LocationScale", "StudentT"]
 
@@ -37,21 +39,19 @@ class LocationScale(Likelihood):
     def __init__(
         self,
         network: nn.Module | None,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         scale: GaussianScale = "decoder",
         mean: Literal["identity", "sigmoid"] = "identity",
-        initial_scale: float = 1.0,
-        low: float = 1e-2,
-        high: float = 1e1,
+        initial_scale: PositiveNumber = 1.0,
+        low: PositiveNumber = 1e-2,
+        high: PositiveNumber = 1e1,
     ) -> None:
         super().__init__(network, data_shape)
-        if scale not in get_args(GaussianScale):
-            choices = ", ".join(map(repr, get_args(GaussianScale)))
-            raise ValueError(f"scale: found {scale!r}, expected one of {choices}")
-        if mean not in ("identity", "sigmoid"):
-            raise ValueError(f"mean: found {mean!r}, expected one of 'identity', 'sigmoid'")
-        if not initial_scale > 0:
-            raise ValueError(f"initial_scale: found {initial_scale!r}, expected a positive number")
+        check_bounds(low, high)
+        if scale in ("shared", "per_pixel") and not low < initial_scale < high:
+            raise ValueError(
+                f"initial_scale: found {initial_scale!r}, expected a number between low={low!r} and high={high!r}"
+            )
         self.scale, self.mean = scale, mean
         self.low, self.high = low, high
         start = torch.full(self.data_shape if scale == "per_pixel" else (), float(initial_scale))
@@ -181,17 +181,15 @@ class StudentT(LocationScale):
     def __init__(
         self,
         network: nn.Module | None,
-        data_shape: Sequence[int],
+        data_shape: DataShape,
         scale: GaussianScale = "decoder",
         mean: Literal["identity", "sigmoid"] = "identity",
-        initial_scale: float = 1.0,
-        low: float = 1e-2,
-        high: float = 1e1,
-        df: float = 4.0,
+        initial_scale: PositiveNumber = 1.0,
+        low: PositiveNumber = 1e-2,
+        high: PositiveNumber = 1e1,
+        df: Annotated[float, Numbers("a number above 1", 1, math.inf, "both")] = 4.0,
     ) -> None:
         super().__init__(network, data_shape, scale, mean, initial_scale, low, high)
-        if not df > 1:
-            raise ValueError(f"df: found {df!r}, expected a number above 1")
         self.register_buffer("df", torch.tensor(float(df)))
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
