@@ -1,4 +1,4 @@
-"""The package's own exception, and how the errors of other people's programs are told."""
+"""The package's own exceptions, and how the errors of other people's programs are told."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 
 from torch import OutOfMemoryError, Tensor
 
-__all__ = ["ProgramError", "failing_on"]
+__all__ = ["ConcurrentRunError", "ProgramError", "failing_on"]
+
+
+class ConcurrentRunError(RuntimeError):
+    """A run that was refused, as another thread of the process has one under way."""
 
 
 class ProgramError(ValueError):
@@ -22,7 +26,7 @@ def failing_on(name: str, x: Tensor) -> Iterator[None]:
     """
     try:
         yield
-    except (ProgramError, OutOfMemoryError):
+    except (ProgramError, ConcurrentRunError, OutOfMemoryError):
         raise
     except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, FloatingPointError) or str(error).startswith(f"{name}: "):

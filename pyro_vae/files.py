@@ -48,6 +48,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the user's colleagues
             os.replace(temporary, path)
     except OSError as error:
+        if error.errno is None and type(error) is not OSError:  # of what was to be written, such as a download
+            raise
         if error.errno is None:
             raise OSError(f"{path}: {error}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error  # of the class that the number stands for

@@ -137,8 +137,9 @@ class Loop:
         self.model.train(), self.guide.train()
         for pick in state.remaining(self.batches):
             if callable(self.lr):
+                rate = self._rate(self.lr)
                 for group in state.optimizer.param_groups:
-                    group["lr"] = self.lr(self._fraction())
+                    group["lr"] = rate
             for schedule in self.schedules:
                 schedule.set_step(state.step)
             bounds, num_data = self.update(pick, self._step_check if careful else None)
@@ -267,6 +268,14 @@ class Loop:
     def _show(self, bar: tqdm, bound: float) -> None:
         shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
+
+    def _rate(self, lr: Callable[[float], float]) -> float:
+        """Return the rate of the next step; a negative one would climb, and NaN spoil the weights, in silence."""
+        fraction = self._fraction()
+        rate = lr(fraction)
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
+        return rate
 
     def _fraction(self) -> float:
         """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""

@@ -137,7 +137,7 @@ def fit(
         arrived when training ends.
     FileExistsError, FileNotFoundError
         If ``checkpoint`` holds another run and ``resume`` is false, or none and it is true.
-    RuntimeError
+    ConcurrentRunError
         If another thread of the process is running programs.
     FloatingPointError
         If the bound or a parameter stops being finite. The message names the step and the site, the programs get back

@@ -49,7 +49,7 @@ BAD_DATA = {
     "sparse": (
         torch.zeros(20, 4, 4).to_sparse(),
         ValueError,
-        r": found a tensor of layout torch.sparse_coo, expected a ",
+        r": found a tensor of .*, sparse, expected data, dense",
     ),
     "masked": (
         np.ma.masked_greater(with_value(1.0, (7, 1, 2)).numpy(), 0.5),

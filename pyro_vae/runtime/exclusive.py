@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyro_vae.errors import ConcurrentRunError
+
 __all__ = ["exclusive"]
 
 _lock = threading.RLock()
@@ -30,7 +32,7 @@ def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
 
     Raises
     ------
-    RuntimeError
+    ConcurrentRunError
         If a long run is under way in another thread.
 
     Examples
@@ -41,7 +43,7 @@ def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
     global _holder
     while not _lock.acquire(timeout=0.02):
         if (held := _holder) is not None:
-            raise RuntimeError(
+            raise ConcurrentRunError(
                 f"{name}: found {held[0]} under way in thread {held[1]!r}, expected one run at a time in a process, "
                 "whose threads share Pyro's handlers and torch's generators; run them one after the other, or in "
                 "processes of their own"
