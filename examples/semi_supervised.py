@@ -32,7 +32,7 @@ import pyro_vae
 from pyro_vae import plots
 from pyro_vae.batches import Split
 from pyro_vae.compilation import Compiled, said
-from pyro_vae.files import write_text
+from pyro_vae.files import replacing, write_text
 from pyro_vae.networks import Activation
 from pyro_vae.objectives.labels import enumerated_bound, semi_supervised_loss
 from pyro_vae.schedules import Linear, Schedule
@@ -218,9 +218,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     metrics = score(m2, data.test.to(device), args) | {"training_seconds": records[-1]["seconds"]}
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    plots.learning_curve(records).savefig(folder / "learning_curve.png", dpi=150)
     classes = torch.arange(NUM_CLASSES).repeat_interleave(10)
-    plots.samples(m2.sample(len(classes), y=classes, mean=True)).savefig(folder / "samples.png", dpi=150)
+    samples = plots.samples(m2.sample(len(classes), y=classes, mean=True))
+    for name, figure in (("learning_curve", plots.learning_curve(records)), ("samples", samples)):
+        with replacing(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=150)
     print("test error           {test_error:9.2%}".format(**metrics))
     print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
     print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f}{mark} nats per datum "

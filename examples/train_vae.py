@@ -34,7 +34,6 @@ import torch
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.allocation import BoundedAllocation
-from pyro_vae.checkpoint import read_tensors
 from pyro_vae.evaluation import mean_bound
 from pyro_vae.files import replacing, write_text
 from pyro_vae.networks import Activation
@@ -42,6 +41,7 @@ from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.precision import Precision
 from pyro_vae.programs.program import Program
 from pyro_vae.schedules import Linear, Schedule
+from pyro_vae.tensor_files import read_tensors
 
 COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
@@ -398,8 +398,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, folder = configure(args)
         splits = load_data(config)
-        vae = build(config, splits, folder if args.resume else None).to(best_device(config["device"]))
-        history = train(vae, splits, config, folder, resume=bool(args.resume))
+        begun = bool(args.resume) and (folder / "last.safetensors").is_file()
+        if args.resume and not begun:  # killed after its first file
+            print(f"the run in {folder} had not begun, and begins now", file=sys.stderr)
+        vae = build(config, splits, folder if begun else None).to(best_device(config["device"]))
+        history = train(vae, splits, config, folder, resume=begun)
         if history.interrupted:
             print(f"interrupted; python examples/train_vae.py --resume {folder} goes on", file=sys.stderr)
             return 130

@@ -28,7 +28,7 @@ from train_vae import best_device, load_data, new_folder
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.code_priors import AutoregressiveCodes
-from pyro_vae.files import write_text
+from pyro_vae.files import replacing, write_text
 from pyro_vae.programs import VQVAE, perplexity
 
 
@@ -122,9 +122,12 @@ def run(config: dict[str, Any], splits: pyro_vae.data.Splits, folder: Path) -> d
     pyro_vae.save(vq, folder)
     torch.manual_seed(config["seed"])
     x = splits.test[:10]
-    plots.reconstructions(x, vq.reconstruct(x)).savefig(folder / "reconstructions.png", dpi=150)
+    figures = {"reconstructions": plots.reconstructions(x, vq.reconstruct(x))}
     for name, program in (("samples", vq), ("samples_independent", independent)):
-        plots.samples(program.sample(100, mean=True)).savefig(folder / f"{name}.png", dpi=150)
+        figures[name] = plots.samples(program.sample(100, mean=True))
+    for name, figure in figures.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=150)
     test_elbo = bound(vq, splits)
     metrics = {
         "test_elbo": test_elbo,

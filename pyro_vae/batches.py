@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from pyro_vae.arrays import check_array, check_exact, check_whole, kind_of
 from pyro_vae.dequantisation import dequantize as dequantized
 from pyro_vae.runtime.arguments import PositiveInteger, checked
-from pyro_vae.runtime.kinds import Arrays, Devices, Instances, Integers, OrNone
+from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.objects import Arrays, Devices, Instances, OrNone
 from pyro_vae.state import generators, set_generators
 
 __all__ = ["Batches", "Binarize", "Split", "as_batches", "check_probabilities"]
@@ -252,6 +253,24 @@ class Batches:
         assert isinstance(split, Split)
         return split.values.data_ptr(), split.levels, split.binarize, split.dequantize
 
+    def generators(self) -> dict[str, Tensor]:
+        """The states of the generators that a pass draws from: torch's, and those of a loader that has its own."""
+        return generators(self._device) | {name: own.get_state() for name, own in self._own_generators().items()}
+
+    def set_generators(self, states: dict[str, Tensor]) -> None:
+        """Go back to what :meth:`generators` returned."""
+        set_generators(states, self._device)
+        for name, own in self._own_generators().items():
+            own.set_state(states[name].to(own.device))
+
+    def _own_generators(self) -> dict[str, torch.Generator]:
+        samplers: list[Any] = [self._source]
+        if isinstance(self._source, DataLoader):
+            samplers += [self._source.sampler, getattr(self._source.batch_sampler, "sampler", None)]
+        found = [getattr(sampler, "generator", None) for sampler in samplers]
+        own = dict.fromkeys(each for each in found if isinstance(each, torch.Generator))
+        return {f"loader_{index}": each for index, each in enumerate(own)}
+
     @property
     def num_data(self) -> int | None:
         """The number of data in one epoch, or ``None`` if the data set has no length."""
@@ -281,15 +300,15 @@ class Batches:
         """
         if self._begun is not None:
             return self._begun.x
-        before = generators(self._device)
+        before = self.generators()
         if isinstance(self._source, Split):
             x = next(iter(self), None)
         else:
             batches = iter(self._source)
             found = list(islice(batches, 1))
             x = self._on_device(_data_of(found[0])) if found else None
-            self._begun = _Begun(before, generators(self._device), chain(found, batches), x)
-        set_generators(before, self._device)
+            self._begun = _Begun(before, self.generators(), chain(found, batches), x)
+        self.set_generators(before)
         return x
 
     def check_first_pass(self, check: Callable[[Tensor, int], None]) -> None:
@@ -322,9 +341,9 @@ class Batches:
         assert isinstance(self._source, DataLoader)
         begun, self._begun = self._begun, None
         if begun is not None:
-            now = generators(self._device)
+            now = self.generators()
             if all(torch.equal(now[name], state) for name, state in begun.before.items()):
-                set_generators(begun.after, self._device)
+                self.set_generators(begun.after)
                 return begun.batches
             if isinstance(self._source.dataset, IterableDataset):  # whose order is its own
                 return begun.batches

@@ -12,40 +12,33 @@ weights with the recipe that they belong to.
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pyro_vae.allocation import BoundedAllocation
-from pyro_vae.digests import digest_of_data, digest_of_tensors
-from pyro_vae.files import replacing, write_text
+from pyro_vae.digests import digest_of_data
+from pyro_vae.files import write_text
 from pyro_vae.handlers import bare
 from pyro_vae.missing import ObservedOnly
 from pyro_vae.modules import Rebuildable, build, with_references, without_references
 from pyro_vae.recipe_check import check_recipe
 from pyro_vae.runtime.arguments import PathLike, checked
+from pyro_vae.tensor_files import CHANGED, DIGEST, parse, read_tensors, write_tensors
 
 __all__ = [
     "as_module",
     "check_tensors",
     "load",
-    "parse",
-    "read_tensors",
     "recipe_of",
     "restore",
     "save",
-    "write_tensors",
 ]
 
 WEIGHTS, _PROGRAM = "checkpoint.safetensors", "program.json"
-_TEXT, _DIGEST = "pyro_vae", "sha256"
 _FORMAT = 1
 
 
@@ -86,60 +79,6 @@ def recipe_of(module: nn.Module) -> Any:
     return recipe
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors and text to a safetensors file, atomically, with a checksum of both.
-
-    Tensors that share memory are each written whole.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, a full disk for example.
-    """
-    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    text = dict(metadata or {})
-    text[_DIGEST] = digest_of_tensors(plain, text)
-    header = {_TEXT: json.dumps(text, sort_keys=True)}  # one entry, since the library writes several in any order
-    with replacing(path) as temporary:
-        try:
-            save_file(plain, temporary, header)
-        except SafetensorError as error:  # without a path, and not of a class that callers expect
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
-
-
-def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors, on the CPU, and its text. A file of before, without a checksum, is taken.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not a whole safetensors file, or not what was written, which is looked at unless ``verify`` is false.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"found no {path.name} in {path.parent}, expected a folder that save or fit wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            header = file.metadata() or {}
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except Exception as error:  # the library has errors of several kinds for a file that is none of its own
-        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
-    text = parse(path, header[_TEXT]) if _TEXT in header else header
-    if not isinstance(text, dict) or not all(isinstance(value, str) for value in text.values()):
-        raise ValueError(f"{path}: found text of another form in its header, expected strings by name")
-    digest = text.pop(_DIGEST, None)
-    if verify and digest is not None and digest != digest_of_tensors(tensors, text):
-        raise ValueError(f"{path}: {_CHANGED}")
-    return tensors, text
-
-
-_CHANGED = "found another content than was written (its checksum differs), expected an unchanged file"
-
-
 def check_tensors(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
     """Refuse tensors that are not those of a program, by name, shape and kind of number.
 
@@ -176,22 +115,6 @@ def restore(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -
     program.load_state_dict(dict(tensors))
 
 
-def parse(source: object, text: str) -> Any:
-    """Read JSON.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or lists in lists without end.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{source}: found lists in lists without end, expected JSON of some levels") from None
-    except ValueError as error:
-        raise ValueError(f"{source}: not JSON: {error}") from error
-
-
 @checked
 def save(program: Any, folder: PathLike) -> None:
     """Write a program's weights, and its recipe if it has one, into ``folder``.
@@ -224,7 +147,7 @@ def save(program: Any, folder: PathLike) -> None:
     module = as_module(program)
     folder = Path(folder)
     recipe = with_references(recipe_of(module))
-    description = {"format": _FORMAT, "recipe": recipe, _DIGEST: digest_of_data(recipe)}
+    description = {"format": _FORMAT, "recipe": recipe, DIGEST: digest_of_data(recipe)}
     write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
     write_tensors(folder / WEIGHTS, module.state_dict(), {"recipe": json.dumps(recipe)})
 
@@ -277,7 +200,7 @@ def _rebuilt(path: Path, beside: str | None, tensors: Mapping[str, Tensor], veri
     if verify and beside is not None:
         written = parse(path.parent / WEIGHTS, beside)
         if written != recipe and not is_signed:
-            raise ValueError(f"{path}: {_CHANGED}")
+            raise ValueError(f"{path}: {CHANGED}")
         if written != recipe:  # it is whole, and describes weights that were never written
             path, recipe = path.parent / WEIGHTS, written
     try:
@@ -301,11 +224,11 @@ def _read_recipe(path: Path, verify: bool) -> tuple[Any, bool]:
         raise ValueError(f"{path}: not a program description: {error}") from error
     try:
         data = json.loads(text)
-        recipe, form, digest = data["recipe"], data["format"], data.get(_DIGEST)
+        recipe, form, digest = data["recipe"], data["format"], data.get(DIGEST)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a program description: {error!r}") from error
     if type(form) is not int or form != _FORMAT:
         raise ValueError(f"{path}: found a description in format {form!r}, expected {_FORMAT}")
     if verify and digest is not None and digest != digest_of_data(recipe):
-        raise ValueError(f"{path}: {_CHANGED}")
+        raise ValueError(f"{path}: {CHANGED}")
     return recipe, digest is not None

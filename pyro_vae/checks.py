@@ -23,7 +23,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.traces import PairTrace, Site, random_sites
 
-__all__ = ["check_last_batch", "check_program", "first_bad_site"]
+__all__ = ["check_last_batch", "check_program"]
 
 
 def check_program(
@@ -244,18 +244,3 @@ def _first(bad: Tensor, x: Tensor, start: int) -> tuple[tuple[int, ...], float]:
     """Where in the data the first ``bad`` entry of a batch is that begins at ``start``, and what is there."""
     row, *rest = bad.nonzero()[0].tolist()
     return (start + row, *rest), x[(row, *rest)].item()
-
-
-@torch.no_grad()
-def first_bad_site(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> str:
-    """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
-    try:
-        pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
-    except (ProgramError, ValueError) as error:
-        return f"the programs could not be traced again: {error}"
-    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-        for name, site in sites.items():
-            for what, value in (("value", site["value"]), ("log-probability", pair.log_prob(site))):
-                if not torch.isfinite(value).all():
-                    return f"the {what} of site {name!r} in the {program}"
-    return "no site (every value and log-probability is finite)"

@@ -39,7 +39,8 @@ from pyro_vae.batches import Binarize, Split, check_probabilities
 from pyro_vae.dequantisation import dequantize as dequantized
 from pyro_vae.files import replacing
 from pyro_vae.runtime.arguments import PathLike, checked
-from pyro_vae.runtime.kinds import Data, Instances, Integers, OrNone
+from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.objects import Data, Instances, OrNone
 
 __all__ = ["Binarize", "Name", "Split", "Splits", "load"]
 

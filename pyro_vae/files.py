@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+__all__ = ["remove_leftovers", "replacing", "write_text"]
+
+_MARK = ".unfinished-"  # in the name of a file that is not whole
 
 
 @contextmanager
@@ -61,13 +63,20 @@ def _temporary(path: Path) -> Iterator[Path]:
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_MARK}", suffix=path.suffix)
     os.close(descriptor)
     try:
         yield Path(name)
     finally:
         with suppress(OSError):  # the folder may be gone, and what went wrong first is what counts
             os.unlink(name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a process left in a folder which was killed while it wrote."""
+    for path in folder.glob(f".*{_MARK}*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

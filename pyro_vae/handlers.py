@@ -23,7 +23,8 @@ from torch.distributions import Distribution
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
-from pyro_vae.runtime.kinds import Anything, Callables, Instances, Sequences
+from pyro_vae.runtime.kinds import Anything
+from pyro_vae.runtime.objects import Callables, Instances, Sequences
 from pyro_vae.schedules import Schedule
 
 __all__ = ["Annealed", "AtMeans", "Program", "anneal_kl", "bare", "kl_weights"]

@@ -28,7 +28,8 @@ from pyro_vae.missing import ObservedOnly, pack
 from pyro_vae.modules import placement
 from pyro_vae.runtime.arguments import Array, NonNegativeInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.kinds import Arrays, Integers
+from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.objects import Arrays
 from pyro_vae.state import evaluating, isolated, seeded
 from pyro_vae.streaming import StreamingWeights, caveat
 

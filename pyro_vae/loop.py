@@ -74,6 +74,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._written = time.monotonic()
+        self._in_step = False
         self._untrained: dict[str, nn.Parameter] | None = {
             name: parameter for name, parameter in self.pair.named_parameters() if parameter.requires_grad
         }
@@ -105,6 +106,14 @@ class Loop:
                 except _Interrupted:
                     history.interrupted = True
                     break
+                except RuntimeError as error:
+                    if not self._ended_workers(error):
+                        raise
+                    history.interrupted = True
+                    if self._in_step:  # which cannot be finished; what is on disk is whole
+                        self.state.restore(*good)
+                        return history
+                    break
                 except ValueError:  # of data that are checked as they come
                     self._go_back(good)
                     raise
@@ -124,6 +133,13 @@ class Loop:
                 save(self.pair, self.folder)
         return history
 
+    def _ended_workers(self, error: RuntimeError) -> bool:
+        """Tell whether the signal that is to end the run has ended a loader's workers too, as one to a group does.
+
+        Torch raises the error wherever Python happens to be when a worker dies.
+        """
+        return "DataLoader worker" in str(error) and self.interrupted.wait(timeout=1.0)
+
     def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
         """Go back to the beginning of the epoch, on disk too, where the state may have been written since."""
         self.state.restore(*good)
@@ -142,8 +158,10 @@ class Loop:
                     group["lr"] = rate
             for schedule in self.schedules:
                 schedule.set_step(state.step)
+            self._in_step = True
             bounds, num_data = self.update(pick, self._step_check if careful else None)
             state.count_step(bounds, num_data)
+            self._in_step = False
             if self._untrained and not careful:
                 self._untrained = {name: p for name, p in self._untrained.items() if p.grad is None}
             bar.update(num_data)

@@ -30,7 +30,7 @@ from pyro_vae.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Annealed, Program, bare
 from pyro_vae.runtime.arguments import checked
-from pyro_vae.runtime.kinds import Arrays
+from pyro_vae.runtime.objects import Arrays
 
 __all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
 

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.checks import first_bad_site
+from pyro_vae.errors import ProgramError
+from pyro_vae.handlers import Program
+from pyro_vae.importance import trace_pair
 from pyro_vae.run_state import RunState
-from pyro_vae.state import set_generators
+from pyro_vae.state import isolated, set_generators
 
-__all__ = ["Diverged", "StepCheck", "explain"]
+__all__ = ["Diverged", "StepCheck", "explain", "first_bad_site"]
 
 
 class Diverged(Exception):
@@ -82,3 +84,18 @@ def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path
         state.restore(*good)
     kept = "" if folder is None else f"; the checkpoint in {folder} is that of the last good epoch"
     return FloatingPointError(f"{what}; the programs hold the weights of the last good epoch{kept}")
+
+
+@torch.no_grad()
+def first_bad_site(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> str:
+    """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
+    try:
+        pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
+    except (ProgramError, ValueError) as error:
+        return f"the programs could not be traced again: {error}"
+    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
+        for name, site in sites.items():
+            for what, value in (("value", site["value"]), ("log-probability", pair.log_prob(site))):
+                if not torch.isfinite(value).all():
+                    return f"the {what} of site {name!r} in the {program}"
+    return "no site (every value and log-probability is finite)"

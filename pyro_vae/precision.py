@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.runtime.arguments import checked
-from pyro_vae.runtime.kinds import Devices
+from pyro_vae.runtime.objects import Devices
 
 __all__ = ["Precision", "precise"]
 

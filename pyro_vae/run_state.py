@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.batches import Batches
-from pyro_vae.checkpoint import WEIGHTS, check_tensors, parse, read_tensors, recipe_of, restore, write_tensors
+from pyro_vae.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
+from pyro_vae.files import remove_leftovers
 from pyro_vae.state import generators, set_generators
 from pyro_vae.state_check import (
     check_generators,
@@ -30,6 +31,7 @@ from pyro_vae.state_check import (
     keys_kept,
     slots_of,
 )
+from pyro_vae.tensor_files import parse, read_tensors, write_tensors
 
 __all__ = ["RunState"]
 
@@ -38,10 +40,18 @@ _FORMAT = 2  # 1 had no losses in its records
 
 
 class RunState:
-    """The mutable state of one training run."""
+    """The mutable state of one training run; of ``batches`` the generators, as a loader may have its own."""
 
-    def __init__(self, pair: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        pair: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        device: torch.device,
+        batches: Batches | None = None,
+    ) -> None:
         self.pair, self.optimizer, self.scheduler, self.device = pair, optimizer, scheduler, device
+        self.batches = batches
         self.records: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
         self.epoch = 0  # epochs finished
@@ -50,21 +60,30 @@ class RunState:
         self.count = 0  # data seen in it
         self.seconds = 0.0  # spent on it
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
-        self.epoch_generators = generators(self.device)  # as they were when it began
+        self.epoch_generators = self._generators()  # as they were when it began
         self._folder: Path | None = None  # that has the state in it
+
+    def _generators(self) -> dict[str, Tensor]:
+        return generators(self.device) if self.batches is None else self.batches.generators()
+
+    def _set_generators(self, states: dict[str, Tensor]) -> None:
+        if self.batches is None:
+            set_generators(states, self.device)
+        else:
+            self.batches.set_generators(states)
 
     def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
         """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
-        now = generators(self.device)
+        now = self._generators()
         if self.epoch_step == 0:
             self.epoch_generators = now
-        set_generators(self.epoch_generators, self.device)
+        self._set_generators(self.epoch_generators)
         rest = batches.picks()
         for step in range(self.epoch_step):
             if next(rest, None) is None:
                 raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
         if self.epoch_step:
-            set_generators(now, self.device)
+            self._set_generators(now)
         yield from rest
 
     def count_step(self, bounds: Tensor, num_data: int) -> None:
@@ -100,7 +119,7 @@ class RunState:
                     tensors[f"optimizer.{index}.{name}"] = value
                 else:
                     plain.setdefault(str(index), {})[name] = value
-        tensors |= {f"generator.{name}": state for name, state in generators(self.device).items()}
+        tensors |= {f"generator.{name}": state for name, state in self._generators().items()}
         tensors |= {f"epoch_generator.{name}": state for name, state in self.epoch_generators.items()}
         tensors["bounds"] = self.bounds
         position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
@@ -130,7 +149,7 @@ class RunState:
         self.records[:] = document["records"]
         self.bounds.copy_(tensors["bounds"])
         self.epoch_generators = _named(tensors, "epoch_generator.")
-        set_generators(_named(tensors, "generator."), self.device)
+        self._set_generators(_named(tensors, "generator."))
 
     def check(self, tensors: dict[str, Tensor], document: dict[str, Any], source: object) -> None:
         """Refuse a snapshot that is not one of this run, which has to be at its beginning.
@@ -162,7 +181,7 @@ class RunState:
         if self.scheduler is not None:
             check_scheduler(source, document["scheduler"], self.scheduler)
         check_position(source, document.get("position"), document.get("records"))
-        now = generators(self.device)
+        now = self._generators()
         check_generators(source, "generator", _named(tensors, "generator."), now)
         check_generators(source, "epoch_generator", _named(tensors, "epoch_generator."), now)
         bounds = tensors.get("bounds")
@@ -219,6 +238,7 @@ class RunState:
             if found.get(name) != value:
                 raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")
         self.check(tensors, document, path)
+        remove_leftovers(folder)
         self.restore(tensors, document)
         self._folder = folder
 

@@ -200,23 +200,24 @@ def _short(value: Any) -> str:
 def check_generators(source: object, name: str, states: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse what is no state of the generators that the run draws from.
 
-    A run may be taken up on another device: of those in the file only the ones that are needed have to be right.
+    A run may be taken up on another device: of those in the file only the ones that are needed have to be right. A
+    loader's own generators are needed where it has any.
 
     Raises
     ------
     ValueError
         For the first that is none.
     """
-    for device in ("cpu", *(expected.keys() & states.keys())):
-        state = states.get(device)
-        if state is None or _described(state) != _described(expected[device]):
-            raise ValueError(
-                f"{source}: {name}.{device}: found {_described(state)}, expected {_described(expected[device])}"
-            )
+    of_loaders = {owner for owner in expected.keys() | states.keys() if owner.startswith("loader_")}
+    for owner in sorted({"cpu", *of_loaders, *(expected.keys() & states.keys())}):
+        state = states.get(owner)
+        if state is None or owner not in expected or _described(state) != _described(expected[owner]):
+            wanted = _described(expected.get(owner))
+            raise ValueError(f"{source}: {name}.{owner}: found {_described(state)}, expected {wanted}")
         try:
-            torch.Generator(device).set_state(state)
+            torch.Generator("cuda" if owner == "cuda" else "cpu").set_state(state)
         except RuntimeError as error:
-            raise ValueError(f"{source}: {name}.{device}: found no state of a generator: {error}") from error
+            raise ValueError(f"{source}: {name}.{owner}: found no state of a generator: {error}") from error
 
 
 def check_position(source: object, position: Any, records: Any) -> None:

@@ -190,7 +190,7 @@ def fit(
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
     stepper = make_optimizer(optimizer, parameters, initial_lr)
-    state = RunState(pair, stepper, make_scheduler(scheduler, stepper), where)
+    state = RunState(pair, stepper, make_scheduler(scheduler, stepper), where, batches)
     folder = None if checkpoint is None else Path(checkpoint)
     with (
         seeded(seed, where),

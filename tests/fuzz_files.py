@@ -33,9 +33,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import pyro_vae
-from pyro_vae.checkpoint import read_tensors, write_tensors
 from pyro_vae.digests import digest_of_data
 from pyro_vae.run_state import RunState
+from pyro_vae.tensor_files import read_tensors, write_tensors
 from tests.programs import bits, same, vae, weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))

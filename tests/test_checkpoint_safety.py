@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import pyro_vae
-from pyro_vae import checkpoint, training
+from pyro_vae import checkpoint, files, tensor_files, training
 from tests.programs import bits, perturbed, same, vae, weights
 
 X = bits(6)
@@ -78,9 +78,9 @@ class TestDamage:
     )
     def test_an_integer_is_no_weight_and_another_float_is(self, dtype, refused, tmp_path):
         pyro_vae.save(vae(), tmp_path)
-        tensors, _ = checkpoint.read_tensors(tmp_path / WEIGHTS)
+        tensors, _ = tensor_files.read_tensors(tmp_path / WEIGHTS)
         name = "model.likelihood.network.output.bias"
-        checkpoint.write_tensors(tmp_path / WEIGHTS, tensors | {name: torch.ones(16, dtype=dtype)})
+        tensor_files.write_tensors(tmp_path / WEIGHTS, tensors | {name: torch.ones(16, dtype=dtype)})
         if refused:
             with pytest.raises(ValueError, match=f"leaf '{name}': found {dtype}, expected torch.float32"):
                 pyro_vae.load(tmp_path)
@@ -199,7 +199,7 @@ class TestFullDisk:
             path.write_bytes(b"half of a file")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(tensor_files, "save_file", full)
         with pytest.raises(OSError) as caught:
             pyro_vae.save(perturbed(vae()), tmp_path)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / WEIGHTS))
@@ -229,12 +229,12 @@ class TestAtomicity:
             raise OSError("no space left on device")
 
         def half_text(path, text):
-            with checkpoint.replacing(path) as temporary:
+            with files.replacing(path) as temporary:
                 temporary.write_text(text[: len(text) // 2])
                 raise OSError("no space left on device")
 
         if fails == "weights":
-            monkeypatch.setattr(checkpoint, "save_file", half)
+            monkeypatch.setattr(tensor_files, "save_file", half)
         else:
             monkeypatch.setattr(checkpoint, "write_text", half_text)
         with pytest.raises(OSError, match="no space left"):
@@ -249,7 +249,7 @@ class TestAtomicity:
         def callback(record):
             after.append(weights(program))
             if record["epoch"] == 2:
-                monkeypatch.setattr(checkpoint, "save_file", broken)
+                monkeypatch.setattr(tensor_files, "save_file", broken)
 
         def broken(tensors, path, metadata=None):
             path.write_bytes(b"half of a file")

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import pyro_vae
+from pyro_vae import tensor_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTED = {
@@ -356,7 +357,7 @@ def test_damaged_settings_are_named_in_one_sentence(monkeypatch, tmp_path, chang
     monkeypatch.syspath_prepend(str(EXAMPLES))
     train_vae = importlib.import_module("train_vae")
     config, _ = train_vae.configure(train_vae.parse(["--hidden-dims", "5", "--out", str(tmp_path / "run")]))
-    pyro_vae.checkpoint.write_tensors(tmp_path / "last.safetensors", pyro_vae.VAE((4, 4), 10, (5,)).state_dict())
+    tensor_files.write_tensors(tmp_path / "last.safetensors", pyro_vae.VAE((4, 4), 10, (5,)).state_dict())
     splits = SimpleNamespace(data_shape=(4, 4), train=torch.full((4, 4), 0.5))
     text = change if isinstance(change, str) else {k: v for k, v in (config | change).items() if v is not ...}
     (tmp_path / "config.json").write_text(change if isinstance(change, str) else json.dumps(text))

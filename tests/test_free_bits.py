@@ -177,7 +177,7 @@ class TestCapacity:
     [
         ({"free_bits": -0.1}, "free_bits: found -0.1, expected a finite number, 0 or more"),
         ({"free_bits": math.inf}, "free_bits: found inf, expected a finite number, 0 or more"),
-        ({"free_bits": Linear(3)}, r"free_bits: found Linear\(.*\), expected a finite number, 0 or more"),
+        ({"free_bits": Linear(3)}, r"free_bits: found Linear, expected a finite number, 0 or more"),
         ({"free_bits_per": "layer"}, "free_bits_per: found 'layer', expected one of 'site', 'unit'"),
         ({"capacity": -1.0}, "capacity: found -1.0, expected a finite number, 0 or more"),
         ({"capacity": 1.0, "capacity_weight": math.nan}, "capacity_weight: found nan, expected a finite number, 0 or"),

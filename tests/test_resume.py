@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyro_vae
 from pyro_vae import loop, training
-from pyro_vae.checkpoint import read_tensors
+from pyro_vae.tensor_files import read_tensors
 from tests.programs import PAIRS, bits, same, vae, weights
 
 X = bits(24)

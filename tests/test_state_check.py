@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 import pyro_vae
-from pyro_vae.checkpoint import read_tensors, write_tensors
 from pyro_vae.state_check import check_scheduler, check_slots, keys_kept, slots_of
+from pyro_vae.tensor_files import read_tensors, write_tensors
 from tests.programs import bits, fit, same, vae, weights
 
 X = bits(24)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from pyro_vae import VAE, diagnose, fit, log_likelihood
 from pyro_vae.batches import as_batches
@@ -118,3 +118,20 @@ def test_an_interrupted_pass_over_a_random_stream_resumes_to_the_same_weights(tm
     fit(*pair, Again(), num_epochs=2, batch_size=10, progress=False, checkpoint=tmp_path, resume=True)
     found = weights(*pair)
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("own", ["loader", "sampler"])
+def test_a_loader_with_a_generator_of_its_own_resumes_to_the_same_weights(own, tmp_path):
+    def loader():
+        generator = torch.Generator().manual_seed(5)
+        if own == "loader":
+            return DataLoader(TensorDataset(X), batch_size=10, shuffle=True, generator=generator)
+        return DataLoader(TensorDataset(X), batch_size=10, sampler=RandomSampler(X, generator=generator))
+
+    _, expected = train(loader(), num_epochs=4)
+    train(loader(), num_epochs=2, checkpoint=tmp_path)
+    pair, options = vae(), {"batch_size": 10, "progress": False, "checkpoint": tmp_path, "resume": True}
+    with pytest.raises(ValueError, match=r"generator\.loader_0: found .*, expected nothing"):
+        fit(*pair, DataLoader(TensorDataset(X), batch_size=10), num_epochs=4, **options)
+    fit(*pair, loader(), num_epochs=4, **options)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(*pair).items())

@@ -30,7 +30,7 @@ from torch.distributions.utils import broadcast_all
 
 from pyro_vae.likelihoods.output import Likelihood
 from pyro_vae.runtime.arguments import checked
-from pyro_vae.runtime.kinds import Arrays
+from pyro_vae.runtime.objects import Arrays
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "GreyBernoulli"]
 

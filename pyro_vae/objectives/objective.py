@@ -36,7 +36,7 @@ from pyro_vae.objectives.gradients import (
     weight_of_latents,
 )
 from pyro_vae.runtime.arguments import PositiveInteger, checked
-from pyro_vae.runtime.kinds import Instances
+from pyro_vae.runtime.objects import Instances
 from pyro_vae.state import isolated
 from pyro_vae.traces import PairTrace
 

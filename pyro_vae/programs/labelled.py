@@ -32,7 +32,7 @@ from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.parts import AnyLikelihood, check_stands_alone, likelihood_of, sizes_of
 from pyro_vae.programs.program import NumSamples, Program
 from pyro_vae.runtime.arguments import Array, checked
-from pyro_vae.runtime.kinds import Arrays
+from pyro_vae.runtime.objects import Arrays
 
 __all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]
 

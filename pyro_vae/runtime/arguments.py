@@ -29,23 +29,8 @@ from typing import Annotated, Any, TypeVar, Union, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.runtime.kinds import (
-    Arrays,
-    Callables,
-    Data,
-    Devices,
-    Either,
-    Flags,
-    Floats,
-    Instances,
-    Integers,
-    Kind,
-    Names,
-    Numbers,
-    OrNone,
-    Sequences,
-    Sizes,
-)
+from pyro_vae.runtime.kinds import Flags, Floats, Integers, Kind, Names, Numbers, Sizes
+from pyro_vae.runtime.objects import Arrays, Callables, Data, Devices, Either, Instances, OrNone, Sequences
 
 __all__ = [
     "AnyData",

@@ -22,26 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "Anything",
-    "Arrays",
-    "Callables",
-    "Data",
-    "Devices",
-    "Either",
-    "Flags",
-    "Floats",
-    "Instances",
-    "Integers",
-    "Kind",
-    "Names",
-    "Numbers",
-    "OrNone",
-    "Sequences",
-    "Sizes",
-    "refuse",
-    "shown",
-]
+__all__ = ["Anything", "Flags", "Floats", "Integers", "Kind", "Names", "Numbers", "Sizes", "refuse", "shown"]
 
 _MOST = 2**31 - 1
 
@@ -195,155 +176,11 @@ class Names(Kind):
 
 
 @dataclass(frozen=True)
-class _Objects(Kind):
-    """A set told from its class, so that a message shows the class of another value and the error is a TypeError."""
-
-    def check(self, name: str, value: Any) -> None:
-        if not self.accepts(value):
-            raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}")
-
-
-@dataclass(frozen=True)
-class Instances(_Objects):
-    """The instances of a class, or of several; a message shows another value's class, or with ``by_value`` itself."""
-
-    classes: type | tuple[type, ...]
-    by_value: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, self.classes)
-
-    def check(self, name: str, value: Any) -> None:
-        if self.by_value and not self.accepts(value):
-            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}")
-        super().check(name, value)
-
-
-@dataclass(frozen=True)
 class Flags(Kind):
     """True and False."""
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class Callables(_Objects):
-    """What can be called, but for instances of some classes; ``type`` excludes the classes themselves."""
-
-    excluded: tuple[type, ...] = ()
-
-    def accepts(self, value: Any) -> bool:
-        return callable(value) and not isinstance(value, self.excluded)
-
-
-@dataclass(frozen=True)
-class Sequences(_Objects):
-    """Sequences, lists of modules among them, each ``item`` of which is of one kind."""
-
-    item: Kind
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, (Sequence, nn.ModuleList)) and not isinstance(value, (str, bytes, bytearray))
-
-    def check(self, name: str, value: Any) -> None:
-        super().check(name, value)
-        for index, item in enumerate(value):
-            self.item.check(f"{name}[{index}]", item)
-
-
-@dataclass(frozen=True)
-class Devices(Kind):
-    """Devices that hold values, with ``meta`` also one that does not; those found here, if to be ``present``."""
-
-    present: bool = True
-    meta: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        if not isinstance(value, (str, torch.device)):
-            return False
-        try:
-            device = torch.empty(0, device=value).device if self.present else torch.device(value)
-        except (RuntimeError, AssertionError, NotImplementedError):  # torch's words for a device that is not there
-            return False
-        return self.meta or device.type != "meta"
-
-
-@dataclass(frozen=True)
-class Arrays(Kind):
-    """Tensors, and arrays, of real numbers that have their values at hand, of ``least_dims`` dimensions or more.
-
-    Not among them are arrays with ``tensors_alone``; with ``lists``, so is what else torch makes a tensor of. With
-    ``meta`` the values may be missing.
-    """
-
-    least_dims: int = 1
-    tensors_alone: bool = False
-    lists: bool = False
-    meta: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        if isinstance(value, Tensor):
-            return _is_at_hand(value, self.meta) and not value.is_complex() and value.dim() >= self.least_dims
-        if isinstance(value, np.ndarray):
-            return value.dtype.kind in "biuf" and value.ndim >= self.least_dims and not self.tensors_alone
-        if not self.lists:
-            return False
-        try:
-            return self.accepts(torch.as_tensor(value))
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            return False
-
-    def check(self, name: str, value: Any) -> None:
-        if not self.accepts(value):
-            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}")
-
-
-def _is_at_hand(x: Tensor, meta: bool = False) -> bool:
-    return x.layout is torch.strided and (meta or not x.is_meta) and not x.is_quantized
-
-
-@dataclass(frozen=True)
-class Data(Kind):
-    """Everything but tensors that do not have their values at hand; what is in it is judged when it is read."""
-
-    def accepts(self, value: Any) -> bool:
-        return not isinstance(value, Tensor) or _is_at_hand(value)
-
-
-@dataclass(frozen=True)
-class Either(Kind):
-    """What belongs to one of several sets."""
-
-    kinds: tuple[Kind, ...]
-
-    def accepts(self, value: Any) -> bool:
-        return any(kind.accepts(value) for kind in self.kinds)
-
-    def check(self, name: str, value: Any) -> None:
-        for kind in self.kinds:
-            if kind.accepts(value):
-                return kind.check(name, value)  # the items of a sequence
-            if isinstance(kind, (Integers, Numbers)) and isinstance(value, numbers.Real):
-                kind.check(name, value)  # a number that is out of range
-        has_names = any(isinstance(kind, Names) for kind in self.kinds)
-        if any(isinstance(kind, _Objects) for kind in self.kinds) and not (has_names and isinstance(value, str)):
-            raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}")
-        refuse(name, value, self.expected)
-
-
-@dataclass(frozen=True)
-class OrNone(Kind):
-    """``None``, or what belongs to another set; the message leaves the first unsaid."""
-
-    kind: Kind
-
-    def accepts(self, value: Any) -> bool:
-        return value is None or self.kind.accepts(value)
-
-    def check(self, name: str, value: Any) -> None:
-        if value is not None:
-            self.kind.check(name, value)
 
 
 @dataclass(frozen=True)
