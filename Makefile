@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test fuzz-calls fuzz-files lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test fuzz-calls fuzz-files endurance lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -39,6 +39,10 @@ fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at rando
 
 fuzz-calls: $(STAMP)-test ## install, and make 10,000 calls with a wrong argument each (ARGS="calls seed"): none may go wrong
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.runtime.fuzz $(ARGS)
+
+endurance: $(STAMP)-test ## install, and attack long runs, for half an hour (ARGS="kills --kills 20" runs a part of it)
+	status=0; for part in $(if $(ARGS),'$(ARGS)',kills memory hashes); do \
+	    $(BIN)/python -m tests.endurance.$$part || status=1; done; exit $$status
 
 lint: $(STAMP)-dev ## look for mistakes in the code
 	$(BIN)/python -m ruff check .

@@ -72,7 +72,8 @@ def main() -> int:
         found = json.loads(done.stdout.splitlines()[-1])
         counts, said = found["compilations"], found["warnings"]
         good += counts == EXPECTED and not said
-        print(f"{seed:14d}{counts['training step']:15d}{counts['validation']:12d}  {'; '.join(said) or '-'}", flush=True)
+        numbers = f"{counts['training step']:15d}{counts['validation']:12d}"
+        print(f"{seed:14d}{numbers}  {'; '.join(said) or '-'}", flush=True)
     print(f"{good} of {len(args.seeds)} seeds took one compilation of each; {time.monotonic() - began:.0f} s")
     return 0 if good == len(args.seeds) else 1
 

@@ -122,7 +122,8 @@ def refer(variant: str, scratch: Path) -> Reference:
     references = []
     for name in ("first", "second"):
         folder, weights = scratch / name, scratch / f"{name}.safetensors"
-        pid, began = processes.start(lambda f=folder, w=weights: train(variant, f, w), scratch / "log"), time.monotonic()
+        began = time.monotonic()
+        pid = processes.start(lambda f=folder, w=weights: train(variant, f, w), scratch / "log")
         while not (folder / folders.STATE).exists():
             if processes.status(pid) is not None:
                 raise RuntimeError((scratch / "log").read_text())
@@ -233,7 +234,8 @@ def table(title: str, rows: dict[str, list[Outcome]], columns: dict[str, Callabl
     """Print a line a variant, and their sums."""
     width = max(map(len, rows)) + 2
     print(f"\n{title}\n{'':{width}}" + "".join(f"{name:>14}" for name in columns))
-    for name, outcomes in (*rows.items(), ("all", [each for outcomes in rows.values() for each in outcomes])):
+    total = [outcome for outcomes in rows.values() for outcome in outcomes]
+    for name, outcomes in (*rows.items(), ("all", total)):
         print(f"{name:{width}}" + "".join(f"{sum(map(count, outcomes)):14d}" for count in columns.values()))
 
 

@@ -1,7 +1,7 @@
 """Child processes made by fork from a parent that has imported torch, to be killed at any moment.
 
-Importing torch and Pyro takes seconds, a fork milliseconds. A child can use torch after a fork if the parent has started
-no thread, so the parent computes with one thread, compiles in its own process and uses no GPU.
+Importing torch and Pyro takes seconds, a fork milliseconds. A child can use torch after a fork if no thread of the
+parent computes, so the parent uses one thread, compiles in its own process and uses no GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -66,7 +67,5 @@ def ended(pid: int, seconds: float = 300.0) -> int:
 
 def end_group(pid: int) -> None:
     """Kill the processes in the group that a child began, such as the workers of its loader."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

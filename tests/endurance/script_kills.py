@@ -25,7 +25,10 @@ from PIL import Image
 from tests.endurance import folders
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = "--epochs 25 --hidden-dims 32 --latent-dim 5 --eval-particles 100 --warm-up 5 --compile no".split()
+SETTINGS = [
+    *("--epochs", 25, "--hidden-dims", 32, "--latent-dim", 5, "--warm-up", 5),
+    *("--eval-particles", 100, "--compile", "no"),
+]
 
 
 def script(log: Path, *arguments: object) -> subprocess.Popen[bytes]:

@@ -1,0 +1,66 @@
+"""A run killed at three places inside a write goes on to the weights and files of one that was left in peace."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import warnings
+
+import pytest
+import torch
+
+import pyro_vae
+from pyro_vae import training
+from pyro_vae.schedules import Linear
+from tests.endurance import folders, processes
+from tests.programs import bits
+
+X = bits(24)
+
+
+def train(folder):
+    """Train in a folder, or go on with the run there."""
+    resume = (folder / folders.STATE).exists()
+    torch.manual_seed(7 + resume)
+    vae = pyro_vae.VAE((4, 4), 2, (8,))
+    pair = pyro_vae.anneal_kl(vae.model, vae.guide, Linear(8))
+    training.fit(
+        *pair, pyro_vae.data.load(X * 0.8 + 0.1, binarize="dynamic"), num_epochs=3, batch_size=6, seed=0, patience=2,
+        lr=lambda done: 0.05 * (1 - done), checkpoint=folder, resume=resume, progress=False,
+    )  # fmt: skip
+    return 0
+
+
+def killed(folder, at):
+    """Do so in this process, and kill it before the ``at``-th file that it writes is in its place."""
+    replace, count = os.replace, itertools.count(1)
+
+    def counted(*paths):
+        if next(count) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*paths)
+
+    os.replace = counted
+    return train(folder)
+
+
+def forked(run, log):
+    with warnings.catch_warnings():  # Python warns of other threads, none of which holds a lock that the child needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = processes.start(run, log)
+    return processes.ended(pid, seconds=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
+def test_kill_9_inside_a_write(tmp_path):
+    log, expected, run = tmp_path / "log", tmp_path / "expected", tmp_path / "run"
+    train(expected)
+    # A new run writes the state, then in each epoch program, weights, records and state: die among those of the first
+    # epoch, then among them again, then in the second epoch.
+    for at in (3, 4, 7):
+        assert forked(lambda at=at: killed(run, at), log) == -signal.SIGKILL, log.read_text()
+        assert folders.temporaries(run)
+        assert folders.fault(run) is None
+    assert forked(lambda: train(run), log) == 0, log.read_text()
+    assert folders.difference(run, expected) is None
