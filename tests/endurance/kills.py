@@ -53,10 +53,10 @@ def milestones(optimizer: torch.optim.Optimizer) -> Any:
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5, 9], gamma=0.5)
 
 
-def digits() -> Split:
+def digits(num_data: int = NUM_DATA) -> Split:
     """Some digits, whose bits are drawn anew at each use."""
     train = pyro_vae.data.load("digits").train
-    return Split(train.values[:NUM_DATA], levels=train.levels, binarize="dynamic")
+    return Split(train.values[:num_data], levels=train.levels, binarize="dynamic")
 
 
 def loader(**options: Any) -> DataLoader[Any]:
@@ -68,10 +68,10 @@ def own_generator() -> torch.Generator:
 
 
 VARIANTS: dict[str, Factory] = {
-    "eager-tensor": lambda: {"data": digits(), "lr": falling},
+    "eager-tensor": lambda: {"data": digits(1000), "lr": falling},
     "eager-loader": lambda: {"data": loader(), "lr": 0.05, "scheduler": plateau, "clip_norm": 5.0},
     "eager-own-generator": lambda: {"data": loader(generator=own_generator()), "lr": falling},
-    "compiled-tensor": lambda: {"data": digits(), "lr": 0.05, "scheduler": milestones, "compile": True},
+    "compiled-tensor": lambda: {"data": digits(1000), "lr": 0.05, "scheduler": milestones, "compile": True},
     "compiled-loader": lambda: {"data": loader(), "lr": falling, "compile": True},
 }
 
