@@ -106,7 +106,7 @@ class Loop:
                 except _Interrupted:
                     history.interrupted = True
                     break
-                except RuntimeError as error:
+                except (RuntimeError, OSError, EOFError) as error:
                     if not self._ended_workers(error):
                         raise
                     history.interrupted = True
@@ -133,12 +133,13 @@ class Loop:
                 save(self.pair, self.folder)
         return history
 
-    def _ended_workers(self, error: RuntimeError) -> bool:
+    def _ended_workers(self, error: Exception) -> bool:
         """Tell whether the signal that is to end the run has ended a loader's workers too, as one to a group does.
 
-        Torch raises the error wherever Python happens to be when a worker dies.
+        Torch raises one error wherever Python happens to be when a worker dies; reading from a dead one raises others.
         """
-        return "DataLoader worker" in str(error) and self.interrupted.wait(timeout=1.0)
+        is_of_workers = "DataLoader worker" in str(error) or not (self._in_step or self.batches.resident)
+        return is_of_workers and self.interrupted.wait(timeout=1.0)
 
     def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
         """Go back to the beginning of the epoch, on disk too, where the state may have been written since."""

@@ -126,7 +126,8 @@ def interruptible() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM of a block into an event, so that it never falls inside an update.
 
     The second one ends the block as it would without this. A handler of SIGTERM that somebody else has set is left to
-    its work.
+    its work. A signal to a whole process group ends a loader's workers too, of which torch would tell by an error in
+    the midst of an update; from the first one on it does not.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -137,6 +138,8 @@ def interruptible() -> Iterator[threading.Event]:
         if event.is_set():
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         event.set()
+        if hasattr(signal, "SIGCHLD"):
+            before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
 
     before = {signal.SIGINT: signal.signal(signal.SIGINT, on_signal)}
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what clusters and containers send before they kill

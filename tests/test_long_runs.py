@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -222,34 +220,6 @@ def test_labels_survive_data_in_half_precision(dtype):
     if dtype == torch.bfloat16:
         with pytest.raises(ValueError, match=r"^x: found labels of 600 classes packed in torch.bfloat16, which rounds"):
             m2.model(packed.to(dtype))
-
-
-GROUP = """
-import os, signal, sys, threading, time
-import torch
-from torch.utils.data import DataLoader, TensorDataset
-import pyro_vae
-
-os.setpgrp()
-torch.set_num_threads(1)
-torch.manual_seed(0)
-vae = pyro_vae.VAE((4,), 2, (5,))
-x = torch.bernoulli(torch.full((240, 4), 0.5))
-loader = DataLoader(TensorDataset(x), batch_size=6, num_workers=2, persistent_workers=True)
-stop = lambda record: record["epoch"] == 3 and threading.Timer(0.05, os.killpg, (0, signal.SIGTERM)).start()
-history = pyro_vae.fit(
-    vae.model, vae.guide, loader, num_epochs=10**6, checkpoint=sys.argv[1], callbacks=[stop], progress=False
-)
-print(history.interrupted, len(history.records) >= 3)
-"""
-
-
-def test_a_signal_to_the_whole_group_ends_workers_and_run(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", GROUP, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.stdout.split() == ["True", "True"], run.stderr
-    pyro_vae.load(tmp_path)
 
 
 def test_what_a_killed_write_left_is_removed_on_resume(tmp_path):

@@ -1,14 +1,17 @@
-"""A run killed at three places inside a write goes on to the weights and files of one that was left in peace."""
+"""Runs that are killed, or told to stop together with their workers, and go on as if they had been left in peace."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import signal
+import threading
 import warnings
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import pyro_vae
 from pyro_vae import training
@@ -17,6 +20,7 @@ from tests.endurance import folders, processes
 from tests.programs import bits
 
 X = bits(24)
+KEPT = []
 
 
 def train(folder):
@@ -64,3 +68,22 @@ def test_kill_9_inside_a_write(tmp_path):
         assert folders.fault(run) is None
     assert forked(lambda: train(run), log) == 0, log.read_text()
     assert folders.difference(run, expected) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
+def test_a_signal_to_the_whole_group_ends_workers_and_run(tmp_path):
+    def run():
+        _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.1,)  # seconds until torch looks after workers
+        loader = DataLoader(TensorDataset(X), batch_size=6, num_workers=2, persistent_workers=True)
+        KEPT.append(loader)  # whose end would wait five seconds for the workers
+        stop = threading.Timer(0.05, os.killpg, (0, signal.SIGTERM))
+        torch.manual_seed(7)
+        vae = pyro_vae.VAE((4, 4), 2, (8,))
+        history = training.fit(
+            vae.model, vae.guide, loader, num_epochs=10**6, checkpoint=tmp_path / "run", progress=False,
+            callbacks=[lambda record: stop.start() if record["epoch"] == 3 else None],
+        )  # fmt: skip
+        return 0 if history.interrupted and len(history.records) >= 3 else 2
+
+    assert forked(run, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    pyro_vae.load(tmp_path / "run")
