@@ -205,7 +205,8 @@ class LabelledProgram(Program):
     def _known(self, y: Tensor) -> bool:
         """Whether all are classes."""
         is_number = not y.is_complex() and y.dtype != torch.bool and y.numel() > 0
-        return is_number and torch.equal(y, y.round()) and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
+        is_whole = is_number and bool(y.isfinite().all()) and torch.equal(y, y.round())
+        return is_whole and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
 
     def _labels(self, x: Tensor) -> Tensor:
         """The labels ``(B,)`` of packed data, on the program's device."""
