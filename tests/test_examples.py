@@ -281,7 +281,7 @@ def test_own_array(succeed, tmp_path, shape, pictures):
 
 
 def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
-    arguments = ["--epochs", "60", "--hidden-dims", "20", "--eval-particles", "5", "--out"]
+    arguments = ["--epochs", "30", "--hidden-dims", "20", "--eval-particles", "5", "--out"]
     succeed("train_vae.py", *arguments, tmp_path / "whole")
     cut = tmp_path / "cut"
     script = [sys.executable, "-W", "error", str(EXAMPLES / "train_vae.py")]
