@@ -16,7 +16,7 @@ from pyro_vae.constants import check_runs_again, with_copied_buffers
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Program, bare
 from pyro_vae.importance import scored_with_constants, trace_pair
-from pyro_vae.inference.support import check_site, check_values, covers_all
+from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant
 from pyro_vae.missing import ObservedOnly, unpack
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
@@ -98,8 +98,8 @@ class _Check:
         self.objective, self.trained, self.options = objective, trained, options
         self.whole_batch = whole_batch
         self.first: Tensor | None = None
-        self.whole: list[Site] = []  # sites that observe the data as they are
-        self.others: list[str] = []  # sites that observe a part of them, or a function
+        self.whole: list[Site] = []  # sites that observe the data as they are, whatever these are
+        self.others: list[str] = []  # sites that have to be run on them
 
     @torch.no_grad()
     def __call__(self, x: Tensor, start: int) -> None:
@@ -125,7 +125,7 @@ class _Check:
             self._trace(x, num_particles=3)
         data, _ = unpack(self.model, x)
         for site in map(pair.model_sites.__getitem__, pair.observed):
-            if _is_data(site, data):
+            if _is_data(site, data) and is_constant(site["fn"]):
                 self.whole.append(site)
             elif not covers_all(site["fn"]):
                 self.others.append(site["name"])

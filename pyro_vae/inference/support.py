@@ -22,7 +22,9 @@ from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
 from pyro_vae.traces import PairTrace, Site
 
-__all__ = ["check_site", "check_values", "covers_all"]
+__all__ = ["check_site", "check_values", "covers_all", "is_constant"]
+
+_CONSTANTS = [value for value in vars(constraints).values() if isinstance(value, constraints.Constraint)]
 
 
 def fixed_support(fn: Any) -> constraints.Constraint | None:
@@ -46,6 +48,17 @@ def _has_parameters(support: Any) -> bool:
         or (isinstance(part, constraints.Constraint) and _has_parameters(part))
         for part in parts
     )
+
+
+def is_constant(fn: Any) -> bool:
+    """Tell whether a distribution has the same support for all data; a program may set bounds batch by batch."""
+    return _is_constant(fixed_support(fn))
+
+
+def _is_constant(support: Any) -> bool:
+    if isinstance(support, constraints.cat):
+        return all(map(_is_constant, support.cseq))
+    return isinstance(support, Levels) or any(support is constant for constant in _CONSTANTS)
 
 
 def covers_all(fn: Any) -> bool:
@@ -74,7 +87,7 @@ def check_site(pair: PairTrace, site: Site, start: int, name: str) -> None:
             seen = seen & _beside_events(inner._mask, inner.event_dim)
         inner = inner.base_dist
     axis = site["value"].dim() - fn.event_dim + pair.data_dim  # of the data
-    what = f"site {site['name']!r}, which observes a part of a datum or a function of it"
+    what = f"site {site['name']!r}"
     check_values(fn, site["value"], torch.as_tensor(seen, device=site["value"].device), start, axis, name, what)
 
 

@@ -104,6 +104,7 @@ def check(make, x):
 
 X = torch.rand(10, 3, generator=torch.Generator().manual_seed(1))
 SIMPLEX = X / X.sum(-1, keepdim=True)
+COUNTS = torch.arange(30.0).reshape(10, 3)  # of which each batch has more than the one before
 SMALLER = SIMPLEX * (1 - 0.1 * (torch.arange(10) == 6)[:, None])
 REFUSED = {
     "a vector": (lambda x, z: (dist.Dirichlet(torch.ones(3)), x), SMALLER, r"value \[.*\] at \(6,\), .* Dirichlet cov"),
@@ -121,6 +122,7 @@ TAKEN = {
         X,
     ),
     "of parameters": (lambda x, z: (dist.Uniform(x - 1 - z[..., :1].abs(), x + 1).to_event(1), x + 0.5), X),
+    "of bounds that a batch has": (lambda x, z: (dist.Multinomial(int(x.sum(-1).max()), torch.ones(3)), x), COUNTS),
     "of all numbers": (lambda x, z: (dist.Laplace(z[..., :1], 1.0).expand([*z.shape[:-1], 3]).to_event(1), -3 * x), X),
 }
 
