@@ -82,8 +82,8 @@ class RunState:
         for step in range(self.epoch_step):
             if next(rest, None) is None:
                 raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
-        if self.epoch_step:
-            self._set_generators(now)
+        if self.epoch_step:  # a loader's own are where its new pass has them, which may be ahead, by what it fetches
+            set_generators(now, self.device)
         yield from rest
 
     def count_step(self, bounds: Tensor, num_data: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
@@ -135,3 +137,31 @@ def test_a_loader_with_a_generator_of_its_own_resumes_to_the_same_weights(own, t
         fit(*pair, DataLoader(TensorDataset(X), batch_size=10), num_epochs=4, **options)
     fit(*pair, loader(), num_epochs=4, **options)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(*pair).items())
+
+
+class Killed(TensorDataset):
+    """Data whose worker is killed together with the run, when number ``at`` is read."""
+
+    def __init__(self, at):
+        super().__init__(X)
+        self.at, self.num_read = at, 0
+
+    def __getitem__(self, index):
+        self.num_read += 1
+        if self.num_read == self.at:
+            signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+        return super().__getitem__(index)
+
+
+def test_a_pass_that_ends_in_reading_its_last_batch_resumes_to_the_same_weights(tmp_path):
+    """The sampler has drawn once more by then, at the end of its pass, from the loader's generator."""
+
+    def loader(data):
+        return DataLoader(data, 10, shuffle=True, generator=torch.Generator().manual_seed(5))
+
+    _, expected = train(loader(TensorDataset(X)), num_epochs=3)
+    history, _ = train(loader(Killed(2 * 95 - 2)), num_epochs=3, checkpoint=tmp_path)
+    assert history.interrupted and len(history.records) == 1
+    _, found = train(loader(TensorDataset(X)), num_epochs=3, checkpoint=tmp_path, resume=True)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
