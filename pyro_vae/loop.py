@@ -110,8 +110,9 @@ class Loop:
                     if not self._ended_workers(error):
                         raise
                     history.interrupted = True
-                    if self._in_step:  # which cannot be finished; what is on disk is whole
+                    if self._in_step or self.state.epoch_step == 0:  # a step or an order that was drawn in part
                         self.state.restore(*good)
+                    if self._in_step:  # what is on disk may be further on
                         return history
                     break
                 except ValueError:  # of data that are checked as they come

@@ -154,14 +154,16 @@ class Killed(TensorDataset):
         return super().__getitem__(index)
 
 
-def test_a_pass_that_ends_in_reading_its_last_batch_resumes_to_the_same_weights(tmp_path):
-    """The sampler has drawn once more by then, at the end of its pass, from the loader's generator."""
+@pytest.mark.parametrize("own", [True, False], ids=["own generator", "torch's"])
+@pytest.mark.parametrize("at", [96, 2 * 95 - 2], ids=["first batch", "last batch"])
+def test_a_pass_that_ends_in_reading_a_batch_resumes_to_the_same_weights(at, own, tmp_path):
+    """Before the first batch an order is drawn, and once more at the end of the pass from a loader's own generator."""
 
     def loader(data):
-        return DataLoader(data, 10, shuffle=True, generator=torch.Generator().manual_seed(5))
+        return DataLoader(data, 10, shuffle=True, generator=torch.Generator().manual_seed(5) if own else None)
 
     _, expected = train(loader(TensorDataset(X)), num_epochs=3)
-    history, _ = train(loader(Killed(2 * 95 - 2)), num_epochs=3, checkpoint=tmp_path)
+    history, _ = train(loader(Killed(at)), num_epochs=3, checkpoint=tmp_path)
     assert history.interrupted and len(history.records) == 1
     _, found = train(loader(TensorDataset(X)), num_epochs=3, checkpoint=tmp_path, resume=True)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
