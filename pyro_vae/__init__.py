@@ -13,7 +13,7 @@ from pyro_vae.checkpoint import load, save
 from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
 from pyro_vae.codebook import Codebook
 from pyro_vae.diagnostics import Diagnosis, diagnose
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ConcurrentRunError, ProgramError
 from pyro_vae.evaluation import LogLikelihood, log_likelihood
 from pyro_vae.flows import Flow
 from pyro_vae.handlers import anneal_kl
@@ -63,6 +63,7 @@ __all__ = [
     "Binomial",
     "Categorical",
     "Codebook",
+    "ConcurrentRunError",
     "ConditionalMLP",
     "ConditionalVAE",
     "ContinuousBernoulli",

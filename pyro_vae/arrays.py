@@ -83,7 +83,7 @@ def check_exact(x: Tensor, dtype: torch.dtype, name: str) -> None:
     exact = int(2 / torch.finfo(dtype).eps)  # the first whole number whose successor is rounded
     if x.is_floating_point() or x.dtype == torch.bool or torch.iinfo(x.dtype).max <= exact:
         return
-    largest = max(abs(int(bound)) for bound in torch.aminmax(x)) if x.numel() else 0
+    largest = max(abs(int(bound)) for bound in torch.aminmax(x.long())) if x.numel() else 0  # not all have a minimum
     if largest > exact:
         raise ValueError(
             f"{name}: found the whole number {largest}, expected at most {exact}, from where on {dtype} rounds; "

@@ -311,6 +311,16 @@ class Batches:
         self.set_generators(before)
         return x
 
+    def start_workers(self) -> None:
+        """Start the workers of a loader that keeps them; generators are left as they were.
+
+        Such a loader draws a seed for them in its first pass and in no later one.
+        """
+        if isinstance(self._source, DataLoader) and self._source.persistent_workers and self._source._iterator is None:
+            before = self.generators()
+            iter(self._source)
+            self.set_generators(before)
+
     def check_first_pass(self, check: Callable[[Tensor, int], None]) -> None:
         """Call ``check(x, start)`` on each batch that is read until the end of a pass, ``start`` being its place."""
         self._check = check

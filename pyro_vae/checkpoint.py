@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.allocation import BoundedAllocation
+from pyro_vae.allocation import BoundedAllocation, TooLargeError
 from pyro_vae.digests import digest_of_data
 from pyro_vae.files import write_text
 from pyro_vae.handlers import bare
@@ -71,7 +71,7 @@ def recipe_of(module: nn.Module) -> Any:
     """
     if isinstance(module, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
         recipes = [getattr(module[half], "recipe", None) for half in ("model", "guide")]
-        recipe = recipes[0] if recipes[0] == recipes[1] else None
+        recipe = recipes[0] if recipes[0] == recipes[1] and isinstance(recipes[0], dict) else None
     else:  # a half alone has a recipe too, but of the whole
         recipe = module.recipe if isinstance(module, Rebuildable) else None
     if recipe is not None:
@@ -209,6 +209,8 @@ def _rebuilt(path: Path, beside: str | None, tensors: Mapping[str, Tensor], veri
             raise ValueError("found no recipe (the program is not a packaged one), expected load(folder, program)")
         with BoundedAllocation(tensors.values()):
             program = build(recipe)
+    except TooLargeError as error:
+        raise ValueError(f"{path}: {error}; load(folder, program) takes one that you have built") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return program

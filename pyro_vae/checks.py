@@ -16,7 +16,7 @@ from pyro_vae.constants import check_runs_again, with_copied_buffers
 from pyro_vae.errors import ProgramError
 from pyro_vae.handlers import Program, bare
 from pyro_vae.importance import scored_with_constants, trace_pair
-from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant
+from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.missing import ObservedOnly, unpack
 from pyro_vae.modules import placement
 from pyro_vae.objectives import Objective
@@ -125,7 +125,8 @@ class _Check:
             self._trace(x, num_particles=3)
         data, _ = unpack(self.model, x)
         for site in map(pair.model_sites.__getitem__, pair.observed):
-            if _is_data(site, data) and is_constant(site["fn"]):
+            packed = isinstance(bare(self.model), ObservedOnly)  # its masks are those of the data
+            if _is_data(site, data) and is_constant(site["fn"]) and (packed or not is_masked(site)):
                 self.whole.append(site)
             elif not covers_all(site["fn"]):
                 self.others.append(site["name"])

@@ -123,7 +123,7 @@ class AutoregressiveCodes(Rebuildable):
         self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.norm, self.output = nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, num_codes)
         nn.init.zeros_(self.output.weight), nn.init.zeros_(self.output.bias)
-        mask = nn.Transformer.generate_square_subsequent_mask(num_positions)
+        mask = torch.ones(num_positions, num_positions, dtype=torch.bool).triu(1)  # True where it may not look
         self.register_buffer("mask", mask, persistent=False)
 
     def logits(self, codes: Tensor) -> Tensor:

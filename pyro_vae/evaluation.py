@@ -268,7 +268,7 @@ def mean_estimate(
     summed = summed_bounds(model, guide, objective) if summed is None else summed
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:
-            with failing_on("x", batch):
+            with failing_on(name, batch):
                 (bounds,) = summed(batch)
             total += bounds
             count += len(batch)

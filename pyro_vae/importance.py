@@ -83,9 +83,11 @@ def trace_pair(
         If ``num_particles`` is not a positive integer.
     """
     dim = -1 - max_plate_nesting
-    particles = pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext()
     try:
-        with exclusive("log_weights", brief=True), particles:
+        with (
+            exclusive("log_weights", brief=True),  # before the plate, which is made by a statement of Pyro
+            pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext(),
+        ):
             guide_trace = poutine.trace(guide).get_trace(x)
             latents = guide_trace if route is None else route(guide_trace)
             model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)

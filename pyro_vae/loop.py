@@ -295,7 +295,7 @@ class Loop:
         rate = lr(fraction)
         if not 0 <= rate < math.inf:
             raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
-        return rate
+        return float(rate)
 
     def _fraction(self) -> float:
         """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""

@@ -74,14 +74,14 @@ def rate_at_start(lr: float | Callable[[float], float]) -> float:
         If the function fails, or does not return a positive number.
     """
     if not callable(lr):
-        return lr
+        return float(lr)
     try:
         rate = lr(0.0)
     except Exception as error:  # a function of somebody else's
         found = f"{shown(lr)}, which fails at 0.0 ({type(error).__name__}: {error})"
         raise ValueError(f"lr: found {found}, expected a function from the fraction of training done") from error
     Numbers("a positive number", 0, math.inf, "both").check("lr", rate)
-    return rate
+    return float(rate)
 
 
 def _made(name: str, make: Callable[..., Any], kind: type, *arguments: Any, **options: Any) -> Any:

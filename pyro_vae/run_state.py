@@ -74,6 +74,8 @@ class RunState:
 
     def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
         """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
+        if self.epoch > 0:
+            batches.start_workers()
         now = self._generators()
         if self.epoch_step == 0:
             self.epoch_generators = now
@@ -175,9 +177,11 @@ class RunState:
             if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index) or not isinstance(values, dict):
                 raise ValueError(f"{source}: optimizer: plain: found {index!r}, expected slots by parameters' numbers")
         expected = self.optimizer.state_dict()["param_groups"]
-        check_groups(source, optimizer.get("param_groups"), expected)
+        check_groups(source, optimizer.get("param_groups"), expected, self.scheduler)
         slots = _slots(tensors, optimizer["plain"])
-        check_slots(source, slots, slots_of(self.optimizer), optimizer.get("slots"))
+        groups = [] if type(self.optimizer).__module__.startswith("torch.") else self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        check_slots(source, slots, slots_of(self.optimizer), optimizer.get("slots"), parameters)
         if self.scheduler is not None:
             check_scheduler(source, document["scheduler"], self.scheduler)
         check_position(source, document.get("position"), document.get("records"))

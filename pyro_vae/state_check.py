@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,12 +62,17 @@ def slots_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
 
 
 def check_slots(
-    source: object, slots: Mapping[int, Mapping[str, Any]], expected: Mapping[int, Mapping[str, Any]], listed: Any
+    source: object,
+    slots: Mapping[int, Mapping[str, Any]],
+    expected: Mapping[int, Mapping[str, Any]],
+    listed: Any,
+    parameters: Sequence[Tensor] = (),
 ) -> None:
     """Refuse slots of other names, shapes or types than the optimiser's own.
 
-    A parameter that never had a gradient has none. ``listed`` are the numbers of those that have some; ``None`` in a
-    file of before, which says nothing of it.
+    A parameter that never had a gradient has none. One more that only a later step makes has the shape and type of its
+    own in ``parameters``. ``listed`` are the numbers of those that have some; ``None`` in a file of before, which says
+    nothing of it.
 
     Raises
     ------
@@ -76,12 +81,14 @@ def check_slots(
     """
     if listed is not None and (not isinstance(listed, list) or listed != sorted(slots)):
         raise ValueError(f"{source}: optimizer: found slots of the parameters {sorted(slots)}, expected {listed!r}")
+    late = {index: _described(parameter) for index, parameter in enumerate(parameters)}
     for index, found in slots.items():
         if index not in expected:
             raise ValueError(f"{source}: optimizer: found slots of parameter {index}, expected at most {len(expected)}")
         for name in {**expected[index], **found}:
             described = [_described(each[index].get(name)) for each in (slots, expected)]
-            if described[0] != described[1]:
+            is_late = name not in expected[index] and described[0] == late.get(index)
+            if described[0] != described[1] and not is_late:
                 raise ValueError(
                     f"{source}: optimizer: slot {name!r} of parameter {index}: found {described[0]}, expected "
                     f"{described[1]}"
@@ -99,15 +106,21 @@ def _described(slot: Any) -> str:
     return "nothing" if slot is None else type(slot).__name__
 
 
-def check_groups(source: object, found: Any, expected: list[dict[str, Any]]) -> None:
+def check_groups(source: object, found: Any, expected: list[dict[str, Any]], scheduler: Any) -> None:
     """Refuse an optimiser's groups that differ from its own in more than the numbers that schedulers move.
+
+    A scheduler that is not torch's may move any number.
 
     Raises
     ------
     ValueError
         For the first that differs.
     """
-    check_form(f"{source}: optimizer: param_groups", found, _as_json(expected), _MOVED_IN_GROUPS)
+    moved = _MOVED_IN_GROUPS if _is_known(scheduler) else None
+    check_form(f"{source}: optimizer: param_groups", found, _as_json(expected), moved)
+    for group, own in zip(found, expected, strict=True):
+        if group["params"] != own["params"]:
+            raise ValueError(f"{source}: optimizer: params: found {_short(group['params'])}, expected {own['params']}")
     for group in found:
         if not all(0 <= beta < 1 for beta in group.get("betas", ())):
             raise ValueError(f"{source}: optimizer: betas: found {group['betas']}, expected numbers in [0, 1)")
@@ -123,10 +136,14 @@ def check_scheduler(source: object, found: Any, scheduler: Any) -> None:
     ValueError
         For the first that differs.
     """
-    parts = [scheduler, *getattr(scheduler, "_schedulers", [])]
-    are_known = all(type(part).__module__.startswith("torch.") for part in parts)
-    moved = _MOVED_IN_SCHEDULERS if are_known else None
+    moved = _MOVED_IN_SCHEDULERS if _is_known(scheduler) else None
     check_form(f"{source}: scheduler", found, _as_json(keys_kept(scheduler.state_dict())), moved)
+
+
+def _is_known(scheduler: Any) -> bool:
+    """Whether a scheduler, and those within it, are torch's own, or there is none."""
+    parts = [] if scheduler is None else [scheduler, *getattr(scheduler, "_schedulers", [])]
+    return all(type(part).__module__.startswith("torch.") for part in parts)
 
 
 def check_form(name: str, found: Any, expected: Any, moved: tuple[str, ...] | None, is_free: bool = False) -> None:

@@ -22,6 +22,9 @@ def prior_of_its_own(program):
     program.model.prior = StandardNormal(3)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # by torch.compile
+
+
 def laplace(program):
     program.model.likelihood = likelihood("laplace", "mlp")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -301,3 +302,36 @@ def test_a_folder_that_goes_in_mid_run_is_named(tmp_path):
     ):
         fit(vae(), X, checkpoint=tmp_path / "run", callbacks=[empty])
     pyro_vae.load(tmp_path / "run")  # the weights are in it again
+
+
+class Decaying(torch.optim.lr_scheduler.LRScheduler):
+    """Somebody's schedule of the weight decay."""
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.01 * self.last_epoch
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class Lookahead(torch.optim.SGD):
+    """Somebody's optimiser, which makes a slot at its third step."""
+
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["count"] = state.get("count", 0) + 1
+                if state["count"] == 3:
+                    state["slow"] = parameter.detach().clone()
+
+
+@pytest.mark.parametrize("options", [{"scheduler": Decaying}, {"optimizer": Lookahead}], ids=lambda o: str(*o))
+def test_schedules_and_optimisers_of_ones_own_resume(options, tmp_path):
+    torch.manual_seed(3)
+    whole = vae()
+    cut, again = copy.deepcopy(whole), copy.deepcopy(whole)
+    fit(whole, X, **options)
+    fit(cut, X, num_epochs=2, checkpoint=tmp_path, **options)
+    fit(again, X, checkpoint=tmp_path, resume=True, **options)
+    assert same(weights(again), weights(whole))

@@ -139,6 +139,19 @@ def test_a_loader_with_a_generator_of_its_own_resumes_to_the_same_weights(own, t
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(*pair).items())
 
 
+@pytest.mark.parametrize("num_epochs", [1, 2])
+def test_workers_that_are_kept_resume_to_the_same_weights(num_epochs, tmp_path):
+    """They draw a seed in their first pass alone."""
+
+    def loader():
+        return DataLoader(TensorDataset(X), batch_size=10, shuffle=True, num_workers=1, persistent_workers=True)
+
+    _, expected = train(loader(), num_epochs=3)
+    train(loader(), num_epochs=num_epochs, checkpoint=tmp_path)
+    _, found = train(loader(), num_epochs=3, checkpoint=tmp_path, resume=True)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
 class Killed(TensorDataset):
     """Data whose worker is killed together with the run, when number ``at`` is read."""
 

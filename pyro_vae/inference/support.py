@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
+from pyro.distributions import MaskedDistribution, ZeroInflatedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -22,8 +22,9 @@ from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
 from pyro_vae.traces import PairTrace, Site
 
-__all__ = ["check_site", "check_values", "covers_all", "is_constant"]
+__all__ = ["check_site", "check_values", "covers_all", "is_constant", "is_masked"]
 
+_WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ZeroInflatedDistribution)  # of the same values
 _CONSTANTS = [value for value in vars(constraints).values() if isinstance(value, constraints.Constraint)]
 
 
@@ -59,6 +60,14 @@ def _is_constant(support: Any) -> bool:
     if isinstance(support, constraints.cat):
         return all(map(_is_constant, support.cseq))
     return isinstance(support, Levels) or any(support is constant for constant in _CONSTANTS)
+
+
+def is_masked(site: Site) -> bool:
+    """Tell whether some of what a site observes may not count."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
+        fn = fn.base_dist
+    return site["mask"] is not None or isinstance(fn, MaskedDistribution)
 
 
 def covers_all(fn: Any) -> bool:
@@ -109,7 +118,8 @@ def check_values(fn: Any, values: Tensor, seen: Tensor, start: int, axis: int, n
     if support is None:
         return
     inside = support.check(values)  # without the dimensions of an event
-    outside = ~inside & (seen if inside.dim() == values.dim() or not seen.dim() else seen[..., 0])
+    of_events: Any = (..., *[0] * (values.dim() - inside.dim()))
+    outside = ~inside & (seen[of_events] if seen.dim() else seen)
     if outside.any():
         where, found = _first(outside, values, start, axis)
         base = _entry(fn, where)
@@ -142,7 +152,7 @@ def _first(bad: Tensor, values: Tensor, start: int, axis: int) -> tuple[tuple[in
 
 def _entry(fn: Any, where: tuple[int, ...]) -> Any:
     """Return the distribution of the single entry at an index."""
-    while hasattr(fn, "base_dist") or isinstance(fn, Columns):
+    while isinstance(fn, (Columns, *_WRAPPERS)):
         fn = fn.group_of(where[-1]) if isinstance(fn, Columns) else fn.base_dist
     return fn
 
@@ -155,7 +165,7 @@ def _largest_mean(fn: Any) -> Tensor | None:
             return None
         filled = [torch.tensor(math.inf) if mean is None else mean for mean in means]
         return torch.cat([mean.expand(length) for mean, length in zip(filled, fn.lengths, strict=True)])
-    while hasattr(fn, "base_dist"):
+    while isinstance(fn, _WRAPPERS):
         fn = fn.base_dist
     largest = getattr(fn, "largest_mean", None)
     return None if largest is None else torch.tensor(float(largest))

@@ -26,6 +26,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -167,6 +168,7 @@ def checked(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tuple(map(_plain, args)), {name: _plain(value) for name, value in kwargs.items()}
         try:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError:  # of which Python itself says more: how many are missing
@@ -175,6 +177,11 @@ def checked(function: _Function) -> _Function:
         return function(*args, **kwargs)
 
     return cast(_Function, call)
+
+
+def _plain(value: Any) -> Any:
+    """Turn a number of NumPy into one of Python, which can be written to a file and is what functions expect."""
+    return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
 def checked_constructor(cls: type) -> None:

@@ -48,7 +48,7 @@ def wait_for(process: subprocess.Popen[bytes], path: Path) -> float:
 
 def fault(folder: Path) -> str | None:
     """Return what is wrong with a folder after a kill: a picture or a file of the run that is not whole."""
-    pictures = list(folder.glob("*.png"))
+    pictures = [path for path in folder.glob("*.png") if not path.name.startswith(".")]
     for path in pictures:
         try:
             Image.open(path).load()
@@ -57,7 +57,7 @@ def fault(folder: Path) -> str | None:
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory, "run")
         shutil.copytree(folder, run)
-        for path in (*run.glob("*.png"), run / "config.json", run / "metrics.json"):
+        for path in (*run.glob("[!.]*.png"), run / "config.json", run / "metrics.json"):
             path.unlink(missing_ok=True)
         return folders.fault(run)
 

@@ -105,8 +105,14 @@ def check(make, x):
 X = torch.rand(10, 3, generator=torch.Generator().manual_seed(1))
 SIMPLEX = X / X.sum(-1, keepdim=True)
 COUNTS = torch.arange(30.0).reshape(10, 3)  # of which each batch has more than the one before
+CHOLESKY = torch.stack([torch.ones(3, 3), torch.eye(3)])  # the first is none
 SMALLER = SIMPLEX * (1 - 0.1 * (torch.arange(10) == 6)[:, None])
 REFUSED = {
+    "of a transformed one": (
+        lambda x, z: (dist.LogNormal(0.0, 1.0).expand(x.shape).to_event(1), x - 0.9),
+        X,
+        "value .* a LogNormal covers, Greater",
+    ),
     "a vector": (lambda x, z: (dist.Dirichlet(torch.ones(3)), x), SMALLER, r"value \[.*\] at \(6,\), .* Dirichlet cov"),
     "a function": (lambda x, z: (dist.Exponential(1.0), x[:, 1] - 0.8), X, r"value -0\.\d+ at \(\d,\), .*Exponential"),
     "masked elsewhere": (
@@ -119,6 +125,18 @@ TAKEN = {
     "a vector": (REFUSED["a vector"][0], SIMPLEX),
     "masked by the distribution": (
         lambda x, z: (dist.Bernoulli(0.5).expand(x.shape).mask(x < 0).to_event(1), x - 3),
+        X,
+    ),
+    "whole, masked by the distribution": (
+        lambda x, z: (dist.Bernoulli(0.5).expand(x.shape).mask(x >= 0).to_event(1), x),
+        torch.where(X < 0.3, -1.0, X.round()),
+    ),
+    "whole, rows masked": (
+        lambda x, z: (dist.Bernoulli(0.5).expand(x.shape).to_event(1).mask(x[:, 0] >= 0), x),
+        torch.where(X[:, :1] < 0.3, -1.0, X.round()),
+    ),
+    "events of two dimensions": (
+        lambda x, z: (dist.LKJCholesky(3, torch.ones(len(x))).mask(x[:, 0] > 0.5), CHOLESKY[(x[:, 0] > 0.5).long()]),
         X,
     ),
     "of parameters": (lambda x, z: (dist.Uniform(x - 1 - z[..., :1].abs(), x + 1).to_event(1), x + 0.5), X),

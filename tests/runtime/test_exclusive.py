@@ -104,6 +104,22 @@ def test_brief_runs_wait_for_each_other():
     assert len(found) == 40 and all(torch.equal(each, expected) for each in found)
 
 
+def test_brief_runs_of_several_particles_wait_for_each_other():
+    program = vae()
+    results = []
+
+    def run():
+        results.extend(pyro_vae.IWAE(3).bound(program.model, program.guide, X).shape for _ in range(20))
+        results.extend(pyro_vae.log_weights(program.model, program.guide, X, 3).shape for _ in range(20))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.count((12,)) == results.count((3, 12)) == 80
+
+
 def test_it_is_let_go_after_an_error():
     with pytest.raises(KeyError), exclusive("one"):
         raise KeyError
