@@ -130,8 +130,9 @@ def shape(v: Any) -> str:
 
 
 def one_of(*choices: Any) -> Judge:
-    """One of these."""
-    return lambda v: _said(any(type(v) is type(choice) and v == choice for choice in choices))
+    """One of these; an integer may also be NumPy's."""
+    plain = lambda v: v.item() if isinstance(v, np.integer) else v  # noqa: E731
+    return lambda v: _said(any(type(plain(v)) is type(choice) and plain(v) == choice for choice in choices))
 
 
 def nan(v: Any) -> str:
@@ -171,7 +172,8 @@ def path(v: Any) -> str:
 
 def seed(v: Any) -> str:
     """An integer below 2**63 and not below 0."""
-    return _said(_is_int(v) and 0 <= v < 2**31, _is_int(v) and 0 <= v < 2**63)
+    is_int = _is_int(v) or isinstance(v, np.integer)
+    return _said(is_int and 0 <= v < 2**31, is_int and 0 <= v < 2**63)
 
 
 def device(v: Any) -> str:
