@@ -83,7 +83,8 @@ JUDGES: dict[str, nasty.Judge] = {
     "free_bits_per": one_of("site", "unit"),
     "guide_phase": one_of("both", "wake", "sleep"),
     "precision": one_of("highest", "high", "medium", "bf16"),
-    "compile": either(one_of("auto", False), lambda v: nasty._said(False, v is True)),  # which takes seconds
+    # True takes seconds, and may be refused here
+    "compile": either(one_of("auto", False), lambda v: nasty._said(False, isinstance(v, (bool, np.bool_)))),
     "binarize": one_of("dynamic", "static", "threshold", None),
     "components": one_of("posterior", "start"),
     "likelihood": either(one_of("bernoulli", "gaussian"), module),

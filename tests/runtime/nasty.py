@@ -126,12 +126,12 @@ def nested_sizes(v: Any) -> str:
 
 def shape(v: Any) -> str:
     """An integer, or a sequence of them."""
-    return count()(v) if _is_int(v) else sizes()(v)
+    return count()(v) if _is_int(v) or isinstance(v, np.integer) else sizes()(v)
 
 
 def one_of(*choices: Any) -> Judge:
-    """One of these; an integer may also be NumPy's."""
-    plain = lambda v: v.item() if isinstance(v, np.integer) else v  # noqa: E731
+    """One of these; integers and truth values may also be NumPy's."""
+    plain = lambda v: v.item() if isinstance(v, (np.integer, np.bool_)) else v  # noqa: E731
     return lambda v: _said(any(type(plain(v)) is type(choice) and plain(v) == choice for choice in choices))
 
 
@@ -199,9 +199,12 @@ def array_or_list(v: Any) -> str:
 
 
 def labels(v: Any) -> str:
-    """Integers: one, or a row of them."""
+    """Integers, or whole numbers as a table has them: one, or a row of them."""
     if isinstance(v, (Tensor, np.ndarray)):
-        return _said(False, str(v.dtype).rpartition(".")[2] in ("int64", "int32", "uint8"))
+        dtype = str(v.dtype).rpartition(".")[2]
+        at_hand = isinstance(v, np.ndarray) or (not v.is_meta and not v.is_sparse)
+        is_whole = dtype.startswith("float") and at_hand and all(item % 1 == 0 for item in v.flatten().tolist())
+        return _said(False, is_whole or dtype in ("int64", "int32", "uint8"))
     return _said(False, _is_int(v) or isinstance(v, (list, tuple, range, np.integer)))
 
 
