@@ -134,7 +134,8 @@ def fit(
         If the two programs do not form a pair.
     ValueError, TypeError
         For data or arguments that cannot be trained on, before training starts; such as a schedule that would not have
-        arrived when training ends.
+        arrived when training ends. Data of a loader are checked as they are read for the first time, and a rate that a
+        function gives at each step: the programs then get back the weights that they had when the epoch began.
     FileExistsError, FileNotFoundError
         If ``checkpoint`` holds another run and ``resume`` is false, or none and it is true.
     ConcurrentRunError
