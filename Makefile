@@ -35,7 +35,7 @@ test: $(STAMP)-test ## install, and run the whole test suite (ARGS="-k iwae" sel
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at random, and say what came of it (ARGS="500 --seed 1")
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz_files $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.fuzz_files $(ARGS)
 
 fuzz-calls: $(STAMP)-test ## install, and make 10,000 calls with a wrong argument each (ARGS="calls seed"): none may go wrong
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.runtime.fuzz $(ARGS)

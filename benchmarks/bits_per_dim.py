@@ -36,7 +36,7 @@ from timing import machine, table
 from torch import Tensor, nn
 
 import pyro_vae
-from pyro_vae.data import Split
+from pyro_vae.data.loading import Split
 from pyro_vae.likelihoods import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture, Gaussian, Likelihood
 
 NUM_COMPONENTS, PATCH = 5, 16

@@ -49,9 +49,9 @@ from pyro_vae import (
     log_likelihood,
     log_weights,
 )
-from pyro_vae.data import Split
-from pyro_vae.files import write_text
-from pyro_vae.state import seeded
+from pyro_vae.data.loading import Split
+from pyro_vae.runtime.files import write_text
+from pyro_vae.runtime.state import seeded
 
 FLOWS = ("autoregressive", "spline", "coupling", "planar", "householder", "sylvester")
 POSTERIORS = ("diagonal", "full", "low rank", "mixture", *FLOWS)

@@ -38,9 +38,9 @@ from timing import as_fit_does, machine, present, ratio, rounds, table
 from torch import Tensor
 
 import pyro_vae
-from pyro_vae.compilation import Compiled
-from pyro_vae.modules import owners
-from pyro_vae.streaming import StreamingWeights
+from pyro_vae.compilation.compiled import Compiled
+from pyro_vae.evaluation.streaming import StreamingWeights
+from pyro_vae.nn.recipes import owners
 
 CHUNK_SIZE, BATCH_SIZE = 100, 50  # those of log_likelihood
 LARGEST_DIFFERENCE = 1.0  # nats

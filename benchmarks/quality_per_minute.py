@@ -38,7 +38,7 @@ from timing import machine, present, table
 from torch import Tensor, nn
 
 import pyro_vae
-from pyro_vae.data import Split, Splits
+from pyro_vae.data.loading import Split, Splits
 
 Result = tuple[float, float, pyro_vae.VAE]  # the budget and what was used of it, in seconds, and what came out
 

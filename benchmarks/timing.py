@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyro
 import torch
 
-from pyro_vae.precision import precise
+from pyro_vae.runtime.precision import precise
 
 Made = TypeVar("Made")
 

@@ -11,8 +11,8 @@ Compilation is over before the first round that counts. Every contestant really 
 mean loss of the last fifth of its steps is in the table, and they must agree within 5 nats. After some hundred steps on
 draws of their own, runs of one and the same code differ by one or two; another loss would differ by tens.
 
-pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.precision``; its peers as they do by themselves, and one
-row shows the compiled hand-written step under pyro_vae's setting. The limit of the products is what a step's
+pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.runtime.precision``; its peers as they do by themselves,
+and one row shows the compiled hand-written step under pyro_vae's setting. The limit of the products is what a step's
 matrix products would take at the rate of a large one, measured in the same run.
 
 --extra adds a hierarchy of two layers, IWAE with 50 particles (also as Pyro's vectorised RenyiELBO) and a guide with an
@@ -54,12 +54,12 @@ from torch import Tensor
 
 import pyro_vae
 from pyro_vae import ELBO, HVAE, IWAE, MLP, VAE
-from pyro_vae.batches import as_batches
-from pyro_vae.checkpoint import as_module
-from pyro_vae.precision import precise
-from pyro_vae.replay import make_update
-from pyro_vae.steps import CompiledStep, EagerStep
-from pyro_vae.updates import Update
+from pyro_vae.data.batches import as_batches
+from pyro_vae.runtime.precision import precise
+from pyro_vae.training.checkpoint import as_module
+from pyro_vae.training.cuda_graph import make_update
+from pyro_vae.training.step import CompiledStep, EagerStep
+from pyro_vae.training.updates import Update
 
 HIDDEN_DIMS, LATENT_DIM = (400,), 50
 FLOW = 100  # hidden units of the flow's network

@@ -35,7 +35,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 import pyro_vae
-from pyro_vae.state import seeded
+from pyro_vae.runtime.state import seeded
 
 LATENT_DIM, HIDDEN_DIMS = 10, (200, 200)
 

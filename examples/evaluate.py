@@ -19,8 +19,8 @@ from train_vae import best_device, load_data, load_run
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.diagnostics import Diagnosis, diagnose
-from pyro_vae.files import write_text
+from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
+from pyro_vae.runtime.files import write_text
 
 THRESHOLD = 0.01  # of a unit's activity, as in the papers
 ESTIMATOR = "index code, Hoffman & Johnson 2016"

@@ -33,15 +33,15 @@ import torch
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.allocation import BoundedAllocation
-from pyro_vae.evaluation import mean_bound
-from pyro_vae.files import replacing, write_text
-from pyro_vae.networks import Activation
+from pyro_vae.evaluation.likelihood import mean_bound
+from pyro_vae.nn.mlp import Activation
 from pyro_vae.objectives.gradients import Gradient
-from pyro_vae.precision import Precision
 from pyro_vae.programs.program import Program
+from pyro_vae.runtime.allocation import BoundedAllocation
+from pyro_vae.runtime.files import replacing, write_text
+from pyro_vae.runtime.precision import Precision
+from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.schedules import Linear, Schedule
-from pyro_vae.tensor_files import read_tensors
 
 COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")

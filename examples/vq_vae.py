@@ -27,9 +27,9 @@ from train_vae import best_device, load_data, new_folder
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.code_priors import AutoregressiveCodes
-from pyro_vae.files import replacing, write_text
+from pyro_vae.priors.codes import AutoregressiveCodes
 from pyro_vae.programs import VQVAE, perplexity
+from pyro_vae.runtime.files import replacing, write_text
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -8,17 +8,16 @@ Write or pick a model and a guide; every bound, every estimate of log p(x) and e
 """
 
 from pyro_vae import data, likelihoods, schedules
-from pyro_vae.activity import active_units
-from pyro_vae.checkpoint import load, save
-from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
-from pyro_vae.codebook import Codebook
-from pyro_vae.diagnostics import Diagnosis, diagnose
+from pyro_vae.diagnostics.activity import active_units
+from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
-from pyro_vae.evaluation import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.imputation import Imputation, impute
+from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.refinement import Refinement, refine
 from pyro_vae.flows import Flow
-from pyro_vae.handlers import anneal_kl
-from pyro_vae.importance import log_weights
-from pyro_vae.imputation import Imputation, impute
+from pyro_vae.inference.annealing import anneal_kl
+from pyro_vae.inference.importance import log_weights
+from pyro_vae.inference.missing import observed_only, pack
 from pyro_vae.likelihoods import (
     Bernoulli,
     Binomial,
@@ -36,14 +35,15 @@ from pyro_vae.likelihoods import (
     ZeroInflatedNegativeBinomial,
     ZeroInflatedPoisson,
 )
-from pyro_vae.missing import observed_only, pack
-from pyro_vae.networks import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
+from pyro_vae.nn.codebook import Codebook
+from pyro_vae.nn.mlp import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
 from pyro_vae.posteriors import DiagonalNormal, FlowPosterior, FullNormal, LowRankNormal, MixturePosterior
 from pyro_vae.priors import FlowPrior, GaussianMixture, LearnedNormal, StandardNormal, VampPrior
+from pyro_vae.priors.codes import AutoregressiveCodes, IndependentCodes
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
-from pyro_vae.refinement import Refinement, refine
-from pyro_vae.training import History, fit
+from pyro_vae.training.checkpoint import load, save
+from pyro_vae.training.fitting import History, fit
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae import tensor_files
+from pyro_vae.runtime import tensor_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TESTED = {

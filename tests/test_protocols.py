@@ -13,8 +13,8 @@ from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE
-from tests.every_objective import GRADIENTS, all_of_them
-from tests.programs import (
+from tests.support.every_objective import GRADIENTS, all_of_them
+from tests.support.programs import (
     HIERARCHIES,
     IMAGE,
     LATENT_DIM,

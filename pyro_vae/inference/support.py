@@ -18,9 +18,9 @@ from pyro.distributions import MaskedDistribution, ZeroInflatedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.inference.traces import PairTrace, Site
 from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
-from pyro_vae.traces import PairTrace, Site
 
 __all__ = ["check_site", "check_values", "covers_all", "is_constant", "is_masked"]
 

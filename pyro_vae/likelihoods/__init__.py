@@ -18,7 +18,7 @@ columns of several of these kinds  :class:`Heterogeneous`
 =================================  ==============================================================================
 
 Log-probabilities are comparable within a row that is discrete, not between a mass and a density; for dequantised grey
-levels under a density see :mod:`pyro_vae.dequantisation`.
+levels under a density see :mod:`pyro_vae.data.dequantisation`.
 """
 
 from pyro_vae.likelihoods.binary import Bernoulli, ContinuousBernoulli

@@ -60,7 +60,7 @@ class Bernoulli(Likelihood):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Bernoulli(MLP(50, (28, 28)), (28, 28))(torch.zeros(5, 3, 50))
     >>> p.batch_shape, p.event_shape
     (torch.Size([5, 3]), torch.Size([28, 28]))
@@ -118,7 +118,7 @@ class ContinuousBernoulli(Likelihood):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = ContinuousBernoulli(MLP(2, (3,)), (3,))(torch.zeros(1, 2))  # logits 0: the uniform density
     >>> p.log_prob(torch.tensor([0.1, 0.5, 0.9])), p.mean
     (tensor([0.], grad_fn=<SumBackward1>), tensor([[0.5000, 0.5000, 0.5000]], grad_fn=<AddBackward0>))

@@ -56,7 +56,7 @@ class Heterogeneous(Likelihood):
     Examples
     --------
     >>> from pyro_vae.likelihoods import Bernoulli, Gaussian, Nominal, Poisson
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> parts = [Gaussian(None, (2,), scale="shared"), Bernoulli(None, (1,)), Nominal(None, (1,), 4)]
     >>> parts += [Poisson(None, (1,))]
     >>> p = Heterogeneous(MLP(3, (8,)), parts)(torch.zeros(1, 3))

@@ -148,7 +148,7 @@ class Categorical(Likelihood):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Categorical(MLP(2, (4, 3)), (3,), num_levels=4)(torch.zeros(1, 2))  # levels 0, 1/3, 2/3, 1
     >>> round(p.log_prob(torch.tensor([0.0, 1 / 3, 1.0])).exp().item(), 4)  # 1/4 each
     0.0156
@@ -192,7 +192,7 @@ class Binomial(Likelihood):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Binomial(MLP(2, (3,)), (3,), total_count=16)(torch.zeros(1, 2))
     >>> p.mean, p.base_dist.support
     (tensor([[0.5000, 0.5000, 0.5000]], grad_fn=<DivBackward0>), multiples of 1/16 from 0 to 1)
@@ -231,7 +231,7 @@ class Nominal(Likelihood):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Nominal(MLP(2, (4, 3)), (3,), num_categories=4)(torch.zeros(1, 2))
     >>> round(p.log_prob(torch.tensor([0.0, 1.0, 3.0])).exp().item(), 4)  # 1/4 each
     0.0156

@@ -64,7 +64,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> part = DiscretizedLogisticMixture(MLP(2, (50, 4, 4)), (3, 4, 4), num_components=5)
     >>> part(torch.zeros(7, 2)).log_prob(torch.zeros(7, 3, 4, 4)).shape
     torch.Size([7])

@@ -12,7 +12,7 @@ from typing import Annotated
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.modules import Rebuildable
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import DataShape
 from pyro_vae.runtime.kinds import Integers
 

@@ -8,7 +8,7 @@ failed or a form filled in wrongly, neither bend the latents nor widen the scale
           -\frac{\nu + 1}{2} \log\Bigl(1 + \frac1\nu \Bigl(\frac{x - \mu}{\sigma}\Bigr)^2\Bigr)
 
 Grey levels are not real numbers: a density of them grows without bound where a pixel never varies. Bound the scale from
-below, as here, or dequantise them (:mod:`pyro_vae.dequantisation`), or take a likelihood made for them.
+below, as here, or dequantise them (:mod:`pyro_vae.data.dequantisation`), or take a likelihood made for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_vae.likelihoods.densities import StudentT as StudentDistribution
 from pyro_vae.likelihoods.output import Likelihood
-from pyro_vae.networks import bounded_scale, check_bounds, inverse_bounded_scale
+from pyro_vae.nn.mlp import bounded_scale, check_bounds, inverse_bounded_scale
 from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 from pyro_vae.runtime.kinds import Numbers
 
@@ -100,7 +100,7 @@ class Gaussian(LocationScale):
     initial_scale
         Start (or fixed value) of σ, unless the decoder gives it.
     low, high
-        Bounds of a σ that is not fixed, see :func:`pyro_vae.networks.bounded_scale`: the density of a pixel that
+        Bounds of a σ that is not fixed, see :func:`pyro_vae.nn.mlp.bounded_scale`: the density of a pixel that
         never varies would grow without bound. The default ``low`` suits 8-bit pixels scaled to [0, 1].
 
     Raises
@@ -115,7 +115,7 @@ class Gaussian(LocationScale):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Gaussian(MLP(10, (2, 28, 20)), (28, 20), scale="decoder", mean="sigmoid")(torch.zeros(3, 10))
     >>> p.batch_shape, p.event_shape
     (torch.Size([3]), torch.Size([28, 20]))
@@ -135,7 +135,7 @@ class Laplace(LocationScale):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = Laplace(MLP(2, (3,)), (3,), scale="fixed")(torch.zeros(1, 2))
     >>> p.log_prob(torch.zeros(3)).exp()  # 1/2 each
     tensor([0.1250], grad_fn=<ExpBackward0>)
@@ -170,7 +170,7 @@ class StudentT(LocationScale):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> p = StudentT(MLP(2, (3,)), (3,), scale="fixed", df=3.0)(torch.zeros(1, 2))
     >>> p.log_prob(torch.full((3,), 100.0)).item() > -60  # a Gaussian's is -15003
     True

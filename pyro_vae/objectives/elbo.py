@@ -22,13 +22,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.divergence import analytic_kl, factorises, sampled_kl
 from pyro_vae.errors import ProgramError
+from pyro_vae.inference.kl import analytic_kl, factorises, sampled_kl
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.schedules import Schedule
-from pyro_vae.traces import PairTrace
 
 __all__ = ["ELBO"]
 

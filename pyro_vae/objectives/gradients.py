@@ -41,7 +41,7 @@ from torch import Tensor
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.traces import PairTrace, random_sites
+from pyro_vae.inference.traces import PairTrace, random_sites
 
 __all__ = [
     "Gradient",

@@ -24,14 +24,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.constants import DetachedLatents, with_copied_buffers
 from pyro_vae.errors import ProgramError
-from pyro_vae.handlers import Program
-from pyro_vae.importance import trace_pair
+from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
+from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.traces import PairTrace, random_sites
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
-from pyro_vae.traces import PairTrace, random_sites
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 

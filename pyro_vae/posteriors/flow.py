@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pyro_vae.flows import AnyFlow, FlowDistribution, check_flow, flow_distribution
-from pyro_vae.modules import Rebuildable
+from pyro_vae.nn.recipes import Rebuildable
 
 __all__ = ["FlowPosterior"]
 
@@ -49,7 +49,7 @@ class FlowPosterior(Rebuildable):
     --------
     >>> import torch
     >>> from pyro_vae.flows import Flow
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> posterior = FlowPosterior(Flow("autoregressive", 10, context_dim=200), MLP((28, 28), None, (200, 200)))
     >>> q = posterior(torch.zeros(3, 28, 28))
     >>> q.batch_shape, q.event_shape

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.modules import Rebuildable
-from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.nn.mlp import bounded_scale, check_bounds
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal", "precision_weighted"]
@@ -27,7 +27,7 @@ class DiagonalNormal(Rebuildable):
         Takes x, ``(*batch, *data_shape)``, to μ and the raw log-scale, stacked as ``(*batch, 2, latent_dim)``. In a
         hierarchy x is the layer before, or several tensors.
     low, high
-        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`: no input makes the scale zero, infinite or NaN.
+        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`: no input makes the scale zero, infinite or NaN.
 
     Raises
     ------
@@ -41,7 +41,7 @@ class DiagonalNormal(Rebuildable):
     Examples
     --------
     >>> import torch
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> q = DiagonalNormal(MLP((28, 28), (2, 50)))(torch.zeros(3, 28, 28))
     >>> q.batch_shape, q.event_shape
     (torch.Size([3]), torch.Size([50]))
@@ -76,7 +76,7 @@ class FullNormal(Rebuildable):
         Takes x, ``(*batch, *data_shape)``, to vectors, ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms of
         σ, and the triangle row by row.
     low, high
-        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class FullNormal(Rebuildable):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> q = FullNormal(MLP((28, 28), FullNormal.num_outputs(10)))(torch.zeros(3, 28, 28))
     >>> q.batch_shape, q.event_shape
     (torch.Size([3]), torch.Size([10]))
@@ -140,7 +140,7 @@ class LowRankNormal(Rebuildable):
     rank
         r.
     low, high
-        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
 
     Raises
     ------
@@ -153,7 +153,7 @@ class LowRankNormal(Rebuildable):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> q = LowRankNormal(MLP((28, 28), (2 + 4, 10)), rank=4)(torch.zeros(3, 28, 28))
     >>> q.batch_shape, q.event_shape
     (torch.Size([3]), torch.Size([10]))

@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.modules import Rebuildable
-from pyro_vae.networks import bounded_scale, check_bounds
+from pyro_vae.nn.mlp import bounded_scale, check_bounds
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import PositiveNumber
 from pyro_vae.runtime.kinds import Integers
 
@@ -32,7 +32,7 @@ class MixturePosterior(Rebuildable):
     latent_dim
         Length of z, 2 or more, as the gradient asks.
     low, high
-        Bounds of σ, see :func:`pyro_vae.networks.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class MixturePosterior(Rebuildable):
 
     Examples
     --------
-    >>> from pyro_vae.networks import MLP
+    >>> from pyro_vae.nn.mlp import MLP
     >>> q = MixturePosterior(MLP((28, 28), (3, 1 + 2 * 10)), latent_dim=10)(torch.zeros(5, 28, 28))
     >>> q.batch_shape, q.event_shape, q.has_rsample
     (torch.Size([5]), torch.Size([10]), True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pyro_vae.flows import AnyFlow, FlowDistribution, check_flow, flow_distribution
-from pyro_vae.modules import Rebuildable
+from pyro_vae.nn.recipes import Rebuildable
 
 __all__ = ["FlowPrior"]
 

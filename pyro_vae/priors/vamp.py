@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.modules import Rebuildable
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.priors.mixture import mixture
 from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, checked
 

@@ -24,9 +24,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_vae.arrays import as_tensor
-from pyro_vae.modules import placement
-from pyro_vae.networks import Activation, ConditionalMLP
+from pyro_vae.data.arrays import as_tensor
+from pyro_vae.nn.mlp import Activation, ConditionalMLP
+from pyro_vae.nn.recipes import placement
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.parts import AnyLikelihood, check_stands_alone, likelihood_of, sizes_of

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.modules import placement
-from pyro_vae.networks import MLP, Activation
+from pyro_vae.nn.mlp import MLP, Activation
+from pyro_vae.nn.recipes import placement
 from pyro_vae.runtime.kinds import Sizes
-from pyro_vae.state import evaluating
+from pyro_vae.runtime.state import evaluating
 
 __all__ = [
     "AnyLikelihood",

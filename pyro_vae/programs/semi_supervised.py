@@ -17,10 +17,10 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.arrays import as_tensor
+from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import failing_on
-from pyro_vae.modules import Rebuildable, placement
-from pyro_vae.networks import MLP, Activation
+from pyro_vae.nn.mlp import MLP, Activation
+from pyro_vae.nn.recipes import Rebuildable, placement
 from pyro_vae.programs.labelled import (
     LabelledModel,
     LabelledProgram,
@@ -31,7 +31,7 @@ from pyro_vae.programs.labelled import (
 )
 from pyro_vae.programs.parts import AnyLikelihood, Part
 from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, Widths, checked
-from pyro_vae.state import evaluating
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["M2", "Classifier"]
 

@@ -23,7 +23,7 @@ where sg stops the gradient. *Commitment*: :math:`z_e` is drawn to the codes tha
 This is no part of a bound. It is a term of :math:`-\log q`, less its own value, so that it has the gradient
 :math:`-2 \beta (z_e - e_k)` and the value zero: every objective that differentiates log q trains with it, this
 package's and Pyro's, and none reports it. (The paper writes a mean over the positions where this is a sum, so its β is
-P times this one.) The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.codebook`.
+P times this one.) The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.nn.codebook`.
 
 van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017.
 """
@@ -38,18 +38,18 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.arrays import as_tensor
-from pyro_vae.batches import as_batches
-from pyro_vae.code_priors import AutoregressiveCodes, IndependentCodes
-from pyro_vae.codebook import ChosenVectors, Codebook, CodeVectors
+from pyro_vae.data.arrays import as_tensor
+from pyro_vae.data.batches import as_batches
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.grids import Channels, GridDecoder, GridEncoder
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.modules import placement
+from pyro_vae.nn.codebook import ChosenVectors, Codebook, CodeVectors
+from pyro_vae.nn.grids import Channels, GridDecoder, GridEncoder
+from pyro_vae.nn.recipes import placement
+from pyro_vae.priors.codes import AutoregressiveCodes, IndependentCodes
 from pyro_vae.programs.parts import AnyLikelihood, DatumShape, Part, check_layer, check_stands_alone, result_of
 from pyro_vae.programs.program import Program
 from pyro_vae.runtime.arguments import AnyData, Array, NonNegativeNumber, PositiveInteger, checked
-from pyro_vae.state import evaluating
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["VQVAE", "CodePriorName", "perplexity"]
 
@@ -123,13 +123,14 @@ class VQVAE(Program):
         ``"bernoulli"``, ``"gaussian"`` (with a scale given by the decoder), or a module whose forward takes the grid in
         one row, ``(*batch, prod(code_shape) * code_dim)``, and returns p(x|z).
     prior
-        ``"independent"`` for :class:`~pyro_vae.code_priors.IndependentCodes`, ``"autoregressive"`` for
-        :class:`~pyro_vae.code_priors.AutoregressiveCodes`, or a module whose forward returns a distribution of
+        ``"independent"`` for :class:`~pyro_vae.priors.codes.IndependentCodes`, ``"autoregressive"`` for
+        :class:`~pyro_vae.priors.codes.AutoregressiveCodes`, or a module whose forward returns a distribution of
         integers, ``code_shape``.
     encoder
         A network of your own, from ``(B, *data_shape)`` to ``(B, *code_shape, code_dim)``.
     codebook
-        A :class:`~pyro_vae.codebook.Codebook`, made with another decay or taken from another program; its sizes count.
+        A :class:`~pyro_vae.nn.codebook.Codebook`, made with another decay or taken from another program; its sizes
+        count.
     commitment
         β, for distances summed over all positions; 0 or more.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import pyro_vae
-from pyro_vae.checkpoint import read_tensors
+from pyro_vae.training.checkpoint import read_tensors
 
 WEIGHTS, PROGRAM, STATE, METRICS = "checkpoint.safetensors", "program.json", "last.safetensors", "metrics.jsonl"
 

@@ -28,7 +28,8 @@ def measure(inductor: bool) -> dict[str, Any]:
     import torch
 
     import pyro_vae
-    from pyro_vae import compilation, steps
+    from pyro_vae.compilation import compiled as compilation
+    from pyro_vae.training import step as steps
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -30,9 +30,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import pyro_vae
-from pyro_vae.checkpoint import write_tensors
-from pyro_vae.data import Split
+from pyro_vae.data.loading import Split
 from pyro_vae.schedules import Linear
+from pyro_vae.training.checkpoint import write_tensors
 from tests.endurance import folders, processes
 
 NUM_DATA, BATCH_SIZE, NUM_EPOCHS, PATIENCE = 200, 20, 24, 2

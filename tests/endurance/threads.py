@@ -16,7 +16,7 @@ from collections import Counter
 import torch
 
 import pyro_vae
-from tests.programs import same, weights
+from tests.support.programs import same, weights
 
 
 def train(seed: int) -> dict[str, torch.Tensor]:

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 import pyro_vae
 from pyro_vae import ELBO, ConditionalVAE, ProgramError, anneal_kl, diagnose, fit, impute, log_likelihood, refine
-from pyro_vae.evaluation import mean_bound
-from tests.programs import weights
+from pyro_vae.evaluation.likelihood import mean_bound
+from tests.support.programs import weights
 
 
 class Guide(PyroModule):

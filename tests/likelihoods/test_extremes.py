@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.every_likelihood import MAKERS
 from tests.likelihoods.extremes import CASES, errors
+from tests.support.every_likelihood import MAKERS
 
 
 def test_every_likelihood_is_held_to_it():

@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 import pyro_vae
-from pyro_vae import activity, dequantisation, evaluation, information, plots, precision, schedules, training
-from pyro_vae.batches import Split
+from pyro_vae import evaluation, plots, schedules
+from pyro_vae.data import dequantisation
+from pyro_vae.data.batches import Split
+from pyro_vae.diagnostics import activity, information
 from pyro_vae.flows import Sylvester
+from pyro_vae.runtime import precision
+from pyro_vae.training import fitting as training
 from tests.runtime import nasty
 from tests.runtime.nasty import (
     anything,

@@ -26,8 +26,8 @@ from pyro_vae.runtime.arguments import (
     checked,
     kind_of,
 )
-from tests.programs import bits, same, vae, weights
 from tests.runtime.fuzz import OUTCOMES, run
+from tests.support.programs import bits, same, vae, weights
 
 HUGE = 10**30
 

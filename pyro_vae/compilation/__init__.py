@@ -1,0 +1,1 @@
+"""Compilation: a function of a batch, traced once into a graph of tensor operations and compiled to kernels."""

@@ -1,0 +1,214 @@
+"""A function of a batch that runs programs, compiled: the price of hand-written code for programs in Pyro.
+
+::
+
+    trace      run the function once without values: one flat graph of its tensor operations, forward and backward
+    compile    let TorchInductor fuse the graph into a few kernels
+    check      hold its first results against the function's own, on the same draws
+
+From then on a call costs the kernels alone. Before each one, all that the graph takes for granted is compared with what
+it was (:mod:`pyro_vae.compilation.guards`); if it differs, the function is traced anew, unless it was compiled for that
+state before, such as eval mode. A function that cannot be traced,
+because it reads a value to decide how to go on or changes a Python attribute as it runs, stays as it is, with one
+warning that names the reason.
+
+What a graph cannot know of is what the function reads from outside its modules and tensors: a global variable, a clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from tqdm.auto import tqdm
+
+from pyro_vae.compilation.guards import Form
+from pyro_vae.compilation.passes import split_at_draws
+from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableError, trace
+from pyro_vae.runtime.state import generators, set_generators
+
+__all__ = ["Compile", "Compiled", "Lower", "Outputs", "inductor", "said"]
+
+Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
+Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
+
+_MOST_TRACES = 8
+_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative; of other types, which round more, 5e-2
+
+
+def said(progress: bool) -> Callable[[str], None]:
+    """What tells of a compilation: a line above the progress bar, if one is shown."""
+    return functools.partial(tqdm.write, file=sys.stderr) if progress else lambda line: None
+
+
+def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """Compile a graph with TorchInductor; it draws from torch's own generators, in the graph's order."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's news of its own parts
+        return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+
+
+class Compiled:
+    """A function of a batch, compiled for the form of batch that it is first given; others run as they are.
+
+    Parameters
+    ----------
+    function
+        Takes a batch to tensors, or to ``None`` for some of them.
+    sources
+        The modules and objectives that it runs.
+    num_data
+        The size of batches that are worth compiling for; by default that of the first.
+    name
+        What the function is, for messages.
+    say
+        Told in one line what has been compiled.
+    split
+        Compute what depends on no draw once for all runs on a batch, see :meth:`on`.
+    lower
+        What compiles a graph; :func:`inductor` by default.
+
+    Examples
+    --------
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> compiled = Compiled(lambda x: [layer(x)], [layer], lower=lambda graph, inputs: graph)  # traced, no more
+    >>> x = torch.ones(3, 2)
+    >>> torch.equal(compiled(x)[0], layer(x)), compiled.num_traces
+    (True, 1)
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        sources: Iterable[Any],
+        *,
+        num_data: int | None = None,
+        name: str = "function",
+        say: Callable[[str], None] | None = None,
+        split: bool = False,
+        lower: Lower | None = None,
+    ) -> None:
+        self.function, self.sources, self.num_data = function, tuple(sources), num_data
+        self.name, self.say, self.split, self.lower = name, say or said(False), split, lower or inductor
+        self.num_traces = 0
+        self.reason: str | None = None  # why it is not compiled, once that is known
+        self._kernels: list[_Kernels] = []  # one for each state that the sources were found in, the last used first
+
+    def __call__(self, x: Tensor) -> Outputs:
+        return self.on(x)()
+
+    def on(self, x: Tensor) -> Callable[[], Outputs]:
+        """The function of one batch, to be run on it any number of times, on new draws each time."""
+        if self.reason is None and len(x) == (self.num_data or len(x)):
+            if not self.is_current():
+                self.num_data = len(x)
+                self._compile(x)
+            if self.reason is None and self._kernels[0].form == Form.of(x):
+                return self._kernels[0].on(x)
+        return lambda: self.function(x)
+
+    def is_current(self) -> bool:
+        """Tell whether it is compiled for the state that its sources are in now."""
+        for index, kernels in enumerate(self._kernels):
+            if kernels.trace.assumptions.hold():
+                self._kernels.insert(0, self._kernels.pop(index))
+                return self.reason is None
+        return False
+
+    @property
+    def version(self) -> int:
+        """The number of the trace whose kernels ran last; 0 before the first."""
+        return self._kernels[0].version if self._kernels else 0
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the kernels read anew at each call, besides the batch."""
+        return self._kernels[0].trace.tensors if self._kernels else []
+
+    def _compile(self, x: Tensor) -> None:
+        started = time.monotonic()
+        self.num_traces += 1
+        try:
+            if self.num_traces > _MOST_TRACES:
+                broken = self._kernels[0].trace.assumptions.broken()
+                raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {broken}")
+            kernels = _Kernels(trace(self.function, self.sources, x), x, self.split, self.lower, self.num_traces)
+            kernels.check(self.function, x)
+        except Exception as error:  # all that torch finds it cannot trace, or cannot compile
+            text = next((line for line in str(error).splitlines() if line.strip()), "")
+            self.reason = text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"
+            self._kernels.clear()
+            warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=4)
+            return
+        self._kernels.insert(0, kernels)
+        self.say(f"compiled the {self.name} in {time.monotonic() - started:.1f} s")
+
+
+class _Kernels:
+    """A trace compiled for batches of one form."""
+
+    def __init__(self, trace: Trace, x: Tensor, split: bool, lower: Lower, version: int) -> None:
+        self.trace, self.form, self.version = trace, Form.of(x), version
+        inputs = [x, *trace.tensors]
+        with torch.no_grad():
+            self.before: Callable[..., Sequence[Tensor]] | None = None
+            if split:
+                before, after = split_at_draws(trace.graph.graph)
+                self.before = lower(before, inputs)
+                inputs += self.before(*inputs)
+            self.after = lower(after if split else trace.graph, inputs)
+
+    def on(self, x: Tensor) -> Callable[[], Outputs]:
+        inputs = [x, *self.trace.tensors]
+        if self.before is not None:
+            with torch.no_grad():
+                inputs += self.before(*inputs)
+        return functools.partial(self._run, inputs)
+
+    def _run(self, inputs: list[Tensor]) -> Outputs:
+        with torch.no_grad():
+            outputs = iter(self.after(*inputs))
+        return [next(outputs) if given else None for given in self.trace.given]
+
+    def check(self, function: Function, x: Tensor) -> None:
+        """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved."""
+        with _put_back(self.trace.tensors, x.device):
+            expected = function(x)
+        with _put_back(self.trace.tensors, x.device):
+            found = self.on(x)()
+        pairs = [(value, output) for value, output in zip(expected, found, strict=True) if value is not None]
+        sizes = [_size(value) for value, _ in pairs]
+        least = max(0.1 * statistics.median(sizes), 1e-30)  # a gradient that is all rounding has no size of its own
+        for i, ((value, output), size) in enumerate(zip(pairs, sizes, strict=True)):
+            same_finite = torch.equal(value.isfinite(), output.isfinite())
+            error = _size(output - value) / max(size, least) if same_finite else math.inf
+            if error > _TOLERANCE.get(value.dtype, 5e-2):
+                raise UntraceableError(f"its output {i} came out different by {error:.1e} of its size")
+
+
+def _size(tensor: Tensor) -> float:
+    """The norm of what is finite."""
+    return torch.where(tensor.isfinite(), tensor, 0.0).norm().item()
+
+
+@contextmanager
+def _put_back(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Leave generators as they were, and tensors too: the statistics of batch normalisation move with each run."""
+    states, kept = generators(device), [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        set_generators(states, device)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, kept, strict=True):
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)

@@ -1,0 +1,134 @@
+"""A function of a batch as one flat graph of tensor operations.
+
+The function is run once on a batch without values. What it does to tensors, forward and backward, is written down; what
+Python does in between, the effect handlers and the checks of a pair, happens this once. The inputs of the graph are
+the batch and every tensor that was there before: parameters, buffers, the weight of an annealing, a mask that a program
+keeps. So each call reads them as they are then; all else is frozen, see :mod:`pyro_vae.compilation.guards`.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from pyro_vae.compilation.guards import Assumptions
+from pyro_vae.compilation.passes import add_biases_later, bernoulli_in_one_pass, merge, separate_outputs
+
+__all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
+
+Outputs = Sequence[Any]  # tensors, and None
+Function = Callable[[Tensor], Outputs]
+
+
+class UntraceableError(Exception):
+    """The graph of a function could not be trusted; the message says why."""
+
+
+class Trace(NamedTuple):
+    """``graph(x, *tensors)`` gives those outputs of the function that are not ``None``: where ``given`` is true."""
+
+    graph: GraphModule
+    tensors: list[Tensor]
+    given: list[bool]
+    assumptions: Assumptions
+
+
+def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
+    """Run a function on a batch like ``x``, without values, and write down what it does.
+
+    Parameters
+    ----------
+    function
+        Takes a batch to tensors, or to ``None`` for some of them.
+    sources
+        The modules and objectives that it runs.
+    x
+        ``(B, *data_shape)``; its values are not used.
+
+    Raises
+    ------
+    UntraceableError
+        If it reads the value of a tensor into Python, changes a Python attribute of its sources, or draws from Python's
+        or NumPy's generator. What else torch cannot trace raises torch's own errors.
+    """
+    sources = tuple(sources)
+    before, generators = Assumptions(sources), _other_generators()
+    given: list[bool] = []
+
+    def tensors_alone(x: Tensor) -> list[Tensor]:
+        outputs = function(x)
+        given[:] = [output is not None for output in outputs]
+        return [output for output in outputs if output is not None]
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    numbers = [(tensor, tensor.detach().clone()) for tensor in before.tensors() if tensor.numel() == 1]
+    try:
+        with fake, _NoValues(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say, the function says when it runs
+            traced = make_fx(tensors_alone)(fake.from_tensor(x))
+    finally:
+        broken = before.broken()
+        before.restore()
+        for tensor, value in numbers:  # which torch counts on in earnest, such as the batches of batch normalisation
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
+    if broken is not None:
+        raise UntraceableError(f"it changes as it runs: {broken}")
+    if _other_generators() != generators:
+        raise UntraceableError("it draws from Python's or NumPy's generator")
+    graph, tensors = _with_inputs(traced, fake)
+    return Trace(graph, tensors, given, Assumptions(sources, tensors))
+
+
+def _other_generators() -> tuple[Any, ...]:
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
+
+
+def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule, list[Tensor]]:
+    """Make an input of each tensor that the graph holds."""
+    graph = traced.graph
+    inputs: dict[int, Node] = {}
+    tensors: list[Tensor] = []
+    (last,) = graph.find_nodes(op="placeholder")
+    for node in graph.find_nodes(op="get_attr"):
+        tensor = getattr(traced, str(node.target))
+        if not isinstance(tensor, Tensor) or isinstance(tensor, FakeTensor):
+            raise UntraceableError(f"it uses a {type(tensor).__name__} that a run without values left behind")
+        if id(tensor) not in inputs:
+            with graph.inserting_after(last):
+                last = graph.placeholder(f"tensor_{len(tensors)}")
+            last.meta["val"] = fake.from_tensor(tensor)
+            inputs[id(tensor)] = last
+            tensors.append(tensor)
+        node.replace_all_uses_with(inputs[id(tensor)])
+        graph.erase_node(node)
+    merge(graph)
+    add_biases_later(graph)
+    bernoulli_in_one_pass(graph, fake)
+    separate_outputs(graph)
+    return GraphModule({}, graph), tensors
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuse to turn a tensor into a Python value: the graph would keep that value for good."""
+
+    readers = frozenset(
+        getattr(Tensor, name)
+        for name in ("item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__")
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.readers:
+            raise UntraceableError(f"it reads the value of a tensor in Python, by Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,7 @@
+"""Diagnostics: what the latents are used for."""
+
+from pyro_vae.diagnostics.activity import active_units, posterior_means
+from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
+from pyro_vae.diagnostics.information import Information, information
+
+__all__ = ["Diagnosis", "Information", "active_units", "diagnose", "information", "posterior_means"]

@@ -1,0 +1,161 @@
+r"""Which units of a latent move with the data, and which with nothing but their own draws.
+
+.. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.data.batches import Batches, as_batches
+from pyro_vae.diagnostics.moments import Moments
+from pyro_vae.errors import failing_on
+from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.traces import PairTrace, Site, random_sites
+from pyro_vae.nn.recipes import placement
+from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
+from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.state import evaluating, isolated, seeded
+
+__all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means", "update_means"]
+
+
+@checked
+@exclusive("posterior_means")
+@torch.no_grad()
+def posterior_means(
+    guide: Program, x: AnyData, *, batch_size: PositiveInteger = 500, seed: Seed = 0
+) -> dict[str, Tensor]:
+    r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
+
+    In a hierarchy a layer's mean is taken given one draw of the layers sampled before it. Sites whose distribution
+    cannot tell its mean (flows) are left out.
+    """
+    device, dtype = placement(guide)
+    means: dict[str, list[Tensor]] = {}
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(guide):
+        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x"):
+            pair = _run(guide, batch)
+            for name in _latents(pair):
+                mean = _mean(pair.guide_sites[name])
+                if mean is not None:
+                    means.setdefault(name, []).append(mean)
+    return {name: torch.cat(parts) for name, parts in means.items()}
+
+
+@checked
+@exclusive("active_units")
+@torch.no_grad()
+def active_units(guide: Program, x: AnyData, *, threshold: NonNegativeNumber = 1e-2) -> dict[str, int]:
+    r"""Count the units of each latent site that the guide uses.
+
+    .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr) > 0.01
+
+    In a hierarchy the mean of a layer given the layers drawn before it, :math:`m_{ns}` in the s-th of S draws for datum
+    n, moves with those draws too, and that is no activity. The unbiased estimate leaves it out,
+
+    .. math:: \hat A = \mathrm{Var}_n(\bar m_n) - \frac1N \sum_n \frac{\mathrm{Var}_s(m_{ns})}{S}, \qquad
+              \bar m_n = \frac1S \sum_s m_{ns},
+
+    with S = 10, or more where there are few data (1000 / √N, and 100 at most): of a hundred data or more, a unit whose
+    mean has unit variance in s and none in x stays below the threshold by seven standard errors, √2 / (S √N) each. A
+    guide with a single latent needs no more than one draw.
+
+    Parameters
+    ----------
+    guide
+        The guide. A hierarchy gets S draws in a plate left of its own: its latents have the shape ``(S, B, ...)``.
+        Where a distribution cannot tell its mean (a flow), draws stand in for it. One whose mean is not finite
+        (``Categorical``, whose mean is NaN, for the numbers of its classes have no order) is left out. ``Bernoulli``
+        and one-hot latents have means.
+    x
+        Data ``(N, *data_shape)``, N of 2 or more: a tensor, an array, a split, a dataset or a loader.
+    threshold
+        The variance above which a unit counts as active.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.2.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> active_units(vae.guide, torch.zeros(10, 4))  # equal data cannot move any unit
+    {'z': 0}
+    """
+    device, dtype = placement(guide)
+    batches = as_batches(x, 500, device=device, dtype=dtype, shuffle=False, name="x")
+    means = Table()
+    with pyro.validation_enabled(False), seeded(0, device), evaluating(guide):
+        num_draws = num_draws_of(guide, batches)
+        for batch in portions(batches, 500, num_draws):
+            update_means(means, _run(guide, batch, num_draws))
+    return {name: int((moments.variance > threshold).sum()) for name, moments in means.items()}
+
+
+class Table(dict[str, Moments]):
+    """Moments of each site, new ones at first sight."""
+
+    def __missing__(self, name: str) -> Moments:
+        self[name] = Moments()
+        return self[name]
+
+
+def num_draws_of(guide: Program, batches: Batches) -> int:
+    """How many draws a datum tell what moves with the data from what moves with the draws, see :func:`active_units`."""
+    x = next(iter(batches)) if batches.resident else batches.first()
+    if x is None:
+        raise ValueError("x: found no data, expected one datum or more")
+    pair = _run(guide, x[:2])
+    sites = [pair.guide_sites[name] for name in _latents(pair)]
+    if len(sites) == 1 and _mean(sites[0]) is not None:
+        return 1
+    return max(10, min(100, math.ceil(1000 / (batches.num_data or 2500) ** 0.5)))
+
+
+def portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tensor]:
+    """The data, so many at once that the draws of all of them make about one batch."""
+    for batch in batches:
+        yield from batch.split(max(1, batch_size // num_draws))
+
+
+def _run(guide: Program, x: Tensor, num_draws: int = 1) -> PairTrace:
+    """Run a guide alone, as if it were a pair; S > 1 draws go in a plate left of all of its own."""
+    with failing_on("x", x):
+        trace = poutine.trace(isolated(guide)).get_trace(x)
+    frames = [f for site in random_sites(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
+    max_plate_nesting = max([1, *(-frame.dim for frame in frames)])
+    if num_draws > 1:
+        with pyro.plate("num_particles_vectorized", num_draws, dim=-1 - max_plate_nesting):
+            trace = poutine.trace(isolated(guide)).get_trace(x)
+    return PairTrace(trace, trace, trace, num_draws, len(x), max_plate_nesting)
+
+
+def _latents(pair: PairTrace) -> list[str]:
+    """The latents of the guide, auxiliary ones too."""
+    return [name for name, site in pair.guide_sites.items() if not site["is_observed"]]
+
+
+def _mean(site: Site) -> Tensor | None:
+    """The mean of a site's distribution; ``None`` where it cannot be told."""
+    try:
+        return site["fn"].mean
+    except (NotImplementedError, AttributeError):  # the second: what is no torch distribution
+        return None
+
+
+def update_means(means: Table, pair: PairTrace) -> None:
+    """Read off the mean of each latent given the latents before it; those without a finite one are left out."""
+    for name in _latents(pair):
+        site = pair.guide_sites[name]
+        mean = _mean(site)
+        mean = site["value"] if mean is None else mean  # E[z|x] is the mean of both over the draws
+        if name in means or mean.isfinite().any():
+            means[name].update(pair.per_unit(mean, site | {"mask": None}, site["fn"].event_dim))

@@ -1,0 +1,244 @@
+r"""Diagnostics: what the latents of a trained pair are used for.
+
+A latent variable can be trained away: where the decoder does well enough without it, the guide returns to the prior,
+its KL goes to zero and the model ignores it (*posterior collapse*, and in a hierarchy the usual fate of the top). A
+good bound does not show that. What does, is the KL of each layer and of each unit, the share of the bound they take,
+how far the posterior means move with the data, and how much the codes as a whole tell about their data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.data.batches import as_batches
+from pyro_vae.diagnostics.activity import Table, active_units, num_draws_of, portions, posterior_means, update_means
+from pyro_vae.diagnostics.information import information
+from pyro_vae.diagnostics.moments import Moments
+from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.kl import analytic_kl, sampled_kl
+from pyro_vae.inference.traces import PairTrace
+from pyro_vae.nn.recipes import placement
+from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
+from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.state import evaluating, isolated, seeded
+
+__all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
+
+COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` found; nats per datum, sites in the model's order, tensors in float64 on the CPU.
+
+    An error is the Monte Carlo standard error for these very data; those of ``mutual_information`` and
+    ``aggregate_kl`` take in the spread of the data as well.
+
+    Attributes
+    ----------
+    num_data
+        N, of all but the last five numbers.
+    elbo, elbo_error
+        The evidence lower bound.
+    fractions
+        The share of each site in it, in all 1: ``log p(x|z) / elbo`` of the observed site, ``-kl / elbo`` of a latent.
+        In a bound below zero, what costs has a positive share.
+    kl, kl_error
+        KL of each latent site given the sites before it.
+    kl_per_unit
+        ``(D,)`` of each latent site, adding up to its ``kl``; a single entry where the site does not factorise.
+    activity
+        Var_x(E_q[z|x]) of each unit, ``(D,)``, less what sampling adds to it; may fall below zero by its noise.
+        Latents without a finite mean (``Categorical``: the numbers of its classes have no order) are left out here and
+        in the next two.
+    active_units, units
+        How many units have an activity above the threshold, and how many there are.
+    mutual_information, mutual_information_error
+        Index-code estimate of I(x; z), all latents jointly (Hoffman and Johnson, 2016), from the first
+        ``num_data_mi`` data.
+    mutual_information_bound
+        log of ``num_data_mi``, which it cannot exceed.
+    aggregate_kl, aggregate_kl_error
+        KL(q(z) ‖ p(z)) of the aggregate posterior to the prior, from the same draws.
+    num_data_mi
+        How many data the last five numbers are of.
+    warnings
+        A sentence for each layer that has collapsed.
+    """
+
+    num_data: int
+    elbo: float
+    elbo_error: float
+    fractions: dict[str, float]
+    kl: dict[str, float]
+    kl_error: dict[str, float]
+    kl_per_unit: dict[str, Tensor]
+    activity: dict[str, Tensor]
+    active_units: dict[str, int]
+    units: dict[str, int]
+    mutual_information: float
+    mutual_information_error: float
+    mutual_information_bound: float
+    aggregate_kl: float
+    aggregate_kl_error: float
+    num_data_mi: int
+    warnings: list[str]
+
+
+@checked
+@exclusive("diagnose")
+@torch.no_grad()
+def diagnose(
+    model: Program,
+    guide: Program,
+    x: AnyData,
+    *,
+    batch_size: PositiveInteger = 500,
+    num_data_mi: PositiveInteger = 2000,
+    seed: Seed | None = 0,
+    threshold: NonNegativeNumber = 1e-2,
+    max_plate_nesting: PositiveInteger = 1,
+) -> Diagnosis:
+    r"""Say what each latent site of a pair is used for.
+
+    .. math::
+
+        \mathrm{ELBO} = \underbrace{\mathbb{E}_q[\log p(x|z)]}_{\text{observed site}} - \sum_t \underbrace{
+        \mathbb{E}_q\bigl[\log q(z_t|\cdot) - \log p(z_t|\cdot)\bigr]}_{\mathrm{KL}_t}, \qquad
+        \mathrm{KL}_t = \sum_i \mathrm{KL}_{ti}
+
+    The KL of a site is in closed form where torch knows one and the model's distribution of it depends on no latent
+    that the guide draws later, and by samples elsewhere. It is split into units where both programs give the site an
+    ``Independent`` distribution. Everything runs in eval mode and without gradients; scales (annealing, subsampling)
+    are ignored, masks count.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs.
+    x
+        Data ``(N, *data_shape)``, N of 2 or more: a tensor, an array, a split, a dataset or a loader.
+    batch_size
+        How many data, times the draws of each, go through the programs at once: memory and speed.
+    num_data_mi
+        How many data the mutual information is of; time grows with its square.
+    seed
+        Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
+    threshold
+        The variance above which a unit counts as active, see :func:`active_units`.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+
+    Raises
+    ------
+    ProgramError
+        If the two programs do not form a pair.
+    ValueError
+        If a count is not a positive integer, or the data are fewer than 2, not finite, or outside the likelihood's
+        support.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.2 (active units); Hoffman and
+    Johnson, *ELBO surgery: yet another way to carve up the variational evidence lower bound*, 2016.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> diagnosis = diagnose(vae.model, vae.guide, torch.zeros(10, 4))
+    >>> diagnosis.kl_per_unit["z"].shape, diagnosis.active_units
+    (torch.Size([2]), {'z': 0})
+    >>> abs(sum(diagnosis.fractions.values()) - 1) < 1e-6
+    True
+    """
+    device, dtype = placement(model, guide)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    elbo, terms, units, means = Moments(), Table(), Table(), Table()
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+        check_program(model, guide, batches, name="x", num_particles=2, max_plate_nesting=max_plate_nesting)
+        # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.
+        num_draws = max(2, num_draws_of(guide, batches))
+        for batch in portions(batches, batch_size, num_draws):
+            pair = trace_pair(isolated(model), isolated(guide), batch, num_draws, max_plate_nesting=max_plate_nesting)
+            log_w = torch.zeros(num_draws, len(batch), 1, dtype=torch.float64, device=device)
+            for name in pair.observed:
+                log_p = pair.log_prob(pair.model_sites[name]).double()[..., None]  # (K, B, 1)
+                terms[name].update(log_p)
+                log_w += log_p
+            auxiliary = [name for name, site in pair.guide_sites.items() if name not in pair.model_sites]
+            for name in (*pair.latents, *auxiliary):
+                kl = _kl(pair, name).double()  # (K, B, D)
+                units[name].update(kl)
+                terms[name].update(kl.sum(-1, keepdim=True))
+                log_w -= kl.sum(-1, keepdim=True)
+            elbo.update(log_w)
+            update_means(means, pair)
+    if elbo.num_data < 2:
+        raise ValueError("x: found 1 datum, expected 2 or more: what moves with the data cannot be seen in one")
+    split = information(
+        model,
+        guide,
+        x,
+        num_data=num_data_mi,
+        batch_size=batch_size,
+        seed=seed,
+        max_plate_nesting=max_plate_nesting,
+    )
+    bound = elbo.mean.item()
+    shares = {name: -term.mean.item() if name in units else term.mean.item() for name, term in terms.items()}
+    kls = {name: terms[name].mean.item() for name in units}
+    activity = {name: means[name].variance.cpu() for name in units if name in means}
+    active = {name: int((values > threshold).sum()) for name, values in activity.items()}
+    return Diagnosis(
+        num_data=elbo.num_data,
+        elbo=bound,
+        elbo_error=elbo.error.item(),
+        fractions={name: share / bound if bound else math.nan for name, share in shares.items()},
+        kl=kls,
+        kl_error={name: terms[name].error.item() for name in units},
+        kl_per_unit={name: moments.mean.cpu() for name, moments in units.items()},
+        activity=activity,
+        active_units=active,
+        units={name: len(values) for name, values in activity.items()},
+        mutual_information=split.mutual_information,
+        mutual_information_error=split.mutual_information_error,
+        mutual_information_bound=split.bound,
+        aggregate_kl=split.aggregate_kl,
+        aggregate_kl_error=split.aggregate_kl_error,
+        num_data_mi=split.num_data,
+        warnings=[
+            sentence
+            for name in pair.latents
+            if (sentence := _collapse(name, kls[name], active.get(name), len(activity.get(name, ()))))
+        ],
+    )
+
+
+def _kl(pair: PairTrace, name: str) -> Tensor:
+    """KL of a latent site, ``(K, B, D)``, by units where it factorises; an auxiliary site costs its log q."""
+    if name not in pair.model_sites:
+        return pair.log_prob(pair.guide_sites[name])[..., None]
+    kl = analytic_kl(pair, name)
+    return sampled_kl(pair, name) if kl is None else kl
+
+
+def _collapse(name: str, kl: float, active: int | None, units: int) -> str | None:
+    """A sentence on a layer that has collapsed, ``None`` on one that has not."""
+    if kl >= COLLAPSED_KL and active != 0:
+        return None
+    count = "" if active is None else f" and {active} of its {units} units active"
+    if kl >= COLLAPSED_KL:
+        meaning = "its mean does not move with the data, so its KL buys nothing that the mean could tell"
+    elif active:
+        meaning = "the guide says hardly more than the model expects given the other layers"
+    else:
+        meaning = "the guide keeps to the prior whatever the datum, and the model does without this layer"
+    return f"site {name!r} has collapsed: it has a mean KL of {kl:.3f} nats{count}; {meaning}"

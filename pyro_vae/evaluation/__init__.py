@@ -1,0 +1,17 @@
+"""Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
+
+from pyro_vae.evaluation.imputation import Imputation, impute
+from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood, mean_bound, mean_estimate
+from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
+
+__all__ = [
+    "Imputation",
+    "LogLikelihood",
+    "RefinedGuide",
+    "Refinement",
+    "impute",
+    "log_likelihood",
+    "mean_bound",
+    "mean_estimate",
+    "refine",
+]

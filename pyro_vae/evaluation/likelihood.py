@@ -1,0 +1,293 @@
+r"""Scoring: the marginal likelihood by importance sampling, with its error, and the mean of a bound.
+
+.. math:: \log \hat p(x_b) = \log \frac1K \sum_k w_{kb}
+
+Its expectation is a lower bound that rises to log p(x) as K grows: always say K.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae.compilation.compiled import Compile, Compiled, Outputs, said
+from pyro_vae.data.batches import Batches, as_batches
+from pyro_vae.data.dequantisation import bits_per_dim
+from pyro_vae.errors import failing_on
+from pyro_vae.evaluation.streaming import StreamingWeights, caveat
+from pyro_vae.inference.annealing import Annealed, Program, bare
+from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.importance import weights_of
+from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.nn.recipes import owners, placement
+from pyro_vae.objectives.objective import AnyObjective, Objective
+from pyro_vae.programs.labelled import LabelledModel
+from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
+from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.precision import Precision, precise
+from pyro_vae.runtime.state import evaluating, isolated, seeded
+
+__all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate", "summed_bounds"]
+
+
+class _Estimates(NamedTuple):
+    values: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+
+
+class LogLikelihood(_Estimates):
+    """Importance-sampled log p(x) of N data: four float64 tensors ``(N,)``.
+
+    Attributes
+    ----------
+    values
+        Estimates of log p(x), nats.
+    std_error
+        Their Monte Carlo standard errors by the delta method, nats.
+    ess
+        Effective sample sizes, between 1 and K.
+    khat
+        Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
+
+    Where that is so for more than a tenth of the data, ``print`` adds a mark and a sentence.
+    """
+
+    num_dims: float
+
+    def mean(self) -> float:
+        """The mean over the data, nats per datum."""
+        return self.values.mean().item()
+
+    def mean_error(self) -> float:
+        """The Monte Carlo standard error of :meth:`mean`, for these very data, nats."""
+        return (self.std_error.square().sum().sqrt() / len(self.values)).item()
+
+    @property
+    def mark(self) -> str:
+        """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
+        return self.caveat()[:1]
+
+    def caveat(self) -> str:
+        """Return the sentence that belongs to :attr:`mark`, see :func:`pyro_vae.evaluation.streaming.caveat`."""
+        return caveat(self.khat)
+
+    def __str__(self) -> str:
+        figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
+        return "\n".join(filter(None, (figure, self.caveat())))
+
+    @checked
+    def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:
+        """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
+
+        Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
+        levels, see :mod:`pyro_vae.data.dequantisation`.
+        """
+        return bits_per_dim(self.mean(), self.num_dims, num_levels)
+
+
+@checked
+@exclusive("log_likelihood")
+@torch.no_grad()
+def log_likelihood(
+    model: Program,
+    guide: Program,
+    x: AnyData,
+    num_particles: PositiveInteger = 5000,
+    *,
+    chunk_size: PositiveInteger = 100,
+    batch_size: PositiveInteger = 50,
+    precision: Precision = "highest",
+    compile: Compile = "auto",
+    seed: Seed | None = None,
+    max_plate_nesting: PositiveInteger = 1,
+    progress: bool = False,
+) -> LogLikelihood:
+    r"""Estimate log p(x) of each datum by importance sampling from the guide.
+
+    .. math:: \log \hat p(x_b) = \log \frac1K \sum_k \frac{p(x_b, z_{kb})}{q(z_{kb}|x_b)}, \quad z_{kb} \sim q(z|x_b)
+
+    Runs in eval mode and without gradients, on the programs' device. Scales (``poutine.scale``, subsampling) are
+    ignored, masks count.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs.
+    x
+        Data ``(N, *data_shape)``: a tensor, an array, a split of :func:`pyro_vae.data.load`, a dataset or a loader.
+    num_particles
+        The number K of importance samples of each datum; the last chunk holds what is left of it.
+    chunk_size, batch_size
+        How many particles of how many data are drawn at once: memory and speed, never what is estimated.
+    precision
+        Of products of float32 matrices, see :func:`pyro_vae.runtime.precision.precise`.
+    compile
+        Whether to compile the programs for whole chunks of whole batches, see :mod:`pyro_vae.compilation`; an encoder
+        then runs once a batch. ``"auto"`` does from two million draws on, which take longer than compiling.
+    seed
+        Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+    progress
+        Show a progress bar.
+
+    Raises
+    ------
+    ProgramError
+        If the two programs do not form a pair.
+    ValueError
+        If a count is not a positive integer, for an unknown ``precision`` or ``compile``, or if the data are empty, not
+        finite, or outside the likelihood's support.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> estimate = log_likelihood(vae.model, vae.guide, torch.zeros(3, 4), num_particles=1000, seed=0)
+    >>> estimate.values.shape, estimate.mean_error() < 0.1
+    (torch.Size([3]), True)
+    """
+    device, dtype = placement(model, guide)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    sizes = [chunk_size] * (num_particles // chunk_size)
+    sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
+    parts: list[tuple[Tensor, ...]] = []
+    num_dims = 0.0  # summed over the data
+
+    def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
+        return [weights_of(model, guide, x, size, max_plate_nesting)]
+
+    with (
+        pyro.validation_enabled(False),
+        seeded(seed, device),
+        evaluating(model, guide),
+        precise(precision, device),
+        tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
+    ):
+        check_program(model, guide, batches, name="x", num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        chunks = None
+        if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
+            chunks = Compiled(
+                weigh, (*owners(model), *owners(guide)), num_data=batch_size, name="likelihood",
+                say=said(progress), split=True,
+            )  # fmt: skip
+        for batch in bar:
+            weights = StreamingWeights(num_particles)
+            whole = functools.partial(weigh, batch) if chunks is None else chunks.on(batch)
+            for size in sizes:
+                (log_w,) = whole() if size == chunk_size else weigh(batch, size)
+                weights.update(log_w)
+            parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
+            num_dims += _num_dims(model, batch)
+    estimate = LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    estimate.num_dims = num_dims / len(estimate.values)
+    return estimate
+
+
+def _num_dims(model: Program, x: Tensor) -> float:
+    """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
+    program = bare(model)
+    if isinstance(program, LabelledModel):
+        return float(len(x) * math.prod(program.data_shape))
+    return unpack(model, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
+
+
+def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:
+    return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
+
+
+@checked
+@exclusive("mean_bound")
+@torch.no_grad()
+def mean_bound(
+    model: Program,
+    guide: Program,
+    x: AnyData,
+    objective: AnyObjective,
+    *,
+    batch_size: PositiveInteger = 100,
+    seed: Seed | None = None,
+) -> float:
+    """Return the mean of an objective's true bound over data ``(N, *data_shape)``, in eval mode, nats per datum.
+
+    Annealing, free bits and a capacity are left out of it. A Pyro ELBO serves as well as one of this package's
+    objectives; its bound is minus its loss per datum.
+
+    Raises
+    ------
+    ProgramError
+        If the two programs do not form a pair.
+    ValueError
+        If the data are empty, not finite, or outside the support of an observed site.
+    """
+    device, dtype = placement(model, guide)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    nesting, enumerated = objective.max_plate_nesting, not isinstance(objective, Objective)
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=enumerated)
+    return mean_estimate(model, guide, batches, objective, seed=seed)[0]
+
+
+@torch.no_grad()
+def mean_estimate(
+    model: Program,
+    guide: Program,
+    x: Any,
+    objective: Any,
+    *,
+    batch_size: int = 100,
+    seed: int | None = None,
+    summed: Callable[[Tensor], Outputs] | None = None,
+    name: str = "x",
+) -> tuple[float, float]:
+    """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL.
+
+    ``summed`` is :func:`summed_bounds` of the three, or that compiled; ``name`` is what messages call the data.
+
+    Raises
+    ------
+    ValueError
+        If there are no data.
+    """
+    device, dtype = placement(model, guide)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name)
+    total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
+    summed = summed_bounds(model, guide, objective) if summed is None else summed
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+        for batch in batches:
+            with failing_on(name, batch):
+                (bounds,) = summed(batch)
+            total += bounds
+            count += len(batch)
+    if count == 0:
+        raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")
+    true_bound, bound = (total / count).tolist()
+    return true_bound, bound
+
+
+def summed_bounds(model: Program, guide: Program, objective: Any) -> Callable[[Tensor], list[Tensor]]:
+    """A function from a batch to the sums of its bounds, in one tensor: of the true one, of what is maximised."""
+
+    def summed(x: Tensor) -> list[Tensor]:
+        if isinstance(objective, Objective):
+            estimate = objective.estimate(isolated(model), isolated(guide), x)
+            return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
+        true = weighed = -objective.loss(isolated(model), isolated(guide), x)
+        if isinstance(model, Annealed) or isinstance(guide, Annealed):
+            true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), x)
+        return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
+
+    return summed

@@ -1,0 +1,173 @@
+r"""Run the two programs and weigh what they drew.
+
+.. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb}|x_b), \qquad z_{kb} \sim q(z|x_b)
+
+This ``(K, B)`` tensor, in nats, is the one quantity that the package rests on. Bounds are reductions of it over the
+particles k, the marginal likelihood is its log-mean-exp, diagnostics read its terms site by site.
+
+All K particles are drawn in one run: a plate of K, left of the programs' own, broadcasts the sample sites, while the
+encoder, which depends on the data alone, still sees each datum once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import ProgramError, failing_on
+from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.frozen import with_constant_parameters
+from pyro_vae.inference.pairing import check_pair
+from pyro_vae.inference.traces import PairTrace, density, random_sites
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.state import isolated
+
+__all__ = ["log_weights", "scored_with_constants", "trace_pair", "weights_of"]
+
+
+def scored_with_constants(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
+    """The trace of a program with constant parameters on given latents, their densities in it."""
+    return with_constant_parameters(functools.partial(_scored, program, latents))(x)
+
+
+def _scored(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
+    """The trace of a program on given latents, with their densities, some of which (a flow's) run networks as well."""
+    trace = poutine.trace(poutine.replay(program, trace=latents)).get_trace(x)
+    for site in random_sites(trace).values():
+        density(site)
+    return trace
+
+
+def trace_pair(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    num_particles: int = 1,
+    *,
+    max_plate_nesting: int = 1,
+    enumerated: bool = False,
+    route: Callable[[poutine.Trace], poutine.Trace] | None = None,
+    constant_guide: bool = False,
+) -> PairTrace:
+    """Draw ``num_particles`` latents a datum from the guide and replay the model on them, in the caller's param store.
+
+    Parameters
+    ----------
+    model, guide
+        The programs, called with ``x``. A single particle runs them as they are; more run inside one more plate, left
+        of ``max_plate_nesting`` plates (1: the data's alone), so latents arrive as ``(K, B, ...)``.
+    x
+        Data ``(B, *data_shape)``.
+    enumerated
+        Let the guide lack latents that the model marks for enumeration, as Pyro's TraceEnum_ELBO does. The weights of
+        such a pair mean nothing.
+    route
+        Takes the guide's trace to the one whose latents the densities are evaluated at: the same values, by another
+        route for the gradient.
+    constant_guide
+        Score the latents under the guide with constant parameters.
+
+    Raises
+    ------
+    ProgramError
+        If model and guide do not have the same latents, all inside the data plate of size B, or have dimensions that
+        belong to no plate.
+    ValueError
+        If ``num_particles`` is not a positive integer.
+    """
+    dim = -1 - max_plate_nesting
+    try:
+        with (
+            exclusive("log_weights", brief=True),  # before the plate, which is made by a statement of Pyro
+            pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext(),
+        ):
+            guide_trace = poutine.trace(guide).get_trace(x)
+            latents = guide_trace if route is None else route(guide_trace)
+            model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)
+            scored_trace = guide_trace
+            if constant_guide:
+                scored_trace = scored_with_constants(guide, latents, x)
+    except ProgramError as error:
+        raise ProgramError(str(error).partition("Trace Shapes:")[0].strip()) from error
+    except ValueError as error:
+        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        if "collide" in reason:
+            raise ProgramError(
+                f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
+                f"{max_plate_nesting}) to count all of the program's own plates: {reason}"
+            ) from error
+        if "Shape mismatch inside plate" in reason:
+            raise ProgramError(
+                f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
+            ) from error
+        raise
+    pair = PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), max_plate_nesting)
+    check_pair(pair, enumerated)
+    return pair
+
+
+@checked
+def log_weights(
+    model: Program,
+    guide: Program,
+    x: Tensor,
+    num_particles: PositiveInteger = 1,
+    *,
+    max_plate_nesting: PositiveInteger = 1,
+) -> Tensor:
+    r"""Return the log importance weights of every datum under every particle.
+
+    .. math:: \log w_{kb} = \log p(x_b, z_{kb}) - \log q(z_{kb}|x_b), \qquad z_{kb} \sim q(z|x_b)
+
+    They are the same whatever scale the programs run under (subsampling plates, ``poutine.scale``); masks count.
+    Nothing is left in Pyro's parameter store, and only what a bare ``pyro.param`` keeps there is read from it.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs: ``model(x)`` and ``guide(x)``, all sites inside ``pyro.plate("data", len(x), dim=-1)``.
+    x
+        Data ``(B, *data_shape)``.
+    num_particles
+        K, drawn in one vectorised run: for K > 1 latents arrive in the model as ``(K, B, ...)``.
+    max_plate_nesting
+        How many plates the programs have, the data plate included.
+
+    Returns
+    -------
+    Tensor
+        ``(K, B)``, nats, differentiable with respect to the parameters of both programs.
+
+    Raises
+    ------
+    ProgramError
+        If the two do not form a pair; the message names the site.
+    ValueError
+        If ``num_particles`` is not a positive integer.
+
+    References
+    ----------
+    Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015.
+
+    Examples
+    --------
+    >>> from pyro_vae import VAE
+    >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
+    >>> log_weights(vae.model, vae.guide, torch.zeros(3, 4), num_particles=10).shape
+    torch.Size([10, 3])
+    """
+    with failing_on("x", x):
+        return weights_of(model, guide, x, num_particles, max_plate_nesting)
+
+
+def weights_of(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> Tensor:
+    """What :func:`log_weights` returns, of arguments that have been checked."""
+    pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
+    return torch.stack(list(pair.terms().values())).sum(0)

@@ -1,0 +1,1 @@
+"""Networks, and the recipes by which a file rebuilds them: tensors in, tensors out, no probability."""

@@ -1,0 +1,217 @@
+"""Whether a program is still what its recipe says.
+
+A recipe is what the constructor was given. A part that is replaced afterwards, ``vae.model.likelihood = Laplace(...)``,
+is not in it, and a file with that recipe would load back as the old part with the new weights. So before a recipe is
+written, it is built, and the program is compared with what it gives, module by module: types, attributes, hooks, names
+and shapes of parameters and buffers, what is shared with what, and the values of those buffers that no file holds.
+Weights are not compared, nor dtypes, devices, ``requires_grad`` and the mode of training.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from pyro_vae.nn.recipes import build, with_references, without_references
+
+__all__ = ["check_recipe"]
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+_STATE = ("_parameters", "_buffers", "_modules")
+_INTERNAL = {*vars(nn.Module()), "recipe", "_compiled_call_impl"}
+_MISSING = object()
+
+
+class _Different(Exception):
+    """The first difference: where it is, what was found, and what the recipe has."""
+
+
+def check_recipe(recipe: Any, program: nn.Module) -> None:
+    """Refuse a program that is no longer what its recipe builds.
+
+    Parameters
+    ----------
+    recipe
+        Plain data, see :mod:`pyro_vae.nn.recipes`.
+    program
+        The program, or the two halves of it as an ``nn.ModuleDict`` of ``model`` and ``guide``.
+
+    Raises
+    ------
+    ValueError
+        If they differ; the message names the part by its path.
+    """
+    try:
+        expected = _built(json.dumps(with_references(recipe)), torch.get_default_dtype())
+        compare = _Comparison().compare
+        if isinstance(program, nn.ModuleDict):
+            for half in ("model", "guide"):
+                compare(half, program[half], getattr(expected, half))
+        else:
+            compare("", program, expected)
+    except (_Different, ValueError) as error:
+        raise ValueError(
+            f"program: {error}; build the program with the parts it is to have, or set .recipe = None on it (for a "
+            "pair on model and guide) to save the weights alone"
+        ) from None
+
+
+@functools.lru_cache(maxsize=4)  # a run saves one and the same program again and again
+def _built(recipe: str, dtype: torch.dtype) -> Any:
+    """Build a recipe, in the default ``dtype`` of now, and keep no weights."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        program = build(without_references(json.loads(recipe)))
+    shapes: dict[Tensor, Tensor] = {}  # a tensor's hash is its identity
+    for module in program.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+                module._parameters[name] = shapes.setdefault(parameter, empty)
+    return program
+
+
+class _Comparison:
+    """Two structures of modules and plain objects, walked side by side."""
+
+    def __init__(self) -> None:
+        self.partners: dict[int, Any] = {}  # of each object met, found or expected, the one that it goes with
+        self.paths: dict[int, str] = {}
+
+    def compare(self, path: str, found: Any, expected: Any) -> None:
+        if type(found) is not type(expected):
+            raise _Different(_sentence(path, found, expected))
+        if isinstance(expected, nn.Module):
+            if self._is_known(path, found, expected):
+                return
+            self._compare_modules(path, found, expected)
+        elif isinstance(expected, Tensor):
+            if not _equal_tensors(found, expected):
+                raise _Different(_sentence(path, found, expected))
+        elif isinstance(expected, (list, tuple)):
+            if len(found) != len(expected):
+                raise _Different(_sentence(path, found, expected))
+            for index, (each, other) in enumerate(zip(found, expected, strict=True)):
+                self.compare(f"{path}[{index}]", each, other)
+        elif isinstance(expected, dict):
+            self._compare_entries(path, found, expected)
+        elif isinstance(expected, functools.partial):
+            self.compare(path, [found.func, found.args, found.keywords],
+                         [expected.func, expected.args, expected.keywords])  # fmt: skip
+        elif isinstance(expected, types.MethodType):
+            self.compare(path, [found.__func__, found.__self__], [expected.__func__, expected.__self__])
+        elif isinstance(expected, types.FunctionType):
+            cells = [[cell.cell_contents for cell in each.__closure__ or ()] for each in (found, expected)]
+            if found.__code__ is not expected.__code__:
+                raise _Different(_sentence(path, found, expected))
+            self.compare(path, cells[0], cells[1])
+        elif hasattr(expected, "__dict__") and not isinstance(expected, type):
+            if not self._is_known(path, found, expected):
+                self._compare_entries(path, _attributes(found), _attributes(expected))
+        elif not (found is expected or found == expected or (found != found and expected != expected)):
+            raise _Different(_sentence(path, found, expected))
+
+    def _is_known(self, path: str, found: Any, expected: Any) -> bool:
+        """Whether this pair was met before; what is one object in one of the two has to be one in the other."""
+        partners = [self.partners.get(id(each)) for each in (found, expected)]
+        if partners == [None, None]:
+            self.partners |= {id(found): expected, id(expected): found}
+            self.paths |= {id(found): path, id(expected): path}
+            return False
+        if partners[0] is expected:
+            return True
+        first = self.paths[id(found if partners[0] is not None else expected)]
+        both = [f"the one of {first!r}", "one of its own"]
+        was, has = both if partners[0] is not None else both[::-1]
+        raise _Different(f"part {path!r}: found {was}, its recipe has {has}")
+
+    def _compare_modules(self, path: str, found: nn.Module, expected: nn.Module) -> None:
+        for name in _HOOKS:
+            hooks = [[_shown(hook) for hook in vars(each).get(name, {}).values()] for each in (found, expected)]
+            if hooks[0] != hooks[1]:
+                raise _Different(
+                    f"part {path or 'the whole'!r}: found {name.strip('_').replace('_', ' ')} {hooks[0]}, its recipe "
+                    f"has {hooks[1] or 'none'}"
+                )
+        self._compare_entries(path, _attributes(found), _attributes(expected), owner=expected)
+        for kind in _STATE:
+            before, after = vars(expected)[kind], vars(found)[kind]
+            for name in {**before, **after}:
+                inside = f"{path}.{name}".removeprefix(".")
+                old, new = before.get(name, _MISSING), after.get(name, _MISSING)
+                if isinstance(old, Tensor) and isinstance(new, Tensor):
+                    is_saved = name not in expected._non_persistent_buffers_set
+                    if is_saved != (name not in found._non_persistent_buffers_set):
+                        raise _Different(f"part {inside!r}: found one that is {'not ' * is_saved}saved, its recipe has "
+                                         f"one that is {'not ' * (not is_saved)}saved")  # fmt: skip
+                    same = new.shape == old.shape if is_saved else _equal_tensors(new, old)
+                    if not same:
+                        raise _Different(_sentence(inside, new, old))
+                    if is_saved:
+                        self._is_known(inside, new, old)
+                else:
+                    self.compare(inside, new, old)
+
+    def _compare_entries(self, path: str, found: Any, expected: Any, owner: Any = None) -> None:
+        """Compare dictionaries; of a module's attributes those that nothing in it has a use for may be more."""
+        for name in {**expected, **found}:
+            old, new = expected.get(name, _MISSING), found.get(name, _MISSING)
+            if old is _MISSING and owner is not None and not hasattr(owner, name):
+                continue
+            if old is not new:
+                self.compare(f"{path}.{name}".removeprefix("."), new, old)
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    """Those that make a difference: no internals of torch and Pyro, no caches."""
+    caches = ("_cached", "_inv") if isinstance(owner, Transform) else ()
+    hidden = _INTERNAL if isinstance(owner, nn.Module) else ()
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if name not in hidden and not name.startswith(("_pyro_", *caches))
+    }
+
+
+def _equal_tensors(found: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, but for what a cast to another dtype and back rounds off."""
+    if found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point():
+        return False
+    found, expected = found.detach().cpu(), expected.detach().cpu()
+    if not found.is_floating_point():
+        return torch.equal(found, expected.to(found.dtype))
+    if torch.equal(found.to(expected.dtype), expected):
+        return True
+    rounded = (expected.to(dtype).to(found.dtype) for dtype in (found.dtype, *_shorter(expected.dtype)))
+    return any(torch.equal(found, each) for each in rounded)
+
+
+def _shorter(dtype: torch.dtype) -> Iterator[torch.dtype]:
+    return (each for each in (torch.float32, torch.bfloat16, torch.float16) if each.itemsize < dtype.itemsize)
+
+
+def _sentence(path: str, found: Any, expected: Any) -> str:
+    kind = (
+        "part" if isinstance(expected, (nn.Module, Tensor)) or isinstance(found, (nn.Module, Tensor)) else "attribute"
+    )
+    shown = [_shown(found), _shown(expected)]
+    if shown[0] == shown[1]:  # of a name, or of a shape
+        shown[0] = f"another {shown[0]}"
+    return f"{kind} {path or 'the whole'!r}: found {shown[0]}, its recipe has {shown[1]}"
+
+
+def _shown(value: Any) -> str:
+    if value is _MISSING:
+        return "none"
+    if isinstance(value, Tensor):
+        return f"{type(value).__name__} {tuple(value.shape)}"
+    if value is None or isinstance(value, (bool, int, float, str, list, tuple, dict)):
+        text = repr(value)
+        return text if len(text) < 80 else f"{type(value).__name__} of {len(value)}"  # type: ignore[arg-type]
+    return getattr(value, "__qualname__", type(value).__name__)

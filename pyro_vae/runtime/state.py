@@ -1,0 +1,151 @@
+"""Global state, borrowed and given back.
+
+Some state belongs to the whole process: Pyro's parameter store, the random number generators, the handlers of
+Ctrl-C and SIGTERM, and, for all that hold a module, its train/eval mode. Each function here changes one
+of them for the length of a block and restores it on the way out, also after an exception.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.nn.recipes import owners
+
+__all__ = [
+    "evaluating",
+    "generators",
+    "interruptible",
+    "isolated",
+    "seeded",
+    "set_generators",
+]
+
+
+def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
+    """Return ``program`` run in a parameter store of its own, so that nothing is left in the caller's.
+
+    Pyro names a parameter by its attribute path alone: two modules that both have a ``.net`` meet in the one store, and
+    the second silently runs with the first one's weights. A module owns its parameters, so it needs no store. What a
+    program declares with a bare ``pyro.param("name", tensor)`` lives in the store and nowhere else; those values are
+    passed through. ``frozen`` says that parameters without gradients are no news; in a module that has some they are
+    none anyway.
+    """
+    frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
+    return functools.partial(_run_isolated, program, frozen)  # which shows what it wraps
+
+
+def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwargs: Any) -> Any:
+    store = pyro.get_param_store()
+    state = store.get_state()
+    loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+    constraints = {name: state["constraints"][name] for name in loose}
+    try:
+        with (
+            store.scope({"params": loose, "constraints": constraints}),
+            _no_news_of_frozen() if frozen else nullcontext(),
+        ):
+            return program(*args, **kwargs)
+    finally:
+        for name in state["params"]:
+            store[name]  # scope() takes the mark off each parameter by which SVI knows it; reading puts it back
+
+
+@contextmanager
+def _no_news_of_frozen() -> Iterator[None]:
+    """Pyro warns that a parameter without gradients is not in its store. Here nothing is to be in it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was not registered in the param store", category=UserWarning)
+        yield
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's generators (the CPU's and ``device``'s) for a block; with ``None``, leave them alone.
+
+    >>> before = torch.get_rng_state()
+    >>> with seeded(0):
+    ...     first = torch.rand(2)
+    >>> with seeded(0):
+    ...     second = torch.rand(2)
+    >>> bool((first == second).all()), torch.equal(before, torch.get_rng_state())
+    (True, True)
+    """
+    if seed is None:
+        yield
+        return
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device there is
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators that a run on ``device`` draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go back to what :func:`generators` returned."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+@contextmanager
+def evaluating(*programs: Any) -> Iterator[None]:
+    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics), then restore each flag."""
+    modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
+    training = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM of a block into an event, so that it never falls inside an update.
+
+    The second one ends the block as it would without this. A handler of SIGTERM that somebody else has set is left to
+    its work. A signal to a whole process group ends a loader's workers too, of which torch would tell by an error in
+    the midst of an update; from the first one on it does not.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def on_signal(number: int, _: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        event.set()
+        if hasattr(signal, "SIGCHLD"):
+            before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, on_signal)}
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what clusters and containers send before they kill
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

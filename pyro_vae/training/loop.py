@@ -1,0 +1,306 @@
+"""The training loop, over arguments that :func:`pyro_vae.fit` has checked.
+
+::
+
+    for each epoch
+        for each batch x
+            loss = - sum_b bound(x_b)        the objective's, or any Pyro ELBO's
+            step the optimiser down the gradient of loss / len(x)
+        validate, record, write the checkpoint
+
+Sums stay on the device and are read a few times a second, so a GPU never waits for Python. What happens when such a
+read finds that the bound is no longer finite is in :mod:`pyro_vae.training.nonfinite`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pyro_vae.compilation.compiled import Outputs
+from pyro_vae.data.batches import Batches
+from pyro_vae.evaluation.likelihood import mean_estimate
+from pyro_vae.inference.annealing import kl_weights
+from pyro_vae.runtime.files import write_text
+from pyro_vae.schedules import Schedule
+from pyro_vae.training.checkpoint import save
+from pyro_vae.training.cuda_graph import ReplayedUpdate
+from pyro_vae.training.history import History, Record, is_exhausted
+from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
+from pyro_vae.training.run_state import RunState
+from pyro_vae.training.updates import Update
+
+__all__ = ["Loop"]
+
+_SECONDS_BETWEEN_READS = 0.5
+
+
+class _Interrupted(Exception):
+    """The run was told to stop while it validated."""
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One run: what trains, on what, from which state."""
+
+    model: nn.Module
+    guide: nn.Module
+    pair: nn.Module
+    schedules: list[Schedule]
+    objective: Any  # a Pyro ELBO; its base class declares no method that we call
+    batches: Batches
+    lr: float | Callable[[float], float]
+    num_epochs: int
+    update: Update | ReplayedUpdate
+    summed: Callable[[Tensor], Outputs]  # summed_bounds
+    fallbacks: Callable[[], list[str]]  # what is not compiled although it was to be
+    state: RunState
+    folder: Path | None
+    checkpoint_seconds: float
+    interrupted: threading.Event
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self._written = time.monotonic()
+        self._in_step = False
+        self._untrained: dict[str, nn.Parameter] | None = {
+            name: parameter for name, parameter in self.pair.named_parameters() if parameter.requires_grad
+        }
+        self._step_check = StepCheck(self.model, self.guide, self.pair, self.objective, self.state)
+
+    def all_epochs(
+        self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
+    ) -> History:
+        history = History(self.state.records)
+        num_data = self.batches.num_data
+        bar = tqdm(
+            total=None if num_data is None else self.num_epochs * num_data,
+            initial=self.state.epoch * (num_data or 0) + self.state.count,
+            unit="img",
+            unit_scale=True,
+            disable=not self.progress,
+            mininterval=0.5,
+        )
+        with bar:
+            history.stopped_early = is_exhausted(history, patience)
+            while self.state.epoch < self.num_epochs and not history.stopped_early:
+                good = self.state.snapshot()
+                bar.set_description(f"epoch {self.state.epoch + 1}/{self.num_epochs}")
+                try:
+                    if not self._epoch(bar):
+                        history.interrupted = True
+                        break
+                    record = self._record(valid)
+                except _Interrupted:
+                    history.interrupted = True
+                    break
+                except (RuntimeError, OSError, EOFError) as error:
+                    if not self._ended_workers(error):
+                        raise
+                    history.interrupted = True
+                    if self._in_step or self.state.epoch_step == 0:  # a step or an order that was drawn in part
+                        self.state.restore(*good)
+                    if self._in_step:  # what is on disk may be further on
+                        return history
+                    break
+                except ValueError:  # of data that are checked as they come
+                    self._go_back(good)
+                    raise
+                except Diverged as error:
+                    self._go_back(good)
+                    raise explain(self.state, self._rerun, str(error), self.folder) from None
+                self.state.end_epoch(record)
+                self._show(bar, record["train_bound"])
+                if self.folder is not None:
+                    self._write(self.folder, history)
+                for callback in callbacks:
+                    callback(record)
+                history.stopped_early = is_exhausted(history, patience)
+        if self.folder is not None:
+            self.state.write(self.folder)
+            if not history.records:
+                save(self.pair, self.folder)
+        return history
+
+    def _ended_workers(self, error: Exception) -> bool:
+        """Tell whether the signal that is to end the run has ended a loader's workers too, as one to a group does.
+
+        Torch raises one error wherever Python happens to be when a worker dies; reading from a dead one raises others.
+        """
+        is_of_workers = "DataLoader worker" in str(error) or not (self._in_step or self.batches.resident)
+        return is_of_workers and self.interrupted.wait(timeout=1.0)
+
+    def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Go back to the beginning of the epoch, on disk too, where the state may have been written since."""
+        self.state.restore(*good)
+        if self.folder is not None:
+            self._write_state(self.folder)
+
+    def _epoch(self, bar: tqdm, careful: bool = False) -> bool:
+        """Train from the state's position to the epoch's end; return False if interrupted before it."""
+        state, started = self.state, time.monotonic()
+        read, is_whole = started, self.state.epoch_step == 0
+        self.model.train(), self.guide.train()
+        for pick in state.remaining(self.batches):
+            if callable(self.lr):
+                rate = self._rate(self.lr)
+                for group in state.optimizer.param_groups:
+                    group["lr"] = rate
+            for schedule in self.schedules:
+                schedule.set_step(state.step)
+            self._in_step = True
+            bounds, num_data = self.update(pick, self._step_check if careful else None)
+            state.count_step(bounds, num_data)
+            self._in_step = False
+            if self._untrained and not careful:
+                self._untrained = {name: p for name, p in self._untrained.items() if p.grad is None}
+            bar.update(num_data)
+            now = time.monotonic()
+            if now - read > _SECONDS_BETWEEN_READS:
+                read = now
+                self._show(bar, self._mean_bounds()[0])
+            if self.interrupted.is_set():
+                state.seconds += now - started
+                return False
+            if self.folder is not None and not careful and now - self._written > self.checkpoint_seconds:
+                state.seconds += now - started
+                self._check_finite()
+                self._write_state(self.folder)
+                started = time.monotonic()
+        state.seconds += time.monotonic() - started
+        if state.count == 0:
+            raise ValueError(
+                f"data: found none in epoch {state.epoch + 1}, expected a data set that can be gone through at each "
+                "epoch; one that can be only once takes num_epochs=1"
+            )
+        self._check_finite()
+        if is_whole and not careful:
+            self._warn_of_untrained()
+        return True
+
+    def _rerun(self) -> None:
+        """Run the epoch under way again, checking every step."""
+        with tqdm(disable=True) as bar:
+            self._epoch(bar, careful=True)
+
+    def _check_finite(self) -> None:
+        self._mean_bounds()
+        if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
+            raise Diverged
+
+    def _warn_of_untrained(self) -> None:
+        """Name the parameters that had no gradient in the whole epoch, once a run."""
+        names = list(self._untrained or ())
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warnings.warn(
+                f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
+                "train them on these data",
+                UserWarning,
+                stacklevel=5,
+            )
+        self._untrained = None
+
+    def _mean_bounds(self) -> list[float]:
+        means = self.state.mean_bounds()
+        if not all(map(math.isfinite, means)):
+            raise Diverged
+        return means
+
+    def _record(self, valid: Batches | None) -> Record:
+        state = self.state
+        for schedule in self.schedules:  # also where the epoch was resumed at its end, with no step left
+            schedule.set_step(state.step)
+        train_bound, maximised = self._mean_bounds()
+        record = {
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_bound": train_bound,
+            "train_loss": -maximised,
+            "valid_bound": None,
+            "valid_loss": None,
+            **kl_weights(self.model),
+            **self._capacity(),
+            "learning_rate": state.optimizer.param_groups[0]["lr"],
+            "seconds": round(state.seconds, 3),
+        }
+        if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
+            with self._at_the_end():
+                record["valid_bound"], maximised = mean_estimate(
+                    self.model, self.guide, valid, self.objective, seed=0, summed=self._summed, name="valid"
+                )
+            record["valid_loss"] = -maximised
+            if not math.isfinite(record["valid_bound"]):
+                site = self._step_check.first_bad_site(next(iter(valid)))
+                raise Diverged(
+                    f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
+                )
+        if fallbacks := self.fallbacks():
+            record["fallback"] = "; ".join(fallbacks)
+        return record
+
+    def _summed(self, x: Tensor) -> Outputs:
+        if self.interrupted.is_set():
+            raise _Interrupted
+        return self.summed(x)
+
+    def _capacity(self) -> dict[str, float]:
+        capacity = getattr(self.objective, "capacity", None)
+        if capacity is None:
+            return {}
+        return {"capacity": capacity.value.item() if isinstance(capacity, Schedule) else capacity}
+
+    @contextmanager
+    def _at_the_end(self) -> Iterator[None]:
+        """Set the schedules to their end, so that what is maximised compares from epoch to epoch, and back."""
+        steps = [schedule.num_taken for schedule in self.schedules]
+        try:
+            for schedule in self.schedules:
+                schedule.set_step(schedule.num_steps)
+            yield
+        finally:
+            for schedule, step in zip(self.schedules, steps, strict=True):
+                schedule.set_step(step)
+
+    def _write(self, folder: Path, history: History) -> None:
+        """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
+        if history.best is history.records[-1]:
+            save(self.pair, folder)
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
+        self._write_state(folder)
+
+    def _write_state(self, folder: Path) -> None:
+        self.state.write(folder)
+        self._written = time.monotonic()
+
+    def _show(self, bar: tqdm, bound: float) -> None:
+        shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
+        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
+
+    def _rate(self, lr: Callable[[float], float]) -> float:
+        """Return the rate of the next step; a negative one would climb, and NaN spoil the weights, in silence."""
+        fraction = self._fraction()
+        rate = lr(fraction)
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
+        return float(rate)
+
+    def _fraction(self) -> float:
+        """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""
+        try:
+            num_steps = len(self.batches)
+        except TypeError:
+            return self.state.epoch / self.num_epochs
+        return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs

@@ -1,0 +1,270 @@
+"""All it takes to go on with a run from where it stands: weights, optimiser, schedule, generators, position.
+
+The state is a flat dictionary of tensors and a JSON document. It serves three times: written to ``last.safetensors`` it
+resumes a run that died, kept in memory it is where a diverged epoch goes back to, and run forward again it finds the
+step at which the epoch diverged. What comes from a file is checked as a whole before any of it is used,
+:mod:`pyro_vae.training.state_check`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.data.batches import Batches
+from pyro_vae.runtime.files import remove_leftovers
+from pyro_vae.runtime.state import generators, set_generators
+from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
+from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
+from pyro_vae.training.state_check import (
+    check_generators,
+    check_groups,
+    check_position,
+    check_scheduler,
+    check_slots,
+    keys_kept,
+    slots_of,
+)
+
+__all__ = ["RunState"]
+
+_FILE = "last.safetensors"
+_FORMAT = 2  # 1 had no losses in its records
+
+
+class RunState:
+    """The mutable state of one training run; of ``batches`` the generators, as a loader may have its own."""
+
+    def __init__(
+        self,
+        pair: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        device: torch.device,
+        batches: Batches | None = None,
+    ) -> None:
+        self.pair, self.optimizer, self.scheduler, self.device = pair, optimizer, scheduler, device
+        self.batches = batches
+        self.records: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+        self.epoch = 0  # epochs finished
+        self.step = 0  # steps taken in all
+        self.epoch_step = 0  # steps taken in the epoch under way
+        self.count = 0  # data seen in it
+        self.seconds = 0.0  # spent on it
+        self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
+        self.epoch_generators = self._generators()  # as they were when it began
+        self._folder: Path | None = None  # that has the state in it
+
+    def _generators(self) -> dict[str, Tensor]:
+        return generators(self.device) if self.batches is None else self.batches.generators()
+
+    def _set_generators(self, states: dict[str, Tensor]) -> None:
+        if self.batches is None:
+            set_generators(states, self.device)
+        else:
+            self.batches.set_generators(states)
+
+    def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
+        """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
+        if self.epoch > 0:
+            batches.start_workers()
+        now = self._generators()
+        if self.epoch_step == 0:
+            self.epoch_generators = now
+        self._set_generators(self.epoch_generators)
+        rest = batches.picks()
+        for step in range(self.epoch_step):
+            if next(rest, None) is None:
+                raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
+        if self.epoch_step:  # a loader's own are where its new pass has them, which may be ahead, by what it fetches
+            set_generators(now, self.device)
+        yield from rest
+
+    def count_step(self, bounds: Tensor, num_data: int) -> None:
+        """Count a step on ``num_data`` data whose true bounds, and what was maximised, sum to ``bounds``."""
+        self.bounds += bounds
+        self.count += num_data
+        self.step += 1
+        self.epoch_step += 1
+
+    def mean_bounds(self) -> list[float]:
+        """The mean true bound of the epoch so far, and of what was maximised, nats per datum: reads the device."""
+        return (self.bounds / self.count).tolist()
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Keep the epoch's record and move on to the next."""
+        self.records.append(record)
+        self.epoch += 1
+        self.epoch_step, self.count, self.seconds = 0, 0, 0.0
+        self.bounds.zero_()
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(record["train_loss"] if record["valid_loss"] is None else record["valid_loss"])
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Copy the state, as named tensors and plain data."""
+        tensors = {f"program.{name}": tensor for name, tensor in self.pair.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        plain: dict[str, dict[str, Any]] = {}
+        for index, values in optimizer["state"].items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value
+                else:
+                    plain.setdefault(str(index), {})[name] = value
+        tensors |= {f"generator.{name}": state for name, state in self._generators().items()}
+        tensors |= {f"epoch_generator.{name}": state for name, state in self.epoch_generators.items()}
+        tensors["bounds"] = self.bounds
+        position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
+        document = {
+            "format": _FORMAT,
+            "position": position,
+            "records": list(self.records),
+            "facts": self.facts,
+            "optimizer": {
+                "param_groups": optimizer["param_groups"],
+                "plain": plain,
+                "slots": sorted(index for index, values in optimizer["state"].items() if values),
+            },
+            "scheduler": None if self.scheduler is None else keys_kept(self.scheduler.state_dict()),
+        }
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}, document
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Go back to a snapshot."""
+        restore(self.pair, _named(tensors, "program."), _FILE)
+        slots = _slots(tensors, document["optimizer"]["plain"])
+        self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(_keys_back(document["scheduler"]))
+        for name, value in document["position"].items():
+            setattr(self, name, value)
+        self.records[:] = document["records"]
+        self.bounds.copy_(tensors["bounds"])
+        self.epoch_generators = _named(tensors, "epoch_generator.")
+        self._set_generators(_named(tensors, "generator."))
+
+    def check(self, tensors: dict[str, Tensor], document: dict[str, Any], source: object) -> None:
+        """Refuse a snapshot that is not one of this run, which has to be at its beginning.
+
+        Raises
+        ------
+        ValueError
+            For the first of its parts that is wrong; nothing is changed then.
+        """
+        check_tensors(self.pair, _named(tensors, "program."), source)
+        optimizer = document.get("optimizer")
+        if not isinstance(optimizer, dict) or not isinstance(optimizer.get("plain"), dict):
+            raise ValueError(f"{source}: optimizer: found no state of one, expected param_groups and plain")
+        if (document.get("scheduler") is None) != (self.scheduler is None):
+            raise ValueError(
+                f"{source}: scheduler: found none or one too many, expected {type(self.scheduler).__name__}"
+            )
+        kinds = r"(program|generator|epoch_generator)\..*|optimizer\.(0|[1-9][0-9]{0,8})\.[^.]+|bounds"
+        for name in tensors:
+            if not re.fullmatch(kinds, name):
+                raise ValueError(f"{source}: found the tensor {name!r}, expected none of that name")
+        for index, values in optimizer["plain"].items():
+            if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index) or not isinstance(values, dict):
+                raise ValueError(f"{source}: optimizer: plain: found {index!r}, expected slots by parameters' numbers")
+        expected = self.optimizer.state_dict()["param_groups"]
+        check_groups(source, optimizer.get("param_groups"), expected, self.scheduler)
+        slots = _slots(tensors, optimizer["plain"])
+        groups = [] if type(self.optimizer).__module__.startswith("torch.") else self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        check_slots(source, slots, slots_of(self.optimizer), optimizer.get("slots"), parameters)
+        if self.scheduler is not None:
+            check_scheduler(source, document["scheduler"], self.scheduler)
+        check_position(source, document.get("position"), document.get("records"))
+        now = self._generators()
+        check_generators(source, "generator", _named(tensors, "generator."), now)
+        check_generators(source, "epoch_generator", _named(tensors, "epoch_generator."), now)
+        bounds = tensors.get("bounds")
+        if bounds is None or bounds.dtype != torch.float64 or bounds.shape != (2,) or not bounds.isfinite().all():
+            raise ValueError(f"{source}: bounds: found {bounds}, expected two finite sums in float64")
+
+    def write(self, folder: Path) -> None:
+        """Write the state to ``last.safetensors``, atomically.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it is no longer where it was: the folder was moved or emptied while the run went on.
+        OSError
+            If it cannot be written; the state before stays.
+        """
+        if folder == self._folder and not (folder / _FILE).is_file():
+            raise FileNotFoundError(f"checkpoint: found no {_FILE} in {folder}, expected the one that this run wrote")
+        tensors, document = self.snapshot()
+        write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
+        self._folder = folder
+
+    def open(self, folder: Path, resume: bool, facts: dict[str, Any]) -> None:
+        """Start a run in ``folder``, or take up the one that is there. ``facts`` must be the same when it is taken up.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds a run, or a saved program, and ``resume`` is false.
+        FileNotFoundError
+            If it holds none and ``resume`` is true.
+        ValueError
+            If the run there was made with other facts, another program or another optimiser, or was changed since; or
+            if the program could not be saved, as a part of it was replaced after it was built.
+        """
+        self.facts = facts
+        path = folder / _FILE
+        recipe_of(self.pair)  # what cannot be saved later is refused now
+        if not resume:
+            if path.exists() or (folder / WEIGHTS).exists():
+                raise FileExistsError(
+                    f"checkpoint: found another run in {folder}, expected resume=True or a new folder"
+                )
+            self.write(folder)
+            return
+        tensors, metadata = read_tensors(path)
+        document = parse(path, metadata.get("run", "null"))
+        if not isinstance(document, dict) or not isinstance(document.get("facts"), dict):
+            raise ValueError(f"{path}: not the state of a training run: found {str(document)[:100]}")
+        found, form = document["facts"], document.get("format")
+        if type(form) is not int or form != _FORMAT:
+            raise ValueError(f"{path}: found a run in format {form!r}, expected {_FORMAT}: begin it anew")
+        for name, value in facts.items():
+            if found.get(name) != value:
+                raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")
+        self.check(tensors, document, path)
+        remove_leftovers(folder)
+        self.restore(tensors, document)
+        self._folder = folder
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _slots(tensors: dict[str, Tensor], plain: dict[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The optimiser's slots, by parameter and name."""
+    slots: dict[int, dict[str, Any]] = {}
+    for name, tensor in _named(tensors, "optimizer.").items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = tensor.clone()
+    for index, values in plain.items():
+        slots.setdefault(int(index), {}).update(values)
+    return slots
+
+
+def _keys_back(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"items"}:
+            return Counter(dict(value["items"]))
+        return {key: _keys_back(item) for key, item in value.items()}
+    return [_keys_back(item) for item in value] if isinstance(value, list) else value

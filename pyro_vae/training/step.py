@@ -1,0 +1,147 @@
+"""One step's gradient, as it is and compiled: from a batch to ``.grad`` of every parameter and the summed bounds.
+
+.. math:: g = \\nabla\\, \\frac1B \\sum_b \\mathrm{loss}(x_b)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compilation.compiled import Compiled, Outputs
+from pyro_vae.evaluation.likelihood import summed_bounds
+from pyro_vae.inference.annealing import Annealed, bare
+from pyro_vae.inference.frozen import with_copied_buffers
+from pyro_vae.objectives import Objective
+from pyro_vae.runtime.state import isolated
+
+__all__ = ["CompiledStep", "EagerStep", "Step", "make_steps"]
+
+Step = Callable[[Tensor], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
+
+
+class EagerStep:
+    """The step as the programs run it, for any Pyro ELBO."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, pair: nn.Module, objective: Any) -> None:
+        self.model, self.guide, self.pair, self.objective = model, guide, pair, objective
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
+        model, guide = isolated(self.model), isolated(self.guide)
+        if isinstance(self.objective, Objective):
+            loss, bound, true_bound = self.objective.estimate(model, guide, x)
+            (loss / len(x)).backward()
+            return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
+        if hasattr(self.objective, "differentiable_loss"):
+            loss = self.objective.differentiable_loss(model, guide, x)
+            (loss / len(x)).backward()
+            loss = loss.detach()
+        else:  # a few Pyro ELBOs offer nothing else
+            loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
+            for parameter in self.pair.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= len(x)
+        return torch.stack([-self._true_loss(x, loss), -loss])
+
+    def _true_loss(self, x: Tensor, loss: Tensor) -> Tensor:
+        """A Pyro ELBO's loss without annealing, which takes a run of its own."""
+        if not isinstance(self.model, Annealed):
+            return loss
+        model, guide = (with_copied_buffers(isolated(bare(half))) for half in (self.model, self.guide))
+        with torch.no_grad():
+            true_loss = self.objective.loss(model, guide, x)
+        return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
+
+
+class CompiledStep:
+    """The step of one of this package's objectives, compiled; the options are those of :class:`Compiled`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        pair: nn.Module,
+        objective: Objective,
+        **options: Any,
+    ) -> None:
+        self.model, self.guide, self.objective = model, guide, objective
+        self.eager = EagerStep(model, guide, pair, objective)
+        self.parameters = list(pair.parameters())
+        self.hooked: str | None = None  # why a step ran as it is
+        self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._has_hooks():
+            if self.hooked is None:
+                self.hooked = "a parameter has a hook, which is Python within the backward pass"
+                warnings.warn(f"the training step is not compiled: {self.hooked}", UserWarning, stacklevel=2)
+            return self.eager(x)
+        for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
+            parameter.grad = None
+        *gradients, bounds = self.gradients(x)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        assert bounds is not None
+        return bounds
+
+    def is_current(self) -> bool:
+        """Whether it is compiled, and what it was compiled from is unchanged."""
+        return not self._has_hooks() and self.gradients.is_current()
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the kernels read anew at each call, besides the batch."""
+        return self.gradients.tensors()
+
+    def _has_hooks(self) -> bool:
+        """Whether parameters have hooks."""
+        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
+
+    def _gradients(self, x: Tensor) -> list[Tensor | None]:
+        loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        found = iter(torch.autograd.grad(loss / len(x), trained, allow_unused=True))
+        gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
+        dense = [
+            gradient.contiguous() if gradient is not None and parameter.is_contiguous() else gradient
+            for parameter, gradient in zip(self.parameters, gradients, strict=True)
+        ]
+        return [*dense, torch.stack([true_bound.detach().sum(), bound.detach().sum()])]
+
+
+def make_steps(
+    model: nn.Module,
+    guide: nn.Module,
+    pair: nn.Module,
+    objective: Any,
+    num_data: int | None,
+    compiled: bool,
+    say: Callable[[str], None],
+) -> tuple[Step, Callable[[Tensor], Outputs], Callable[[], list[str]]]:
+    """Return the step of training, the bounds of validation, and what tells why either is not compiled.
+
+    The second is :func:`~pyro_vae.evaluation.summed_bounds`; both are compiled if they can be. The reasons are those
+    that are known when they are asked for: none where all is compiled, or nothing was to be.
+    """
+    summed = summed_bounds(model, guide, objective)
+    if not compiled:
+        return EagerStep(model, guide, pair, objective), summed, list
+    if not isinstance(objective, Objective):
+        reason = (
+            f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae"
+        )
+        warnings.warn(reason, UserWarning, stacklevel=3)
+        return EagerStep(model, guide, pair, objective), summed, lambda: [reason]
+    options: dict[str, Any] = {"num_data": num_data, "say": say}
+    validation = Compiled(summed, (model, guide, objective), name="validation", **options)
+    step = CompiledStep(model, guide, pair, objective, **options)
+
+    def reasons() -> list[str]:
+        known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}
+        return [f"the {name} is not compiled: {reason}" for name, reason in known.items() if reason]
+
+    return step, validation, reasons

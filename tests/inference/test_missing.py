@@ -1,0 +1,410 @@
+"""Missing entries: what is not observed adds nothing, whatever stands there; imputation against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import nn
+
+import pyro_vae
+from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl
+from pyro_vae.compilation.compiled import Compiled
+from pyro_vae.evaluation.imputation import _Sums, impute
+from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.missing import ObservedOnly, observed_only, pack
+from tests.support.linear_gaussian import PPCA
+from tests.support.programs import IMAGE, PAIRS, bits, check_close, perturbed, seeded, traced, vae, weights
+
+pytestmark = pytest.mark.usefixtures("double")
+B = 6
+
+
+@pytest.fixture
+def x():
+    return bits(B).double()
+
+
+@pytest.fixture
+def mask():
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(B, *IMAGE, generator=generator) < 0.6
+
+
+class TestPack:
+    def test_nan_is_missing(self):
+        x = torch.tensor([[1.0, math.nan], [math.nan, 3.0]])
+        expected = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [0.0, 1.0]]])
+        assert torch.equal(pack(x), expected)
+        assert torch.equal(pack(x.numpy()), expected)
+        assert torch.equal(pack(torch.tensor([[1, 7], [7, 3]]), [[1, 0], [0, 1]]), expected)
+
+    @pytest.mark.parametrize(
+        ("mask", "message"),
+        [
+            (torch.ones(2), r"mask: found the shape \(2,\), expected that of x, \(2, 3\)"),
+            (torch.full((2, 3), 0.5), "mask: found values from 0.5 to 0.5, expected True and False"),
+            (torch.full((2, 3), math.nan), "mask: found values from nan to nan, expected True and False"),
+        ],
+    )
+    def test_wrong_masks_are_named(self, mask, message):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            pack(torch.zeros(2, 3), mask)
+
+
+class TestObservedOnly:
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_with_all_observed_it_is_the_program(self, name, x):
+        pair = [half.double() for half in PAIRS[name]()]
+        expected = seeded(pyro_vae.log_weights, *pair, x, 3)
+        found = seeded(pyro_vae.log_weights, *observed_only(*pair), pack(x), 3)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("name", PAIRS)
+    def test_what_is_missing_adds_nothing_whatever_it_is(self, name, x, mask):
+        pair = [half.double() for half in PAIRS[name]()]
+        torch.manual_seed(3)
+        bare = trace_pair(*pair, torch.where(mask, x, 0.0), 3)
+        p = bare.model_sites[bare.observed[0]]["fn"].base_dist
+        entries = p.log_prob(torch.where(mask, x, 0.0).reshape(B, *p.batch_shape[2:])).reshape(3, B, *IMAGE)
+        expected = sum(bare.terms().values()) - (entries * ~mask).flatten(2).sum(-1)
+        wanted = observed_only(*pair)
+        for filling in (0.0, math.nan, 7.0):
+            packed = pack(torch.where(mask, x, filling), mask)
+            found = seeded(pyro_vae.log_weights, *wanted, packed, 3)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+    def test_with_nothing_observed_all_is_prior(self, x):
+        program = perturbed(vae())
+        pair = observed_only(program.model, program.guide)
+        terms = trace_pair(*pair, pack(x, torch.zeros_like(x))).terms()
+        assert (terms["x"] == 0).all() and (terms["z"] != 0).all()
+
+    def test_the_missing_give_no_gradient(self, x, mask):
+        """Each pixel has a bias of its own."""
+        program = vae()
+        pair = observed_only(program.model, program.guide)
+        mask[:, 0, 1], mask[0, 0, 2] = False, True
+        ELBO().differentiable_loss(*pair, pack(x, mask)).backward()
+        gradient = program.likelihood.network.output.bias.grad.reshape(IMAGE)
+        assert gradient[0, 1] == 0 and gradient[0, 2] != 0
+
+    @pytest.mark.parametrize("objective", [ELBO(), IWAE(4, gradient="dreg")], ids=repr)
+    @pytest.mark.parametrize("name", ["bernoulli-mlp", "decoder-convolutional", "ladder", "tutorial"])
+    def test_it_can_be_traced(self, objective, name, x, mask):
+        """The mask is data: the same graph serves another one."""
+        model, guide = observed_only(*(half.double() for half in PAIRS[name]()))
+        model.eval(), guide.eval()
+        parameters = [*model.parameters(), *guide.parameters()]
+
+        def gradients(x):
+            loss = objective.differentiable_loss(model, guide, x)
+            return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+
+        compiled = Compiled(gradients, (model, guide, objective), lower=traced)
+        with pyro.validation_enabled(False):  # as in fit
+            for where in (mask, mask.flip(0)):
+                found, expected = (seeded(run, pack(x, where)) for run in (compiled, gradients))
+                check_close(dict(enumerate(found)), dict(enumerate(expected)), rtol=1e-9, atol=1e-9)
+        assert compiled.reason is None and compiled.num_traces == 1
+
+    def test_fit_and_its_checkpoint(self, mask, tmp_path):
+        torch.set_default_dtype(torch.float32)  # the fixture double restores what was before
+        program, other = vae(), vae()
+        data = pack(bits(24), mask.repeat(4, 1, 1))
+        pair = observed_only(program.model, program.guide)
+        before = weights(*pair)
+        history = pyro_vae.fit(
+            *pair, data, num_epochs=3, batch_size=6, lr=0.02, seed=0, valid=data, checkpoint=tmp_path, progress=False
+        )  # fmt: skip
+        assert history.records[-1]["valid_bound"] > history.records[0]["valid_bound"]
+        assert not any(torch.equal(before[name], tensor) for name, tensor in weights(*pair).items())
+        loaded = pyro_vae.load(tmp_path)  # the checkpoint is that of the program
+        pyro_vae.load(tmp_path, observed_only(other.model, other.guide))
+        for copy in (loaded, other):
+            check_close(dict(copy.state_dict()), dict(program.state_dict()), rtol=0, atol=0)
+
+    def test_what_is_observed_is_held_against_the_support(self, x, mask):
+        program = vae().double()
+        pair = observed_only(program.model, program.guide)
+        row, column = mask[1].nonzero()[0].tolist()
+        x[1, row, column] = 0.5
+        with pytest.raises(ValueError, match=rf"x: found the value 0.5 at \(1, {row}, {column}\), outside the support"):
+            pyro_vae.log_likelihood(*pair, pack(x, mask), num_particles=2)
+        mask[1, row, column] = False
+        pyro_vae.log_likelihood(*pair, pack(x, mask), num_particles=2)
+
+    def test_bits_are_those_of_an_observed_entry(self, x, mask):
+        program = vae().double()
+        found = pyro_vae.log_likelihood(*observed_only(program.model, program.guide), pack(x, mask), num_particles=5)
+        assert found.bits_per_dim() == pytest.approx(-found.values.sum().item() / (mask.sum().item() * math.log(2)))
+
+    def test_annealing_goes_around_it(self, x, mask):
+        program, packed = vae(), pack(x, mask)
+        pair = observed_only(program.model, program.guide)
+        terms = seeded(trace_pair, *pair, packed).terms()
+        bound = seeded(ELBO().bound, *anneal_kl(*pair, 0.3), packed)
+        torch.testing.assert_close(bound, (terms["x"] + 0.3 * terms["z"])[0], rtol=0, atol=1e-12)
+        with pytest.raises(TypeError, match="^model: found an annealed program, expected anneal_kl"):
+            observed_only(*anneal_kl(program.model, program.guide, 0.3))
+
+
+class Of(PyroModule):
+    """A model whose observed site is what a test gives."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(self.bias, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", self.make(z), obs=x)
+
+
+class Sum(dist.TorchDistribution):
+    """Three entries that are not independent, with a density of their sum; the observed ones' when it is masked."""
+
+    support = dist.constraints.real_vector
+
+    def __init__(self, loc, observed):
+        super().__init__(loc.shape, torch.Size([3]), validate_args=False)
+        self.loc, self.observed = loc, observed
+
+    def expand(self, batch_shape, _instance=None):
+        return Sum(self.loc.expand(batch_shape), self.observed)
+
+    def masked(self, mask):
+        return Sum(self.loc, mask.double())
+
+    def log_prob(self, value):
+        return self.loc + (value * self.observed).sum(-1)
+
+
+def correlated(z):
+    return dist.MultivariateNormal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), torch.eye(3))
+
+
+def in_a_plate(x):
+    with pyro.plate("pixels", 3, dim=-2):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x.T)
+
+
+class TestSites:
+    def test_a_distribution_can_mask_itself(self):
+        packed = pack(torch.tensor([[1.0, math.nan, 5.0], [math.nan, 2.0, math.nan]]))
+        model = ObservedOnly(Of(lambda z: Sum(z.sum(-1), torch.full((3,), 100.0))))
+        site = poutine.trace(model).get_trace(packed).nodes["x"]
+        torch.testing.assert_close(site["fn"].log_prob(site["value"]) - site["fn"].loc, torch.tensor([6.0, 2.0]))
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (correlated, "found MultivariateNormal, whose entries are not independent, expected a distribution of"),
+            (lambda z: dist.Normal(z, 1.0).to_event(1), r"found a distribution of batch shape \(2,\) and event shape "
+             r"\(2,\), expected 2 data with an event of the 3 entries that are masked"),
+        ],
+        ids=["correlated", "of another shape"],
+    )  # fmt: skip
+    def test_what_cannot_be_masked_is_named(self, make, message):
+        model = ObservedOnly(Of(make))
+        with pytest.raises(ProgramError, match=f"site 'x': {message}"):
+            model(pack(torch.zeros(2, 3)))
+
+    def test_entries_in_a_plate_are_refused(self):
+        with pytest.raises(ProgramError, match=r"site 'x': found a distribution of batch shape \(3, 1\) and event"):
+            ObservedOnly(in_a_plate)(pack(torch.zeros(1, 3)))
+
+    @pytest.mark.parametrize("shape", [(2,), (2, 3), (2, 1, 3)])
+    def test_data_without_a_mask_are_refused(self, shape):
+        with pytest.raises(ValueError, match=r"^x: found the shape .*, expected \(B, 2, \*data_shape\), data and mask"):
+            ObservedOnly(len)(torch.zeros(shape))
+
+
+class ExactGuide(PyroModule):
+    """p(z|x_o) of a probabilistic PCA, N(M⁻¹Wᵀx, σ²M⁻¹) with the observed rows of W in M, for data of known masks."""
+
+    def __init__(self, ppca, mask):
+        super().__init__()
+        self.weights, self.variance = ppca.weights, ppca.variance
+        observed = mask.double()
+        gram = torch.einsum("bi,ik,il->bkl", observed, self.weights, self.weights)
+        self.precision = gram + self.variance * torch.eye(2)  # (B, 2, 2)
+
+    def forward(self, x):
+        loc = torch.linalg.solve(self.precision, x @ self.weights)  # x is zero where it is missing
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.MultivariateNormal(loc, precision_matrix=self.precision / self.variance))
+
+
+class Incomplete:
+    """Probabilistic PCA of data with holes, and what the observed entries say of the others."""
+
+    def __init__(self, num_data=4):
+        self.ppca = PPCA.of()
+        self.x = self.ppca.x[:num_data]
+        self.mask = torch.tensor([[1, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0]]) == 1
+        self.model, self.guide = self.ppca.vae.model, self.ppca.vae.guide
+        self.exact_guide = ExactGuide(self.ppca, self.mask)
+        covariance = self.ppca.weights @ self.ppca.weights.T + self.ppca.variance * torch.eye(6)
+        self.log_p = torch.empty(num_data)
+        self.mean, self.covariance = self.x.clone(), torch.zeros(num_data, 6, 6)  # of x given x_o
+        for b, (x, o) in enumerate(zip(self.x, self.mask, strict=True)):
+            marginal = torch.distributions.MultivariateNormal(torch.zeros(int(o.sum())), covariance[o][:, o])
+            self.log_p[b] = marginal.log_prob(x[o])
+            gain = torch.linalg.solve(covariance[o][:, o], covariance[o][:, ~o]).T
+            self.mean[b, ~o] = gain @ x[o]
+            rest = covariance[~o][:, ~o] - gain @ covariance[o][:, ~o]
+            self.covariance[b] = self.covariance[b].masked_scatter(~o[:, None] & ~o, rest)
+        self.variance_of_means = self.covariance.diagonal(dim1=1, dim2=2) - self.ppca.variance * ~self.mask  # of E[x|z]
+
+
+@pytest.fixture
+def incomplete():
+    return Incomplete()
+
+
+class TestLogLikelihood:
+    def test_under_the_exact_posterior_every_weight_is_log_p_of_the_observed(self, incomplete):
+        pair = observed_only(incomplete.model, incomplete.exact_guide)
+        packed = pack(incomplete.x, incomplete.mask)
+        log_w = pyro_vae.log_weights(*pair, packed, 5)
+        torch.testing.assert_close(log_w, incomplete.log_p.expand(5, -1), rtol=0, atol=1e-10)
+
+    def test_under_another_guide_it_is_estimated(self, incomplete):
+        pair = observed_only(incomplete.model, Wide())
+        estimate = pyro_vae.log_likelihood(*pair, pack(incomplete.x, incomplete.mask), 20_000, seed=0)
+        # 4.5 standard errors for each of four data: a false alarm in 36,000 choices of the seed
+        assert ((estimate.values - incomplete.log_p).abs() < 4.5 * estimate.std_error).all()
+        assert estimate.std_error.max() < 0.05
+
+
+class Wide(PyroModule):
+    """The prior, a little wider."""
+
+    def forward(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 1.3).to_event(1))
+
+
+class TestImpute:
+    def test_under_the_exact_posterior(self, incomplete):
+        num_particles = 4000
+        found = impute(incomplete.model, incomplete.exact_guide, incomplete.x, incomplete.mask, num_particles, seed=0)
+        missing = ~incomplete.mask
+        torch.testing.assert_close(found.ess, torch.full((4,), float(num_particles)), rtol=1e-10, atol=0)
+        assert torch.equal(found.mean[~missing], incomplete.x[~missing]) and (found.std_error[~missing] == 0).all()
+        error = (incomplete.variance_of_means / num_particles).sqrt()
+        # a variance of 4000 draws is off by 2.2 %, its root by half of that: 10 % are nine standard deviations
+        torch.testing.assert_close(found.std_error[missing], error[missing], rtol=0.1, atol=0)
+        # 5 standard errors for each of ten entries: a false alarm in 170,000 choices of the seed
+        assert ((found.mean - incomplete.mean).abs()[missing] < 5 * error[missing]).all()
+
+    def test_under_another_guide_weights_make_up_for_it(self, incomplete):
+        arguments = incomplete.model, Wide(), incomplete.x, incomplete.mask
+        found = impute(*arguments, 20_000, chunk_size=700, batch_size=3, seed=0)
+        missing = ~incomplete.mask
+        deviations = ((found.mean - incomplete.mean) / found.std_error)[missing]
+        assert deviations.abs().max() < 5  # of ten entries: a false alarm in 170,000 choices of the seed
+        assert found.std_error.max() < 0.1 and (found.ess < 12_000).all()
+
+    def test_draws_have_the_moments_of_what_is_missing(self, incomplete):
+        num_particles, num_samples = 20_000, 1000
+        found = impute(
+            incomplete.model, Wide(), incomplete.x, incomplete.mask, num_particles, num_samples=num_samples,
+            chunk_size=3000, seed=0,
+        )  # fmt: skip
+        missing = ~incomplete.mask
+        assert found.samples.shape == (num_samples, 4, 6)
+        assert torch.equal(found.samples[:, ~missing], incomplete.x[~missing].expand(num_samples, -1))
+        draws = found.samples - incomplete.mean
+        variance = incomplete.covariance.diagonal(dim1=1, dim2=2)
+        size = 1 / (1 / num_samples + 1 / found.ess[:, None])  # draws from a set that is itself a draw
+        error = (variance / size).sqrt()
+        # 5 standard errors of ten means, and of 21 products of two entries, whose variance is at most 2 σ₁² σ₂²: a
+        # false alarm in 56,000 choices of the seed
+        assert (draws.mean(0).abs()[missing] < 5 * error[missing]).all()
+        products = torch.einsum("sbi,sbj->bij", draws, draws) / num_samples
+        sizes = (2 * variance[:, :, None] * variance[:, None, :] / size[:, None]).sqrt()
+        assert ((products - incomplete.covariance).abs() <= 5 * sizes).all()
+        assert ((products - torch.diag_embed(variance)).abs() > 5 * sizes).any()  # it sees that there are covariances
+
+    def test_it_takes_the_pair_in_either_form_and_leaves_nothing(self, x, mask):
+        program = perturbed(vae())
+        bare = impute(program.model, program.guide, x, mask, 50, num_samples=3, seed=0)
+        torch.rand(1)
+        before = torch.get_rng_state()
+        hidden = torch.where(mask, x, math.nan)
+        wrapped = impute(*observed_only(program.model, program.guide), hidden, None, 50, num_samples=3, seed=0)
+        for part, other in zip(bare, wrapped, strict=True):
+            assert torch.equal(part, other)
+        assert torch.equal(torch.get_rng_state(), before) and program.training
+        assert set(bare.samples.unique().tolist()) == {0.0, 1.0}  # draws of pixels are pixels
+        assert (bare.mean[~mask] > 0).all() and (bare.mean[~mask] < 1).all()
+
+    def test_a_single_particle(self, x, mask):
+        program = vae()
+        found = impute(program.model, program.guide, x, mask, 1, num_samples=2)
+        assert torch.equal(found.ess, torch.ones(B)) and torch.equal(found.samples[0], found.samples[1])
+
+    def test_devices_and_types(self, device, x, mask):
+        torch.set_default_dtype(torch.float32)
+        program = vae().to(device)
+        found = impute(program.model, program.guide, x, mask, 20, num_samples=2, chunk_size=7)
+        assert {(part.dtype, part.device.type) for part in found[:3]} == {(torch.float32, device.type)}
+        assert (found.ess > 0).all()
+
+    @pytest.mark.parametrize("name", ["num_particles", "chunk_size", "batch_size", "num_samples"])
+    def test_counts(self, name, x):
+        program = vae()
+        least = 0 if name == "num_samples" else 1
+        with pytest.raises(ValueError, match=f"^{name}: found -1, expected an integer, {least} or more"):
+            impute(program.model, program.guide, x, **{name: -1})
+
+
+class TestSums:
+    @pytest.mark.parametrize("spread", [0.0, 1.0, 300.0])
+    def test_chunks_add_up_to_the_formula(self, spread):
+        """Weights that differ by hundreds of nats, and f far from zero."""
+        log_w, f = spread * torch.randn(12, 3) - 5000, 1e3 + torch.randn(12, 3, 2)
+        sums = _Sums()
+        shares = [sums.update(*part) for part in zip(log_w.split(5), f.split(5), strict=True)]
+        w = log_w.softmax(0)[..., None]  # (K, B, 1)
+        mean = (w * f).sum(0)
+        torch.testing.assert_close(sums.mean(), mean, rtol=1e-12, atol=0)
+        error = (w**2 * (f - mean) ** 2).sum(0).sqrt()
+        torch.testing.assert_close(sums.std_error(), error, rtol=1e-6, atol=1e-7)
+        until = [log_w[:stop].logsumexp(0) for stop in (5, 10, 12)]
+        expected = [(part.logsumexp(0) - total).exp() for part, total in zip(log_w.split(5), until, strict=True)]
+        torch.testing.assert_close(torch.stack(shares), torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+
+class TestMaskedArrays:
+    def test_pack_takes_the_mask(self):
+        x = np.ma.masked_array([[0.5, 99.0], [np.nan, 1.0]], mask=[[False, True], [False, False]])
+        expected = torch.tensor([[[0.5, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]], dtype=torch.float64)
+        assert torch.equal(pack(x), expected)
+        with pytest.raises(ValueError, match="^mask: found one beside a masked array"):
+            pack(x, ~x.mask)
+        assert torch.equal(pack(np.ma.masked_array([[1, 2]], mask=[[True, False]])), torch.tensor([[[0.0, 2], [0, 1]]]))
+
+    def test_others_refuse_it_where_something_is_masked(self):
+        program = vae()
+        x = np.ma.masked_array(np.zeros((12, 4)), mask=np.eye(12, 4) > 0)
+        message = r"found 4 masked entries of 48, expected none; pyro_vae.pack keeps the mask"
+        with pytest.raises(ValueError, match=f"^data: {message}"):
+            pyro_vae.data.load(x)
+        with pytest.raises(ValueError, match=f"^x: {message}"):
+            program.encode(x)
+        nothing = np.ma.masked_array(np.zeros((12, 4)), mask=False)
+        assert pyro_vae.data.load(nothing).data_shape == (4,)
+
+    def test_data_in_half_precision_become_single(self):
+        assert pack(torch.ones(2, 3, dtype=torch.float16)).dtype == torch.float32
