@@ -40,7 +40,7 @@ from torch import Tensor
 import pyro_vae
 from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.evaluation.streaming import StreamingWeights
-from pyro_vae.nn.recipes import owners
+from pyro_vae.runtime.modules import owners
 
 CHUNK_SIZE, BATCH_SIZE = 100, 50  # those of log_likelihood
 LARGEST_DIFFERENCE = 1.0  # nats

@@ -3,7 +3,7 @@
 Every training contestant has a ``round(steps)``, which takes so many steps on batches of the data it was made with,
 waits until they are done, and returns the loss of each in nats per image. All start from Glorot's uniform weights and
 zero biases, the same ones under one seed of torch, and bound the log-scale of q(z|x) as
-:func:`pyro_vae.nn.mlp.bounded_scale` does, so that they compute the same function. A peer is imported when its
+:func:`pyro_vae.nn.scales.bounded_scale` does, so that they compute the same function. A peer is imported when its
 contestant is made, so ``ModuleNotFoundError`` comes from there.
 
 What "its own" means: Pyro runs ``SVI.step`` at its defaults, validation included; Pythae takes its trainer's steps,

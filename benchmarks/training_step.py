@@ -54,7 +54,7 @@ from torch import Tensor
 
 import pyro_vae
 from pyro_vae import ELBO, HVAE, IWAE, MLP, VAE
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.runtime.precision import precise
 from pyro_vae.training.checkpoint import as_module
 from pyro_vae.training.cuda_graph import make_update

@@ -31,8 +31,8 @@ from tqdm.auto import tqdm
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.compilation.compiled import Compiled, said
-from pyro_vae.data.batches import Split
-from pyro_vae.nn.mlp import Activation
+from pyro_vae.data.split import Split
+from pyro_vae.nn.layers import Activation
 from pyro_vae.objectives.labels import enumerated_bound, semi_supervised_loss
 from pyro_vae.runtime.files import replacing, write_text
 from pyro_vae.runtime.state import evaluating, interruptible

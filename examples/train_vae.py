@@ -33,8 +33,8 @@ import torch
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.evaluation.likelihood import mean_bound
-from pyro_vae.nn.mlp import Activation
+from pyro_vae.evaluation.bounds import mean_bound
+from pyro_vae.nn.layers import Activation
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.programs.program import Program
 from pyro_vae.runtime.allocation import BoundedAllocation

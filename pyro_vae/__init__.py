@@ -36,14 +36,23 @@ from pyro_vae.likelihoods import (
     ZeroInflatedPoisson,
 )
 from pyro_vae.nn.codebook import Codebook
-from pyro_vae.nn.mlp import MLP, ConditionalMLP, ImageDecoder, ImageEncoder
+from pyro_vae.nn.images import ImageDecoder, ImageEncoder
+from pyro_vae.nn.mlp import MLP, ConditionalMLP
 from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
 from pyro_vae.posteriors import DiagonalNormal, FlowPosterior, FullNormal, LowRankNormal, MixturePosterior
-from pyro_vae.priors import FlowPrior, GaussianMixture, LearnedNormal, StandardNormal, VampPrior
-from pyro_vae.priors.codes import AutoregressiveCodes, IndependentCodes
+from pyro_vae.priors import (
+    AutoregressiveCodes,
+    FlowPrior,
+    GaussianMixture,
+    IndependentCodes,
+    LearnedNormal,
+    StandardNormal,
+    VampPrior,
+)
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
 from pyro_vae.training.checkpoint import load, save
-from pyro_vae.training.fitting import History, fit
+from pyro_vae.training.fitting import fit
+from pyro_vae.training.history import History
 
 __version__ = "0.1.0"
 

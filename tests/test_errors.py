@@ -8,9 +8,8 @@ import torch
 from pyro.nn import PyroModule
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_vae import ELBO, IWAE, log_likelihood, log_weights
-from pyro_vae.data.batches import Split
-from pyro_vae.training import fitting as training
+from pyro_vae import ELBO, IWAE, log_likelihood, log_weights, training
+from pyro_vae.data.split import Split
 from tests.support.programs import TutorialGuide, TutorialModel, bits, packaged, refused, vae
 
 X = bits(20)

@@ -1,9 +1,10 @@
-"""The order in which the parts may import each other, and that importing the package does nothing else."""
+"""The order in which rooms and files may import each other, and that importing the package does nothing else."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,52 +14,70 @@ import pytest
 import pyro_vae
 
 PACKAGE = Path(pyro_vae.__file__).parent
-DESIGN = Path(__file__).parents[1] / "docs" / "design.rst"
-LIST = DESIGN.read_text(encoding="utf-8").partition("imports only from modules above it")[2].split("\n\n")[2]
-ORDER = [line.split()[0] for line in LIST.splitlines()][:-1]  # as documented; the last is plots
-ALONE = ["plots"]  # imports nothing internal
-SOURCES = [path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+DESIGN = (Path(__file__).parents[1] / "docs" / "design.rst").read_text(encoding="utf-8")
+PICTURE, LIST = re.findall(r"\.\. code-block:: text\n\n((?:   .*\n)+)", DESIGN.partition("The order of the rooms")[2])
+FILES = {path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+NAMES = sorted(".".join(path.parts) for path in FILES)
 
 
-def part(path: Path) -> str:
-    """The entry of the list that a file belongs to: a folder is one entry."""
-    return path.parts[0].removesuffix(".py")
+def listed() -> list[str]:
+    """The files in the order of the documented list: ``errors``, ``runtime.allocation``, ..."""
+    names, room = [], ""
+    for line in LIST.splitlines():
+        name = line.split()[0]
+        if line.startswith("     "):
+            names.append(f"{room}.{name}")
+        elif name.endswith("/"):
+            room = name[:-1]
+        else:
+            names.append(name)
+    return names
 
 
-def internal_imports(path: Path) -> set[str]:
-    """The names under ``pyro_vae`` that a file imports, wherever in it the statement stands."""
-    names = set()
-    for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+def imported_by(name: str) -> set[str]:
+    """The files under ``pyro_vae`` that a file imports, wherever in it the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.partition(".")[0] == "pyro_vae"}
+            assert node.level == 0, f"{name}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = [each.removeprefix("pyro_vae.") for each in found if each.partition(".")[0] == "pyro_vae"]
+    files = {each if each in NAMES else each.rpartition(".")[0] for each in inside}
+    return files
+
+
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def test_every_file_has_its_place():
-    assert {part(path) for path in SOURCES} == {*ORDER, *ALONE}
+    assert sorted(listed()) == NAMES
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_a_file_imports_only_from_those_above_it(path):
-    if part(path) in ALONE:
-        assert internal_imports(path) == set()
-        return
-    allowed = ORDER[: ORDER.index(part(path))]
-    inside = [part(path)] if len(path.parts) > 1 else []  # a folder's files import each other
-    for name in internal_imports(path):
-        imported = name.split(".")[1]
-        assert imported in [*allowed, *inside], f"{path} imports {name}"
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_imports_only_from_those_above_it(name):
+    order = listed()
+    rooms = list(dict.fromkeys(map(room_of, order)))
+    for other in imported_by(name):
+        if other in order:
+            assert order.index(other) < order.index(name), f"{name} imports {other}"
+        else:  # a room as a whole, which is another one
+            assert rooms.index(other) < rooms.index(room_of(name)), f"{name} imports the room {other}"
 
 
-def test_no_file_inside_a_folder_imports_the_folder_itself():
-    for path in SOURCES:
-        if len(path.parts) > 1:
-            assert not {n for n in internal_imports(path) if n.split(".")[1] == part(path) and len(n.split(".")) < 4}, (
-                path
-            )
+def test_the_picture_shows_the_imports():
+    arrows = {room_of(name): set() for name in NAMES}
+    for name in NAMES:
+        arrows[room_of(name)] |= {room_of(other) for other in imported_by(name)} - {room_of(name)}
+    drawn = {}
+    for line in PICTURE.splitlines():
+        room, _, others = line.partition("→")
+        drawn[room.strip()] = set(others.replace("·", "").split())
+    assert drawn == arrows
+    below = [line.split()[0] for line in PICTURE.splitlines()]
+    assert below[::-1] == list(dict.fromkeys(map(room_of, listed())))
 
 
 def test_the_public_names_are_all_there_once():

@@ -7,44 +7,31 @@ two runs, on whatever devices, score the same bits.
 
 Every random choice here comes from ``numpy.random.RandomState``, whose streams NumPy has promised never to change (NEP
 19), and none from a global generator.
-
-Files are looked for in a folder and, where missing, downloaded to it. A download reaches its final name only when it is
-complete and its checksum is right, so one that was killed starts again as if it had never been (all it can leave behind
-is a hidden temporary file or folder).
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import os
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPException
-from importlib.metadata import PackageNotFoundError, version
-from math import prod
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import check_array
-from pyro_vae.data.batches import Binarize, Split, check_probabilities
 from pyro_vae.data.dequantisation import dequantize as dequantized
+from pyro_vae.data.sources import Name, data_folder, named_source, own_source
+from pyro_vae.data.split import Binarize, Split, check_probabilities
 from pyro_vae.runtime.arguments import PathLike, checked
-from pyro_vae.runtime.files import replacing
 from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Data, Instances, OrNone
 
-__all__ = ["Binarize", "Name", "Split", "Splits", "load"]
-
-Name: TypeAlias = Literal["digits", "mnist", "fashion_mnist", "frey_faces"]
+__all__ = [
+    "Binarize",
+    "Split",
+    "Splits",
+    "load",
+]
 
 
 @dataclass(frozen=True)
@@ -136,9 +123,9 @@ def load(
     if isinstance(name, str):
         if labels is not None:
             raise ValueError(f"labels go with an array of your own, but the data are {name!r}")
-        source, title = _named(name, _folder(root)), str(name)
+        source, title = named_source(name, data_folder(root)), str(name)
     else:
-        source, title = _own(name, labels, seed), "array"
+        source, title = own_source(name, labels, seed), "array"
     if binarize == "auto":
         binarize = "dynamic" if source.black_and_white and not dequantize else None
 
@@ -179,138 +166,3 @@ def _dequantised(split: Split, mode: Binarize | None, redraw: bool, random: np.r
         noise = torch.from_numpy(random.random_sample(levels.shape))  # (1000, *data_shape), float64
         values.append(dequantized(levels.float(), split.levels + 1, noise.float()))
     return Split(torch.cat(values), labels=split.labels)
-
-
-class _Source(NamedTuple):
-    """Data before they are split: rows of ``order``, cut into pieces of ``sizes``, are train, valid and test."""
-
-    values: Tensor  # (N, *data_shape)
-    labels: Tensor | None  # (N,)
-    levels: int
-    black_and_white: bool
-    order: npt.NDArray[np.int64]  # (N,)
-    sizes: tuple[int, int, int]
-
-
-def _named(name: str, folder: Path) -> _Source:
-    if name == "digits":
-        return _digits()
-    if name == "mnist":
-        return _mnist(name, "MNIST", folder)
-    if name == "fashion_mnist":
-        return _mnist(name, "FashionMNIST", folder)
-    if name == "frey_faces":
-        return _frey_faces(folder)
-    raise ValueError(f"name must be one of {get_args(Name)}, or a tensor or array, found {name!r}")
-
-
-def _own(data: object, labels: object, seed: int) -> _Source:
-    values = check_array(data, "data").cpu()
-    n = len(values)
-    if n < 10:
-        raise ValueError(f"at least 10 data are needed for a split of 80/10/10 %, found {n}")
-    if labels is not None:
-        labels = check_array(labels, "labels").cpu()
-        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # 0., 1. as a table has them are labels too
-            raise ValueError(f"labels must be {n} integers, found shape {tuple(labels.shape)}, dtype {labels.dtype}")
-        labels = labels.long()
-    levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
-    values = values.byte() if values.dtype == torch.bool else values
-    order = np.random.RandomState(seed).permutation(n)
-    return _Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10))
-
-
-def _digits() -> _Source:
-    sklearn = _imported("sklearn.datasets", "scikit-learn", "digits", "pip install scikit-learn")
-    images, labels = sklearn.load_digits(return_X_y=True)  # (1797, 64), values 0..16
-    values = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 8, 8)
-    order = np.random.RandomState(0).permutation(len(values))
-    return _Source(values, torch.from_numpy(labels).long(), 16, True, order, (1_297, 250, 250))
-
-
-# The four files of an MNIST: IDX format, bytes.
-_IDX_SHAPES = {
-    "train-images-idx3-ubyte": (60_000, 28, 28),
-    "train-labels-idx1-ubyte": (60_000,),
-    "t10k-images-idx3-ubyte": (10_000, 28, 28),
-    "t10k-labels-idx1-ubyte": (10_000,),
-}
-
-
-def _mnist(name: str, class_name: str, folder: Path) -> _Source:
-    fix = "install the pair that belongs together, both from one index: pip install --force-reinstall torch torchvision"
-    dataset = getattr(_imported("torchvision.datasets", "torchvision", name, fix), class_name)
-    raw = folder / class_name / "raw"
-    missing = [file for file in _IDX_SHAPES if not (raw / file).is_file()]
-    if missing:
-        with _saying_where(name, raw, missing):
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder, prefix=f".{class_name}.") as partial:
-                dataset(partial, download=True)  # torchvision checks the MD5 of each archive
-                for file in missing:
-                    with replacing(raw / file) as temporary:
-                        (Path(partial) / class_name / "raw" / file).replace(temporary)
-    for file, shape in _IDX_SHAPES.items():
-        _check_idx(raw / file, shape)
-    parts = [dataset(folder, train=True), dataset(folder, train=False)]
-    values, labels = torch.cat([part.data for part in parts]), torch.cat([part.targets for part in parts])
-    return _Source(values, labels, 255, True, np.arange(70_000), (50_000, 10_000, 10_000))
-
-
-def _check_idx(path: Path, shape: tuple[int, ...]) -> None:
-    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)  # type byte, number of sizes, sizes
-    with path.open("rb") as file:
-        if file.read(len(header)) != header or path.stat().st_size != len(header) + prod(shape):
-            raise _corrupt(path, f"it is not an IDX file of {shape} bytes")
-
-
-_FREY_URL = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
-_FREY_SHA256 = "550eae79320df8860495da26be88f5b9d7acf9a666fa83b80ad55a0a8a44f348"
-
-
-def _frey_faces(folder: Path) -> _Source:
-    scipy = _imported("scipy.io", "scipy", "frey_faces", "pip install scipy")
-    path = folder / "FreyFace" / "frey_rawface.mat"
-    if not path.is_file():
-        with _saying_where("frey_faces", path.parent, [path.name]), replacing(path) as temporary:
-            torch.hub.download_url_to_file(_FREY_URL, str(temporary), hash_prefix=_FREY_SHA256)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _FREY_SHA256:
-        raise _corrupt(path, f"its SHA-256 is not that of {_FREY_URL}")
-    columns = scipy.loadmat(path)["ff"]  # (560, 1965), a column is one image, row by row
-    values = torch.from_numpy(columns.T.reshape(-1, 28, 20).copy())
-    order = np.random.RandomState(0).permutation(len(values))
-    return _Source(values, None, 255, False, order, (1_500, 100, 365))
-
-
-def _folder(root: str | os.PathLike[str] | None) -> Path:
-    if root is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        root = os.environ.get("PYRO_VAE_DATA") or cache / "pyro_vae"
-    return Path(root).expanduser()
-
-
-def _imported(module: str, package: str, name: str, fix: str) -> Any:
-    """Import ``module`` when its data are asked for, and not before: a broken torchvision must break nothing else."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-        try:
-            found = f"{package} {version(package)} with torch {version('torch')}"
-        except PackageNotFoundError:
-            found = f"no {package} with torch {version('torch')}"
-        raise ImportError(f"{name} needs {package}, and importing it failed (found {found}): {fix}") from error
-
-
-@contextmanager
-def _saying_where(name: str, folder: Path, files: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, HTTPException) as error:  # torchvision and torch.hub report in all three
-        raise FileNotFoundError(
-            f"{name} could not be downloaded: put {', '.join(files)} into {folder}, or say by root= or the environment "
-            f"variable PYRO_VAE_DATA which folder holds them"
-        ) from error
-
-
-def _corrupt(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is truncated or corrupt ({reason}): delete it and load again")

@@ -13,15 +13,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.data.batches import Batches, as_batches
+from pyro_vae.data.batches import Batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.diagnostics.moments import Moments
 from pyro_vae.errors import failing_on
-from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.traces import PairTrace, Site, random_sites
-from pyro_vae.nn.recipes import placement
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means", "update_means"]
 

@@ -15,19 +15,20 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.diagnostics.activity import Table, active_units, num_draws_of, portions, posterior_means, update_means
-from pyro_vae.diagnostics.information import information
 from pyro_vae.diagnostics.moments import Moments
-from pyro_vae.inference.annealing import Program
+from pyro_vae.diagnostics.mutual_information import information
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.kl import analytic_kl, sampled_kl
 from pyro_vae.inference.traces import PairTrace
-from pyro_vae.nn.recipes import placement
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
 

@@ -1,7 +1,8 @@
 """Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
 
+from pyro_vae.evaluation.bounds import mean_bound, mean_estimate
 from pyro_vae.evaluation.imputation import Imputation, impute
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood, mean_bound, mean_estimate
+from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [

@@ -19,19 +19,20 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import failing_on
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
-from pyro_vae.inference.annealing import Program
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.missing import ObservedOnly, pack
-from pyro_vae.nn.recipes import placement
 from pyro_vae.runtime.arguments import Array, NonNegativeInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Imputation", "impute"]
 

@@ -9,32 +9,34 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.compilation.compiled import Compile, Compiled, Outputs, said
-from pyro_vae.data.batches import Batches, as_batches
+from pyro_vae.compilation.compiled import Compile, Compiled, said
+from pyro_vae.data.batches import Batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim
-from pyro_vae.errors import failing_on
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
-from pyro_vae.inference.annealing import Annealed, Program, bare
+from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
-from pyro_vae.nn.recipes import owners, placement
-from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.modules import owners, placement
 from pyro_vae.runtime.precision import Precision, precise
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = ["LogLikelihood", "log_likelihood", "mean_bound", "mean_estimate", "summed_bounds"]
+__all__ = [
+    "LogLikelihood",
+    "log_likelihood",
+]
 
 
 class _Estimates(NamedTuple):
@@ -207,87 +209,3 @@ def _num_dims(model: Program, x: Tensor) -> float:
 
 def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:
     return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
-
-
-@checked
-@exclusive("mean_bound")
-@torch.no_grad()
-def mean_bound(
-    model: Program,
-    guide: Program,
-    x: AnyData,
-    objective: AnyObjective,
-    *,
-    batch_size: PositiveInteger = 100,
-    seed: Seed | None = None,
-) -> float:
-    """Return the mean of an objective's true bound over data ``(N, *data_shape)``, in eval mode, nats per datum.
-
-    Annealing, free bits and a capacity are left out of it. A Pyro ELBO serves as well as one of this package's
-    objectives; its bound is minus its loss per datum.
-
-    Raises
-    ------
-    ProgramError
-        If the two programs do not form a pair.
-    ValueError
-        If the data are empty, not finite, or outside the support of an observed site.
-    """
-    device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    nesting, enumerated = objective.max_plate_nesting, not isinstance(objective, Objective)
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=enumerated)
-    return mean_estimate(model, guide, batches, objective, seed=seed)[0]
-
-
-@torch.no_grad()
-def mean_estimate(
-    model: Program,
-    guide: Program,
-    x: Any,
-    objective: Any,
-    *,
-    batch_size: int = 100,
-    seed: int | None = None,
-    summed: Callable[[Tensor], Outputs] | None = None,
-    name: str = "x",
-) -> tuple[float, float]:
-    """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL.
-
-    ``summed`` is :func:`summed_bounds` of the three, or that compiled; ``name`` is what messages call the data.
-
-    Raises
-    ------
-    ValueError
-        If there are no data.
-    """
-    device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name)
-    total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
-    summed = summed_bounds(model, guide, objective) if summed is None else summed
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        for batch in batches:
-            with failing_on(name, batch):
-                (bounds,) = summed(batch)
-            total += bounds
-            count += len(batch)
-    if count == 0:
-        raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")
-    true_bound, bound = (total / count).tolist()
-    return true_bound, bound
-
-
-def summed_bounds(model: Program, guide: Program, objective: Any) -> Callable[[Tensor], list[Tensor]]:
-    """A function from a batch to the sums of its bounds, in one tensor: of the true one, of what is maximised."""
-
-    def summed(x: Tensor) -> list[Tensor]:
-        if isinstance(objective, Objective):
-            estimate = objective.estimate(isolated(model), isolated(guide), x)
-            return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
-        true = weighed = -objective.loss(isolated(model), isolated(guide), x)
-        if isinstance(model, Annealed) or isinstance(guide, Annealed):
-            true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), x)
-        return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
-
-    return summed

@@ -26,18 +26,19 @@ from torch.distributions import transform_to
 from tqdm.auto import tqdm
 
 from pyro_vae.data.arrays import as_tensor
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.inference.annealing import Program
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import log_weights
-from pyro_vae.nn.recipes import placement
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.objectives import ELBO
 from pyro_vae.runtime.arguments import Array, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["RefinedGuide", "Refinement", "refine"]
 

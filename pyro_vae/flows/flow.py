@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_vae.flows.sylvester import Sylvester
-from pyro_vae.nn.mlp import bounded_scale
 from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.scales import bounded_scale
 from pyro_vae.runtime.arguments import Widths
 from pyro_vae.runtime.kinds import Integers
 

@@ -12,24 +12,26 @@ constant β > 1 the β-VAE of Higgins et al. (2017).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.flows import FlowDistribution
+from pyro_vae.inference.handlers import Program
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
 from pyro_vae.runtime.kinds import Anything
-from pyro_vae.runtime.objects import Callables, Instances, Sequences
+from pyro_vae.runtime.objects import Instances, Sequences
 from pyro_vae.schedules import Schedule
 
-__all__ = ["Annealed", "AtMeans", "Program", "anneal_kl", "bare", "kl_weights"]
-
-Program = Annotated[Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))]
+__all__ = [
+    "Annealed",
+    "anneal_kl",
+    "bare",
+    "kl_weights",
+]
 
 
 class _Weigh(Messenger):
@@ -56,18 +58,6 @@ class _Weigh(Messenger):
         if self.sites is None or msg["name"] in self.sites:
             plain = isinstance(msg["scale"], float) and msg["scale"] == 1.0
             msg["scale"] = self.weight if plain else msg["scale"] * self.weight
-
-
-class AtMeans(Messenger):
-    """Let each latent be the mean of its distribution instead of a draw: a guide then encodes.
-
-    The mean of a flow is not known; what becomes of the mean of its noise stands in for it.
-    """
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not site_is_subsample(msg):
-            fn = msg["fn"]
-            msg["value"], msg["done"] = fn.center if isinstance(fn, FlowDistribution) else fn.mean, True
 
 
 class Annealed(nn.Module):

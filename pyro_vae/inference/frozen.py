@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.annealing import Program
-from pyro_vae.nn.recipes import owners
-from pyro_vae.runtime.state import isolated
+from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.isolation import isolated
+from pyro_vae.runtime.modules import owners
 
 __all__ = ["DetachedLatents", "check_runs_again", "with_constant_parameters", "with_copied_buffers"]
 

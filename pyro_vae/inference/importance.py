@@ -21,13 +21,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.inference.annealing import Program
 from pyro_vae.inference.frozen import with_constant_parameters
+from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.traces import PairTrace, density, random_sites
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.state import isolated
 
 __all__ = ["log_weights", "scored_with_constants", "trace_pair", "weights_of"]
 

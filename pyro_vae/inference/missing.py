@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.annealing import Annealed, Program, bare
+from pyro_vae.inference.annealing import Annealed, bare
+from pyro_vae.inference.handlers import Program
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays
 

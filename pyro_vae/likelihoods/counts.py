@@ -10,7 +10,7 @@ may be a count or the lack of one, there is a probability π of a zero before al
 
 .. math:: p_0(x) = \pi\, \mathbb{1}[x = 0] + (1 - \pi)\, p(x) .
 
-A network's numbers become rates by :func:`pyro_vae.nn.mlp.bounded_scale`, an exponential that saturates: at the
+A network's numbers become rates by :func:`pyro_vae.nn.scales.bounded_scale`, an exponential that saturates: at the
 middle of its bounds at 0, and neither zero nor infinite anywhere.
 """
 
@@ -26,7 +26,7 @@ from pyro_vae.likelihoods.densities import NegativeBinomial as NegativeBinomialD
 from pyro_vae.likelihoods.densities import Poisson as PoissonDistribution
 from pyro_vae.likelihoods.densities import ZeroInflatedDistribution
 from pyro_vae.likelihoods.output import Likelihood
-from pyro_vae.nn.mlp import bounded_scale, check_bounds
+from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 
 __all__ = [
@@ -53,7 +53,7 @@ class Poisson(Likelihood):
     data_shape
         Shape of one datum; its entries are 0, 1, 2, ...
     low, high
-        Bounds of μ, see :func:`pyro_vae.nn.mlp.bounded_scale`. Counts above ``high``, which no rate explains, are
+        Bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Counts above ``high``, which no rate explains, are
         refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
 
     Raises
@@ -100,7 +100,7 @@ class NegativeBinomial(Likelihood):
         Where θ comes from: one learned number (``"shared"``) or one an entry (``"per_entry"``, as a gene has), both
         starting at 1; or ``"decoder"``, a function of z.
     low, high
-        Bounds of μ, see :func:`pyro_vae.nn.mlp.bounded_scale`. Counts above ``high``, which no mean explains, are
+        Bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Counts above ``high``, which no mean explains, are
         refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
         The bounds of θ are 0.001 and 1000: the standard deviation of a count is at least 3 % of its mean.
 

@@ -27,7 +27,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_vae.likelihoods.levels import GreyLevels
 from pyro_vae.likelihoods.output import Likelihood, TwoOrMore
-from pyro_vae.nn.mlp import bounded_scale, check_bounds
+from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 
 __all__ = ["DiscretizedLogistic", "RoundedLogistic"]
@@ -99,7 +99,7 @@ class DiscretizedLogistic(Likelihood):
     num_levels
         L, 2 or more: 256 for bytes.
     low, high
-        Bounds of the scale as a part of the range from black to white, see :func:`pyro_vae.nn.mlp.bounded_scale`. At
+        Bounds of the scale as a part of the range from black to white, see :func:`pyro_vae.nn.scales.bounded_scale`. At
         the default ``low`` an eighth of a level: a level then has as good as all of the mass.
 
     Raises

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_vae.likelihoods.densities import StudentT as StudentDistribution
 from pyro_vae.likelihoods.output import Likelihood
-from pyro_vae.nn.mlp import bounded_scale, check_bounds, inverse_bounded_scale
+from pyro_vae.nn.scales import bounded_scale, check_bounds, inverse_bounded_scale
 from pyro_vae.runtime.arguments import DataShape, PositiveNumber
 from pyro_vae.runtime.kinds import Numbers
 
@@ -100,7 +100,7 @@ class Gaussian(LocationScale):
     initial_scale
         Start (or fixed value) of σ, unless the decoder gives it.
     low, high
-        Bounds of a σ that is not fixed, see :func:`pyro_vae.nn.mlp.bounded_scale`: the density of a pixel that
+        Bounds of a σ that is not fixed, see :func:`pyro_vae.nn.scales.bounded_scale`: the density of a pixel that
         never varies would grow without bound. The default ``low`` suits 8-bit pixels scaled to [0, 1].
 
     Raises

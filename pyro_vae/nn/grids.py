@@ -12,7 +12,7 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_vae.nn.mlp import as_image
+from pyro_vae.nn.images import as_image
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.nn.residual import Convolution, Level, Pixels, ResidualBlock, Resize, levels_of
 from pyro_vae.runtime.arguments import DataShape, PositiveInteger

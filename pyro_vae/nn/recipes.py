@@ -13,18 +13,20 @@ stranger is data and cannot name other code.
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from pyro_vae.runtime.arguments import checked_constructor
 
-__all__ = ["Rebuildable", "build", "owners", "placement", "with_references", "without_references"]
+__all__ = [
+    "Rebuildable",
+    "build",
+    "with_references",
+    "without_references",
+]
 
 _registry: dict[str, type[Rebuildable]] = {}
 
@@ -168,40 +170,3 @@ def _built(recipe: Any, parts: dict[int, Any], path: str) -> Any:
     except Exception as error:  # arguments from a file can be wrong in any way
         raise ValueError(f"recipe: {recipe['class']} cannot be built from it: {error}{where}") from error
     return parts[id(recipe)]
-
-
-def owners(program: Any) -> Iterator[nn.Module]:
-    """Go through the modules that a callable is made of.
-
-    They are itself, a method's object, what a handler or ``partial`` wraps, and what a function closes over or knows by
-    a global name.
-
-    >>> layer = nn.Linear(1, 1)
-    >>> list(owners(functools.partial(layer.forward, torch.ones(1))))
-    [Linear(in_features=1, out_features=1, bias=True)]
-    """
-    if (wrapped := getattr(program, "__wrapped__", None)) is not None:
-        yield from owners(wrapped)
-    elif isinstance(program, nn.Module):
-        yield program
-    elif isinstance(program, functools.partial):  # Pyro's handlers too
-        for part in (program.func, *program.args, *program.keywords.values()):
-            yield from owners(part)
-    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
-        yield owner
-    elif inspect.isfunction(program):
-        known = inspect.getclosurevars(program)
-        yield from (value for value in {**known.globals, **known.nonlocals}.values() if isinstance(value, nn.Module))
-
-
-def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the floating dtype of the first parameter or buffer found (else the CPU and the default).
-
-    >>> placement(nn.Linear(1, 1).double())
-    (device(type='cpu'), torch.float64)
-    """
-    for owner in (owner for program in programs for owner in owners(program)):
-        for tensor in (*owner.parameters(), *owner.buffers()):
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()

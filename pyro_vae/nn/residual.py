@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pyro_vae.nn.mlp import as_image
+from pyro_vae.nn.images import as_image
 
 __all__ = ["Convolution", "Level", "Pixels", "ResidualBlock", "Resize", "Upward", "levels_of"]
 

@@ -36,10 +36,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.traces import PairTrace, density
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.runtime.arguments import PositiveInteger, checked
-from pyro_vae.runtime.state import isolated
 
 __all__ = ["enumerated_bound", "label_weights", "semi_supervised_loss", "summed_bound"]
 

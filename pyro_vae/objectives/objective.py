@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import failing_on
-from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import (
     Gradient,
@@ -38,7 +39,6 @@ from pyro_vae.objectives.gradients import (
 )
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.objects import Instances
-from pyro_vae.runtime.state import isolated
 
 __all__ = ["AnyObjective", "Estimate", "Objective"]
 

@@ -25,8 +25,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.annealing import Program
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.traces import PairTrace, random_sites
 from pyro_vae.objectives.gradients import slope

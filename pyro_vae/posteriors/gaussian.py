@@ -9,8 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import bounded_scale, check_bounds
 from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal", "precision_weighted"]
@@ -27,7 +27,7 @@ class DiagonalNormal(Rebuildable):
         Takes x, ``(*batch, *data_shape)``, to μ and the raw log-scale, stacked as ``(*batch, 2, latent_dim)``. In a
         hierarchy x is the layer before, or several tensors.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`: no input makes the scale zero, infinite or NaN.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`: no input makes the scale zero, infinite or NaN.
 
     Raises
     ------
@@ -76,7 +76,7 @@ class FullNormal(Rebuildable):
         Takes x, ``(*batch, *data_shape)``, to vectors, ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms of
         σ, and the triangle row by row.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------
@@ -140,7 +140,7 @@ class LowRankNormal(Rebuildable):
     rank
         r.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------

@@ -8,8 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import bounded_scale, check_bounds
 from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import PositiveNumber
 from pyro_vae.runtime.kinds import Integers
 
@@ -32,7 +32,7 @@ class MixturePosterior(Rebuildable):
     latent_dim
         Length of z, 2 or more, as the gradient asks.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------

@@ -6,8 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import bounded_scale, inverse_bounded_scale
 from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.scales import bounded_scale, inverse_bounded_scale
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["LearnedNormal", "StandardNormal"]
@@ -67,7 +67,7 @@ class LearnedNormal(Rebuildable):
     latent_dim
         Length of z.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.nn.mlp import bounded_scale, inverse_bounded_scale
 from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.scales import bounded_scale, inverse_bounded_scale
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
 
 __all__ = ["DiagonalMixture", "GaussianMixture", "mixture"]
@@ -31,7 +31,7 @@ class GaussianMixture(Rebuildable):
     latent_dim
         Length of z.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.mlp.bounded_scale`: a component cannot shrink onto a point.
+        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`: a component cannot shrink onto a point.
 
     Raises
     ------

@@ -13,7 +13,8 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import MLP, Activation
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import MLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.parts import AnyLikelihood, check_layer, likelihood_of, result_of, sizes_of

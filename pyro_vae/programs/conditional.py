@@ -16,7 +16,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import Activation
+from pyro_vae.nn.layers import Activation
 from pyro_vae.programs.labelled import LabelledModel, LabelledProgram, apart, codes, labelled_parts, number_of_classes
 from pyro_vae.programs.parts import AnyLikelihood, Part
 from pyro_vae.runtime.arguments import DataShape, PositiveInteger, Widths

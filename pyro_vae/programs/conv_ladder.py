@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.nn.mlp import as_image, bounded_scale
+from pyro_vae.nn.images import as_image
 from pyro_vae.nn.residual import Convolution, Level, Pixels, ResidualBlock, Resize, Upward, levels_of
+from pyro_vae.nn.scales import bounded_scale
 from pyro_vae.programs.parts import AnyLikelihood, check_layer, result_of
 from pyro_vae.programs.program import Program
 from pyro_vae.runtime.arguments import PositiveInteger

@@ -24,7 +24,8 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.nn.mlp import MLP, Activation, ConditionalMLP
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import MLP, ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.programs.chain import (
     Chain,

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_vae.data.arrays import as_tensor
-from pyro_vae.nn.mlp import Activation, ConditionalMLP
-from pyro_vae.nn.recipes import placement
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.parts import AnyLikelihood, check_stands_alone, likelihood_of, sizes_of
 from pyro_vae.programs.program import NumSamples, Program
 from pyro_vae.runtime.arguments import Array, checked
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
 
 __all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]

@@ -24,7 +24,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.nn.mlp import MLP, Activation
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import MLP
 from pyro_vae.posteriors import DiagonalNormal, precision_weighted
 from pyro_vae.programs.chain import (
     Chain,

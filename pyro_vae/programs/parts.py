@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.likelihoods import Bernoulli, Gaussian
-from pyro_vae.nn.mlp import MLP, Activation
-from pyro_vae.nn.recipes import placement
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import MLP
 from pyro_vae.runtime.kinds import Sizes
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating
 
 __all__ = [

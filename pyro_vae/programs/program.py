@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import failing_on
-from pyro_vae.inference.annealing import AtMeans
-from pyro_vae.nn.recipes import Rebuildable, placement
+from pyro_vae.inference.handlers import AtMeans
+from pyro_vae.inference.isolation import isolated
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import Array, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
-from pyro_vae.runtime.state import evaluating, isolated
+from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["GenerativeModel", "NumSamples", "Program"]
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import failing_on
-from pyro_vae.nn.mlp import MLP, Activation
-from pyro_vae.nn.recipes import Rebuildable, placement
+from pyro_vae.nn.layers import Activation
+from pyro_vae.nn.mlp import MLP
+from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.labelled import (
     LabelledModel,
     LabelledProgram,
@@ -31,6 +32,7 @@ from pyro_vae.programs.labelled import (
 )
 from pyro_vae.programs.parts import AnyLikelihood, Part
 from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, Widths, checked
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating
 
 __all__ = ["M2", "Classifier"]

@@ -39,16 +39,16 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.data.arrays import as_tensor
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.nn.codebook import ChosenVectors, Codebook, CodeVectors
 from pyro_vae.nn.grids import Channels, GridDecoder, GridEncoder
-from pyro_vae.nn.recipes import placement
 from pyro_vae.priors.codes import AutoregressiveCodes, IndependentCodes
 from pyro_vae.programs.parts import AnyLikelihood, DatumShape, Part, check_layer, check_stands_alone, result_of
 from pyro_vae.programs.program import Program
 from pyro_vae.runtime.arguments import AnyData, Array, NonNegativeNumber, PositiveInteger, checked
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating
 
 __all__ = ["VQVAE", "CodePriorName", "perplexity"]

@@ -15,23 +15,27 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pyro_vae.compilation.compiled import Compile, said
-from pyro_vae.data.batches import Batches, as_batches
-from pyro_vae.data.loading import Splits
+from pyro_vae.data.batches import Batches
+from pyro_vae.data.conversion import training_batches
 from pyro_vae.inference.annealing import Annealed
-from pyro_vae.inference.checks import check_last_batch, check_program
-from pyro_vae.nn.recipes import placement
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.objectives.objective import AnyObjective
 from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveInteger, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.schedules import Schedule
-from pyro_vae.training.checkpoint import as_module
-from pyro_vae.training.cuda_graph import ReplayedUpdate, make_update
+from pyro_vae.training.checks import (
+    check_last_batch,
+    check_modules,
+    check_programs,
+    check_warm_up,
+    number_of_steps,
+    schedules_of,
+)
+from pyro_vae.training.cuda_graph import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
@@ -39,7 +43,7 @@ from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import make_steps
 from pyro_vae.training.updates import Update
 
-__all__ = ["History", "fit", "tensorboard"]
+__all__ = ["fit"]
 
 _LONG = 10_000  # steps that are worth compiling for: some seconds, of some milliseconds saved by each
 
@@ -153,134 +157,62 @@ def fit(
     True
     """
     objective = ELBO() if objective is None else objective
-    pair = _check_arguments(model, guide)
+    pair = check_modules(model, guide)
     initial_lr = rate_at_start(lr)
-    schedules = _schedules(model, guide, objective)
-    if device is not None:
-        pair.to(device)
-    where, dtype = placement(pair)
-    for schedule in schedules:
-        schedule.to(where)
-    train = data.train if isinstance(data, Splits) else data
-    valid = data.valid if isinstance(data, Splits) and valid is None else valid
-    size_of_batch = train.batch_size if isinstance(train, DataLoader) else batch_size
-    if patience is not None and valid is None:
-        raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
-    options: dict[str, Any] = {"device": where, "dtype": dtype}
-    batches = as_batches(train, batch_size, **options, shuffle=True)
-    valid_batches = None if valid is None else as_batches(valid, batch_size, **options, shuffle=False, name="valid")
-    if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
-        raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
-    ours = objective if isinstance(objective, Objective) else None
-    particles, nesting = ours.total_particles if ours else 1, objective.max_plate_nesting
-    for name, held in (("data", batches), ("valid", valid_batches)):
-        if held is not None:
-            with seeded(seed, where):  # a loader's first batch is asked for, in the order of the run
-                check_program(
-                    model, guide, held, name=name, num_particles=particles, max_plate_nesting=nesting,
-                    enumerated=ours is None, objective=ours, trained=True, resumed=resume,
-                )  # fmt: skip
-    if not resume:
-        check_last_batch(model, guide, batches)
-
-    num_steps = _num_steps(batches, num_epochs)
-    _check_warm_up(schedules, num_epochs, num_steps)
-    compiled = compile is True or (compile == "auto" and ours is not None and (num_steps or 0) >= _LONG)
-
     if callable(lr) and scheduler is not None:
         raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
+    if device is not None:
+        pair.to(device)
+    device, dtype = placement(pair)
+    schedules = schedules_of(model, guide, objective)
+    for schedule in schedules:
+        schedule.to(device)
+    batches, valid_batches = training_batches(data, valid, batch_size, device, dtype)
+    if patience is not None and valid_batches is None:
+        raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
+    check_programs(model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
+    if not resume:
+        check_last_batch(model, guide, batches)
+    num_steps = number_of_steps(batches, num_epochs)
+    check_warm_up(schedules, num_epochs, num_steps)
+    is_packaged = isinstance(objective, Objective)
+    compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
-    stepper = make_optimizer(optimizer, parameters, initial_lr)
-    state = RunState(pair, stepper, make_scheduler(scheduler, stepper), where, batches)
+    made = make_optimizer(optimizer, parameters, initial_lr)
+    state = RunState(pair, made, make_scheduler(scheduler, made), device, batches)
     folder = None if checkpoint is None else Path(checkpoint)
     with (
-        seeded(seed, where),
+        seeded(seed, device),
         pyro.validation_enabled(False),
-        precise(precision, where),
+        precise(precision, device),
         evaluating(model, guide),
         interruptible() as interrupted,
     ):
         if folder is not None:
-            facts = {
-                "batch_size": size_of_batch,
-                "num_data": batches.num_data,
-                "optimizer": type(stepper).__name__,
-                "scheduler": type(state.scheduler).__name__,
-                "objective": repr(objective)
-                if ours
-                else f"{type(objective).__name__}(num_particles={objective.num_particles})",
-                "kl_weight": repr(model) if isinstance(model, Annealed) else None,
-                "clip_norm": clip_norm,
-            }
-            rates = [group["lr"] for group in stepper.param_groups]
-            state.open(folder, resume, facts)
-            if scheduler is None and not callable(lr):  # a run may go on with another rate
-                for group, rate in zip(stepper.param_groups, rates, strict=True):
-                    group["lr"] = rate
-        take, summed, reasons = make_steps(model, guide, pair, objective, size_of_batch, compiled, said(progress))
-        update = make_update(Update(batches, take, stepper, clip_norm), pair, size_of_batch)
-
-        def fallbacks() -> list[str]:
-            replayed = update.reason if isinstance(update, ReplayedUpdate) else None
-            return reasons() + ([f"the update is not recorded as a CUDA graph: {replayed}"] if replayed else [])
-
+            facts = _facts(model, objective, state, batches, clip_norm)
+            state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
+        size = batches.batch_size
+        step, summed, reasons = make_steps(model, guide, pair, objective, size, compiled, said(progress))
         loop = Loop(
             model=model, guide=guide, pair=pair, schedules=schedules, objective=objective, batches=batches, lr=lr,
-            num_epochs=num_epochs, update=update, summed=summed, fallbacks=fallbacks, state=state, folder=folder,
-            checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
+            num_epochs=num_epochs, update=make_update(Update(batches, step, made, clip_norm), pair, size),
+            summed=summed, reasons=reasons, state=state, folder=folder, checkpoint_seconds=checkpoint_seconds,
+            interrupted=interrupted, progress=progress,
         )  # fmt: skip
         return loop.all_epochs(valid_batches, patience, callbacks)
 
 
-def _schedules(model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO) -> list[Schedule]:
-    """Every schedule that training has to move on, once."""
-    modules = (*model.modules(), *guide.modules(), getattr(objective, "capacity", None))
-    return list(dict.fromkeys(module for module in modules if isinstance(module, Schedule)))
-
-
-def _num_steps(batches: Batches, num_epochs: int) -> int | None:
-    """How many steps training takes; ``None`` for a stream."""
-    try:
-        return num_epochs * len(batches)
-    except TypeError:
-        return None
-
-
-def _check_warm_up(schedules: list[Schedule], num_epochs: int, num_steps: int | None) -> None:
-    for schedule in schedules:
-        if num_steps is not None and schedule.num_steps > num_steps:
-            raise ValueError(
-                f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of "
-                f"{num_steps // num_epochs} steps, expected at most {num_steps}"
-            )
-
-
-def _check_arguments(model: nn.Module, guide: nn.Module) -> nn.Module:
-    pair = as_module((model, guide))
-    if not any(parameter.requires_grad for parameter in pair.parameters()):
-        raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
-    if isinstance(model, Annealed) != isinstance(guide, Annealed):
-        raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
-    return pair
-
-
-@checked
-def tensorboard(folder: PathLike) -> Callable[[Record], None]:
-    """Return a callback for :func:`fit` that logs every record to TensorBoard.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If the package ``tensorboard`` is not installed.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder))
-
-    def log(record: Record) -> None:
-        for name, value in record.items():
-            if name != "epoch" and isinstance(value, (int, float)):
-                writer.add_scalar(name, value, record["epoch"])
-        writer.flush()
-
-    return log
+def _facts(
+    model: nn.Module, objective: Any, state: RunState, batches: Batches, clip_norm: float | None
+) -> dict[str, Any]:
+    """Return what has to be the same when a run is taken up again."""
+    name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
+    return {
+        "batch_size": batches.batch_size,
+        "num_data": batches.num_data,
+        "optimizer": type(state.optimizer).__name__,
+        "scheduler": type(state.scheduler).__name__,
+        "objective": repr(objective) if isinstance(objective, Objective) else name,
+        "kl_weight": repr(model) if isinstance(model, Annealed) else None,
+        "clip_norm": clip_norm,
+    }

@@ -18,7 +18,6 @@ import json
 import math
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Outputs
 from pyro_vae.data.batches import Batches
-from pyro_vae.evaluation.likelihood import mean_estimate
+from pyro_vae.evaluation.bounds import mean_estimate
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
 from pyro_vae.schedules import Schedule
@@ -39,7 +38,9 @@ from pyro_vae.training.checkpoint import save
 from pyro_vae.training.cuda_graph import ReplayedUpdate
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
+from pyro_vae.training.optimizers import rate_at
 from pyro_vae.training.run_state import RunState
+from pyro_vae.training.untrained import Untrained
 from pyro_vae.training.updates import Update
 
 __all__ = ["Loop"]
@@ -65,7 +66,7 @@ class Loop:
     num_epochs: int
     update: Update | ReplayedUpdate
     summed: Callable[[Tensor], Outputs]  # summed_bounds
-    fallbacks: Callable[[], list[str]]  # what is not compiled although it was to be
+    reasons: Callable[[], list[str]]  # why what was to be compiled is not
     state: RunState
     folder: Path | None
     checkpoint_seconds: float
@@ -75,9 +76,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._written = time.monotonic()
         self._in_step = False
-        self._untrained: dict[str, nn.Parameter] | None = {
-            name: parameter for name, parameter in self.pair.named_parameters() if parameter.requires_grad
-        }
+        self._untrained = Untrained(self.pair, self.objective)
         self._step_check = StepCheck(self.model, self.guide, self.pair, self.objective, self.state)
 
     def all_epochs(
@@ -155,7 +154,7 @@ class Loop:
         self.model.train(), self.guide.train()
         for pick in state.remaining(self.batches):
             if callable(self.lr):
-                rate = self._rate(self.lr)
+                rate = rate_at(self.lr, self._fraction())
                 for group in state.optimizer.param_groups:
                     group["lr"] = rate
             for schedule in self.schedules:
@@ -164,8 +163,8 @@ class Loop:
             bounds, num_data = self.update(pick, self._step_check if careful else None)
             state.count_step(bounds, num_data)
             self._in_step = False
-            if self._untrained and not careful:
-                self._untrained = {name: p for name, p in self._untrained.items() if p.grad is None}
+            if not careful:
+                self._untrained.count_step()
             bar.update(num_data)
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
@@ -187,7 +186,7 @@ class Loop:
             )
         self._check_finite()
         if is_whole and not careful:
-            self._warn_of_untrained()
+            self._untrained.end_epoch()
         return True
 
     def _rerun(self) -> None:
@@ -199,19 +198,6 @@ class Loop:
         self._mean_bounds()
         if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
             raise Diverged
-
-    def _warn_of_untrained(self) -> None:
-        """Name the parameters that had no gradient in the whole epoch, once a run."""
-        names = list(self._untrained or ())
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            warnings.warn(
-                f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
-                "train them on these data",
-                UserWarning,
-                stacklevel=5,
-            )
-        self._untrained = None
 
     def _mean_bounds(self) -> list[float]:
         means = self.state.mean_bounds()
@@ -247,7 +233,10 @@ class Loop:
                 raise Diverged(
                     f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
                 )
-        if fallbacks := self.fallbacks():
+        fallbacks = self.reasons()
+        if isinstance(self.update, ReplayedUpdate) and self.update.reason:
+            fallbacks.append(f"the update is not recorded as a CUDA graph: {self.update.reason}")
+        if fallbacks:
             record["fallback"] = "; ".join(fallbacks)
         return record
 
@@ -288,14 +277,6 @@ class Loop:
     def _show(self, bar: tqdm, bound: float) -> None:
         shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
-
-    def _rate(self, lr: Callable[[float], float]) -> float:
-        """Return the rate of the next step; a negative one would climb, and NaN spoil the weights, in silence."""
-        fraction = self._fraction()
-        rate = lr(fraction)
-        if not 0 <= rate < math.inf:
-            raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
-        return float(rate)
 
     def _fraction(self) -> float:
         """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""

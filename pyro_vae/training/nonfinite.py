@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.runtime.state import isolated, set_generators
+from pyro_vae.inference.isolation import isolated
+from pyro_vae.runtime.state import set_generators
 from pyro_vae.training.run_state import RunState
 
 __all__ = ["Diverged", "StepCheck", "explain", "first_bad_site"]

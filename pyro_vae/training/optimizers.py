@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.runtime.kinds import Numbers, shown
 
-__all__ = ["make_optimizer", "make_scheduler", "rate_at_start"]
+__all__ = ["make_optimizer", "make_scheduler", "rate_at", "rate_at_start"]
 
 
 def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -81,6 +81,20 @@ def rate_at_start(lr: float | Callable[[float], float]) -> float:
         found = f"{shown(lr)}, which fails at 0.0 ({type(error).__name__}: {error})"
         raise ValueError(f"lr: found {found}, expected a function from the fraction of training done") from error
     Numbers("a positive number", 0, math.inf, "both").check("lr", rate)
+    return float(rate)
+
+
+def rate_at(lr: Callable[[float], float], fraction: float) -> float:
+    """Return the learning rate at a fraction of training, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        For a negative rate, which would climb, or one that is not finite, which would spoil the weights.
+    """
+    rate = lr(fraction)
+    if not 0 <= rate < math.inf:
+        raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
     return float(rate)
 
 

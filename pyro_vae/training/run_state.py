@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,13 @@ from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
 from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
-from pyro_vae.training.state_check import (
-    check_generators,
-    check_groups,
-    check_position,
-    check_scheduler,
-    check_slots,
-    keys_kept,
-    slots_of,
-)
+from pyro_vae.training.optimizer_check import check_groups, check_scheduler, check_slots, slots_of
+from pyro_vae.training.plain import keys_back, keys_kept, named, slots_from
+from pyro_vae.training.state_check import check_generators, check_position
 
-__all__ = ["RunState"]
+__all__ = [
+    "RunState",
+]
 
 _FILE = "last.safetensors"
 _FORMAT = 2  # 1 had no losses in its records
@@ -141,17 +136,17 @@ class RunState:
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Go back to a snapshot."""
-        restore(self.pair, _named(tensors, "program."), _FILE)
-        slots = _slots(tensors, document["optimizer"]["plain"])
+        restore(self.pair, named(tensors, "program."), _FILE)
+        slots = slots_from(tensors, document["optimizer"]["plain"])
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(_keys_back(document["scheduler"]))
+            self.scheduler.load_state_dict(keys_back(document["scheduler"]))
         for name, value in document["position"].items():
             setattr(self, name, value)
         self.records[:] = document["records"]
         self.bounds.copy_(tensors["bounds"])
-        self.epoch_generators = _named(tensors, "epoch_generator.")
-        self._set_generators(_named(tensors, "generator."))
+        self.epoch_generators = named(tensors, "epoch_generator.")
+        self._set_generators(named(tensors, "generator."))
 
     def check(self, tensors: dict[str, Tensor], document: dict[str, Any], source: object) -> None:
         """Refuse a snapshot that is not one of this run, which has to be at its beginning.
@@ -161,7 +156,7 @@ class RunState:
         ValueError
             For the first of its parts that is wrong; nothing is changed then.
         """
-        check_tensors(self.pair, _named(tensors, "program."), source)
+        check_tensors(self.pair, named(tensors, "program."), source)
         optimizer = document.get("optimizer")
         if not isinstance(optimizer, dict) or not isinstance(optimizer.get("plain"), dict):
             raise ValueError(f"{source}: optimizer: found no state of one, expected param_groups and plain")
@@ -178,7 +173,7 @@ class RunState:
                 raise ValueError(f"{source}: optimizer: plain: found {index!r}, expected slots by parameters' numbers")
         expected = self.optimizer.state_dict()["param_groups"]
         check_groups(source, optimizer.get("param_groups"), expected, self.scheduler)
-        slots = _slots(tensors, optimizer["plain"])
+        slots = slots_from(tensors, optimizer["plain"])
         groups = [] if type(self.optimizer).__module__.startswith("torch.") else self.optimizer.param_groups
         parameters = [parameter for group in groups for parameter in group["params"]]
         check_slots(source, slots, slots_of(self.optimizer), optimizer.get("slots"), parameters)
@@ -186,8 +181,8 @@ class RunState:
             check_scheduler(source, document["scheduler"], self.scheduler)
         check_position(source, document.get("position"), document.get("records"))
         now = self._generators()
-        check_generators(source, "generator", _named(tensors, "generator."), now)
-        check_generators(source, "epoch_generator", _named(tensors, "epoch_generator."), now)
+        check_generators(source, "generator", named(tensors, "generator."), now)
+        check_generators(source, "epoch_generator", named(tensors, "epoch_generator."), now)
         bounds = tensors.get("bounds")
         if bounds is None or bounds.dtype != torch.float64 or bounds.shape != (2,) or not bounds.isfinite().all():
             raise ValueError(f"{source}: bounds: found {bounds}, expected two finite sums in float64")
@@ -208,8 +203,10 @@ class RunState:
         write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
         self._folder = folder
 
-    def open(self, folder: Path, resume: bool, facts: dict[str, Any]) -> None:
+    def open(self, folder: Path, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
         """Start a run in ``folder``, or take up the one that is there. ``facts`` must be the same when it is taken up.
+
+        With ``keep_rates`` the optimiser keeps the learning rates that it has, so that a run may go on with another.
 
         Raises
         ------
@@ -243,28 +240,9 @@ class RunState:
                 raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")
         self.check(tensors, document, path)
         remove_leftovers(folder)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.restore(tensors, document)
+        if keep_rates:
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
         self._folder = folder
-
-
-def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _slots(tensors: dict[str, Tensor], plain: dict[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The optimiser's slots, by parameter and name."""
-    slots: dict[int, dict[str, Any]] = {}
-    for name, tensor in _named(tensors, "optimizer.").items():
-        index, _, slot = name.partition(".")
-        slots.setdefault(int(index), {})[slot] = tensor.clone()
-    for index, values in plain.items():
-        slots.setdefault(int(index), {}).update(values)
-    return slots
-
-
-def _keys_back(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"items"}:
-            return Counter(dict(value["items"]))
-        return {key: _keys_back(item) for key, item in value.items()}
-    return [_keys_back(item) for item in value] if isinstance(value, list) else value

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compilation.compiled import Compiled, Outputs
-from pyro_vae.evaluation.likelihood import summed_bounds
+from pyro_vae.evaluation.bounds import summed_bounds
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.frozen import with_copied_buffers
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.objectives import Objective
-from pyro_vae.runtime.state import isolated
 
 __all__ = ["CompiledStep", "EagerStep", "Step", "make_steps"]
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_vae.data.batches import Batches, Split, as_batches, check_array
+from pyro_vae.data.arrays import check_array
+from pyro_vae.data.batches import Batches
+from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.split import Split
 
 
 def batches_of(data, batch_size=4, *, device="cpu", dtype=torch.float32, shuffle=False) -> Batches:

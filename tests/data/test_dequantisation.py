@@ -11,8 +11,8 @@ from scipy import integrate, special, stats
 
 import pyro_vae
 from pyro_vae import data
-from pyro_vae.data.batches import Split
 from pyro_vae.data.dequantisation import bits_per_dim, dequantize
+from pyro_vae.data.split import Split
 
 
 def bytes_of(n=50, shape=(2, 3)):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae import data
+from pyro_vae.data import sources
 from pyro_vae.data.loading import load
 
 torchvision_error = ""
@@ -222,15 +222,15 @@ class TestImports:
 
     @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
     def test_a_torchvision_made_for_another_torch(self, name, monkeypatch):
-        real = data.importlib.import_module
+        real = sources.importlib.import_module
 
         def broken(module, *args):
             if module.startswith("torchvision"):
                 raise RuntimeError("operator torchvision::nms does not exist")
             return real(module, *args)
 
-        monkeypatch.setattr(data.importlib, "import_module", broken)
-        monkeypatch.setattr(data, "version", {"torchvision": "0.28.0", "torch": "2.13.0+cpu"}.__getitem__)
+        monkeypatch.setattr(sources.importlib, "import_module", broken)
+        monkeypatch.setattr(sources, "version", {"torchvision": "0.28.0", "torch": "2.13.0+cpu"}.__getitem__)
         message = rf"{name} needs torchvision, .*\(found torchvision 0.28.0 with torch 2.13.0\+cpu\): install the pair"
         with pytest.raises(ImportError, match=message) as caught:
             load(name)
@@ -248,11 +248,11 @@ class TestImports:
     def test_a_library_that_is_not_installed(self, name, module, package, monkeypatch):
         def version(of):
             if of == package:
-                raise data.PackageNotFoundError(of)
+                raise sources.PackageNotFoundError(of)
             return "2.13.0"
 
         monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr(data, "version", version)
+        monkeypatch.setattr(sources, "version", version)
         with pytest.raises(ImportError, match=rf"{name} needs {package}, .*found no {package} with torch 2.13.0.*pip"):
             load(name)
 
@@ -264,7 +264,7 @@ def frey_file(path: Path, monkeypatch) -> bytes:
     images = np.broadcast_to((np.arange(1_965) % 256).astype(np.uint8), (560, 1_965)).copy()
     images[0] = np.arange(1_965) // 256  # pixel (0, 0): with the others it tells every image from every other
     scipy_io.savemat(path, {"ff": images}, do_compression=True)
-    monkeypatch.setattr(data, "_FREY_SHA256", data.hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(sources, "_FREY_SHA256", sources.hashlib.sha256(path.read_bytes()).hexdigest())
     return path.read_bytes()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from pyro_vae import VAE, diagnose, fit, log_likelihood
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from tests.support.programs import weights
 
 X = torch.bernoulli(torch.full((95, 4), 0.5), generator=torch.Generator().manual_seed(0))

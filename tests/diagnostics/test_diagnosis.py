@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae.diagnostics.diagnosis import diagnose
-from pyro_vae.diagnostics.information import information
+from pyro_vae.diagnostics.mutual_information import information
 from tests.support.codes import hierarchy, pair, standard_normal
 from tests.support.linear_gaussian import PPCA
 from tests.support.programs import PAIRS, bits

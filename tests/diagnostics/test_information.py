@@ -13,7 +13,7 @@ from pyro import poutine
 
 import pyro_vae
 from pyro_vae.diagnostics.diagnosis import diagnose
-from pyro_vae.diagnostics.information import information
+from pyro_vae.diagnostics.mutual_information import information
 from tests.support.codes import pair, standard_normal
 from tests.support.programs import PAIRS, bits
 
@@ -72,7 +72,7 @@ class TestInformation:
         pyro.clear_param_store()
         expected = (log_q.diagonal() - log_q.logsumexp(1) + math.log(21)).mean().item()
         assert found.mutual_information == pytest.approx(expected, abs=EXACT)
-        monkeypatch.setattr("pyro_vae.diagnostics.information._BLOCK_ROWS", 60)
+        monkeypatch.setattr("pyro_vae.diagnostics.mutual_information._BLOCK_ROWS", 60)
         small = information(model, guide, x, num_data=21, batch_size=21)
         assert dataclasses.astuple(small) == pytest.approx(dataclasses.astuple(found), abs=EXACT)
 

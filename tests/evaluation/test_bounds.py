@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
-from pyro_vae.evaluation.likelihood import mean_bound
+from pyro_vae.evaluation.bounds import mean_bound
 from tests.support.linear_gaussian import PPCA
 
 D, L, N = 5, 3, 11

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl
-from pyro_vae.evaluation.likelihood import mean_bound, mean_estimate
+from pyro_vae.evaluation.bounds import mean_bound, mean_estimate
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.schedules import Cosine, Cyclical, Linear
 from pyro_vae.training import fitting as training

@@ -10,8 +10,7 @@ from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_vae import ELBO, IWAE, ProgramError, log_likelihood, log_weights
-from pyro_vae.training import fitting as training
+from pyro_vae import ELBO, IWAE, ProgramError, log_likelihood, log_weights, training
 from tests.support.programs import refused, same, weights
 
 

@@ -13,7 +13,8 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, con
 
 import pyro_vae
 from pyro_vae import ELBO, anneal_kl
-from pyro_vae.inference.annealing import AtMeans, bare, kl_weights
+from pyro_vae.inference.annealing import bare, kl_weights
+from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
 from pyro_vae.schedules import Linear

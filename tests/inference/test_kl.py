@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE
-from pyro_vae.training import fitting as training
+from pyro_vae import ELBO, IWAE, training
 from pyro_vae.training import loop
 from tests.support.programs import named, same, weights
 

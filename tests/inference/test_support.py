@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import pyro_vae
 from pyro_vae import ELBO, ConditionalVAE, ProgramError, anneal_kl, diagnose, fit, impute, log_likelihood, refine
-from pyro_vae.evaluation.likelihood import mean_bound
+from pyro_vae.evaluation.bounds import mean_bound
 from tests.support.programs import weights
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae import likelihoods as package
 from pyro_vae.likelihoods import Likelihood
-from pyro_vae.nn.mlp import bounded_scale, inverse_bounded_scale
+from pyro_vae.nn.scales import bounded_scale, inverse_bounded_scale
 from tests.likelihoods import formulas
 
 LOGITS = (-1e4, -100.0, -30.0, -15.0, -3.0, -0.51, -0.49, -1e-3, -1e-30, 0.0, 1e-3, 0.49, 0.7, 2.0, 15.0, 17.0, 90.0)

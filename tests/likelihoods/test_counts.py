@@ -8,7 +8,7 @@ from scipy import stats
 
 from pyro_vae import MLP
 from pyro_vae.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
-from pyro_vae.nn.mlp import bounded_scale
+from pyro_vae.nn.scales import bounded_scale
 from tests.support.every_likelihood import p_value
 
 pytestmark = pytest.mark.usefixtures("double")

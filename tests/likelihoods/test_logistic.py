@@ -12,7 +12,7 @@ from pyro_vae import MLP, ImageDecoder
 from pyro_vae.likelihoods import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyro_vae.likelihoods.logistic import RoundedLogistic
 from pyro_vae.likelihoods.mixture import ColourLevels
-from pyro_vae.nn.mlp import bounded_scale
+from pyro_vae.nn.scales import bounded_scale
 from tests.support.every_likelihood import p_value
 
 pytestmark = pytest.mark.usefixtures("double")

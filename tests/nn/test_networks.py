@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.nn.mlp import MLP, ConditionalMLP, ImageDecoder, ImageEncoder, bounded_scale
+from pyro_vae.nn.images import ImageDecoder, ImageEncoder
+from pyro_vae.nn.mlp import MLP, ConditionalMLP
+from pyro_vae.nn.scales import bounded_scale
 
 ACTIVATIONS = {
     "tanh": torch.tanh,

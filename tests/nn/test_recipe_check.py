@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import pyro_vae
-from pyro_vae import MLP, DiagonalNormal, StandardNormal, anneal_kl, observed_only
-from pyro_vae.training import fitting as training
+from pyro_vae import MLP, DiagonalNormal, StandardNormal, anneal_kl, observed_only, training
 from pyro_vae.training.checkpoint import as_module, recipe_of
 from tests.support.parts import IMAGE, composed, likelihood
 from tests.support.programs import HIERARCHIES, bits, refused, vae, weights

@@ -11,7 +11,8 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae import MLP, Bernoulli, DiagonalNormal, StandardNormal
-from pyro_vae.nn.recipes import build, placement
+from pyro_vae.nn.recipes import build
+from pyro_vae.runtime.modules import placement
 from tests.support.programs import LIKELIHOODS, NETWORKS, packaged, vae, weights
 
 

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl, log_weights
-from pyro_vae.evaluation.likelihood import mean_bound
+from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.schedules import Linear
 from tests.support.fixed_noise import K, Layout, data, pair
 from tests.support.programs import bits, seeded, vae

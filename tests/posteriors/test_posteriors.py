@@ -24,7 +24,7 @@ from pyro_vae import (
     MixturePosterior,
     StandardNormal,
 )
-from pyro_vae.nn.mlp import bounded_scale
+from pyro_vae.nn.scales import bounded_scale
 from pyro_vae.posteriors import precision_weighted
 
 

@@ -14,12 +14,11 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyro_vae
-from pyro_vae import ELBO, HVAE, VAE, ConvLadderVAE, LadderVAE
+from pyro_vae import ELBO, HVAE, VAE, ConvLadderVAE, LadderVAE, training
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
 from pyro_vae.posteriors import precision_weighted
 from pyro_vae.schedules import Linear
-from pyro_vae.training import fitting as training
 from tests.support.programs import HIERARCHIES, IMAGE, bits, named, same, seeded, vae, weights
 
 X = torch.cat([bits(4), 1 - bits(4)])[torch.tensor([0, 1, 3, 4, 6])]

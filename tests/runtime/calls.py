@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 import pyro_vae
-from pyro_vae import evaluation, plots, schedules
+from pyro_vae import evaluation, plots, schedules, training
 from pyro_vae.data import dequantisation
-from pyro_vae.data.batches import Split
+from pyro_vae.data.split import Split
 from pyro_vae.diagnostics import activity, information
 from pyro_vae.flows import Sylvester
 from pyro_vae.runtime import precision
-from pyro_vae.training import fitting as training
 from tests.runtime import nasty
 from tests.runtime.nasty import (
     anything,
@@ -297,7 +296,7 @@ def _functions(add: Any, w: World) -> None:
     add("log_weights", pyro_vae.log_weights, _pair(w, num_particles=2, max_plate_nesting=1))
     add("diagnose", pyro_vae.diagnose, _pair(w, batch_size=6, num_data_mi=6, seed=0, threshold=0.01,
         max_plate_nesting=1))  # fmt: skip
-    add("information", information.information, _pair(w, num_data=6, batch_size=6, seed=0, max_plate_nesting=1))
+    add("information", information, _pair(w, num_data=6, batch_size=6, seed=0, max_plate_nesting=1))
     add("active_units", pyro_vae.active_units, {"guide": w.vae.guide, "x": w.x, "threshold": 0.01})
     add("posterior_means", activity.posterior_means, {"guide": w.vae.guide, "x": w.x, "batch_size": 6, "seed": 0},
         seed=seed) if hasattr(activity, "posterior_means") else None  # fmt: skip

@@ -103,7 +103,7 @@ class TestBfloat16:
 
     @pytest.mark.parametrize("compile", [False, True])
     def test_training_and_scoring(self, compile, monkeypatch):
-        monkeypatch.setattr("pyro_vae.compilation.inductor", lambda graph, inputs: graph)
+        monkeypatch.setattr("pyro_vae.compilation.compiled.inductor", lambda graph, inputs: graph)
         ends = []
         for name in ("highest", "bf16"):
             torch.manual_seed(7)

@@ -12,7 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyro_vae
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.inference.isolation import isolated
+from pyro_vae.runtime.state import evaluating, seeded
 
 
 class Program(PyroModule):

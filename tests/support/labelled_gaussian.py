@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import MLP, ConditionalMLP, DiagonalNormal, Gaussian
-from pyro_vae.nn.mlp import inverse_bounded_scale
+from pyro_vae.nn.scales import inverse_bounded_scale
 from tests.support.linear_gaussian import PPCA
 
 CLASSES = 3

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae import MLP, DiagonalNormal, Gaussian, StandardNormal
-from pyro_vae.nn.mlp import inverse_bounded_scale
+from pyro_vae.nn.scales import inverse_bounded_scale
 
 
 class SigmaPoints(dist.Normal):

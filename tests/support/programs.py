@@ -27,8 +27,8 @@ from pyro_vae import (
     ImageEncoder,
     LadderVAE,
     StandardNormal,
+    training,
 )
-from pyro_vae.training import fitting as training
 
 IMAGE = (4, 4)
 LATENT_DIM = 2

@@ -9,8 +9,7 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE
-from pyro_vae.training import fitting as training
+from pyro_vae import ELBO, IWAE, training
 from tests.support.programs import PAIRS, TutorialModel, bits, fit, named, same, vae, weights
 
 X = bits(24)

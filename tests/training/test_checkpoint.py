@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import pyro_vae
-from pyro_vae import log_weights
-from pyro_vae.training import fitting as training
+from pyro_vae import log_weights, training
 from tests.support.programs import (
     IMAGE,
     LIKELIHOODS,

@@ -70,7 +70,7 @@ class Unit:
         self.pair = torch.nn.ModuleList([self.model, self.guide])
         self.optimizer = torch.optim.Adam(self.pair.parameters(), lr=2**-7, fused=True)
         self.data = grey(40)
-        batches = pyro_vae.data.batches.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
+        batches = pyro_vae.data.conversion.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
         take, _, _ = make_steps(self.model, self.guide, self.pair, pyro_vae.ELBO(), 4, True, lambda line: None)
         plain = Update(batches, take, self.optimizer, None)
         self.update = plain if record is None else ReplayedUpdate(plain, self.pair, 4, record)

@@ -8,7 +8,7 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 import pyro_vae
-from pyro_vae.evaluation.likelihood import mean_bound
+from pyro_vae.evaluation.bounds import mean_bound
 
 OPTIONS = {"batch_size": 10, "seed": 0, "progress": False}
 

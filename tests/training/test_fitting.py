@@ -11,9 +11,8 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, T
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import pyro_vae
-from pyro_vae import ELBO, IWAE
-from pyro_vae.evaluation.likelihood import mean_bound
-from pyro_vae.training import fitting as training
+from pyro_vae import ELBO, IWAE, training
+from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.training import loop
 from tests.support.programs import PAIRS, Stream, bits, fit, named, same, vae, weights
 

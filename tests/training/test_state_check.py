@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 import pyro_vae
 from pyro_vae.runtime.tensor_files import read_tensors, write_tensors
-from pyro_vae.training.state_check import check_scheduler, check_slots, keys_kept, slots_of
+from pyro_vae.training.optimizer_check import check_scheduler, check_slots, slots_of
+from pyro_vae.training.plain import keys_kept
 from tests.support.programs import bits, fit, same, vae, weights
 
 X = bits(24)

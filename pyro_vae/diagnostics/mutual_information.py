@@ -31,14 +31,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.data.batches import as_batches
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.inference.annealing import Program
+from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.traces import PairTrace
-from pyro_vae.nn.recipes import placement
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
-from pyro_vae.runtime.state import evaluating, isolated, seeded
+from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Information", "information"]
 

@@ -1,0 +1,110 @@
+"""One kind of batches from every kind of data that training and scoring accept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from pyro_vae.data.arrays import check_array, check_exact, kind_of
+from pyro_vae.data.batches import Batches
+from pyro_vae.data.loading import Splits
+from pyro_vae.data.split import Split, check_batch_size
+
+__all__ = [
+    "as_batches",
+]
+
+
+def as_batches(
+    data: Tensor | npt.NDArray[Any] | Split | Dataset[Any] | DataLoader[Any] | Batches,
+    batch_size: int,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    shuffle: bool,
+    name: str = "data",
+) -> Batches:
+    """Make batches ``(batch_size, *data_shape)`` of ``dtype`` on ``device`` from any kind of data.
+
+    Parameters
+    ----------
+    data
+        A tensor, array or :class:`Split` moves to the device whole; numbers in a plain tensor or array are taken
+        as they are, never scaled. Any other ``Dataset`` goes through a ``DataLoader``. A ``DataLoader`` keeps its
+        own order and batch size. Of a batch that is a tuple or list, such as ``(x, label)``, the first is used.
+        Batches come back as they are.
+    batch_size
+        Data in a batch, 1 or more; the last one may be smaller.
+    device
+        Where the batches are to be.
+    dtype
+        What they are to be made of, a floating point type.
+    shuffle
+        Draw a new order for each epoch; iterable data sets come in their own order always.
+    name
+        What error messages call the data.
+
+    Raises
+    ------
+    TypeError
+        For any other kind of data, or of batch.
+    ValueError
+        For an array or set that holds no data, NaN or infinity, or a ``batch_size`` below 1.
+
+    Examples
+    --------
+    >>> batches = as_batches(torch.arange(10).reshape(5, 2), 2, device="cpu", dtype=torch.float32, shuffle=False)
+    >>> len(batches), batches.num_data
+    (3, 5)
+    >>> next(iter(batches))
+    tensor([[0., 1.],
+            [2., 3.]])
+    """
+    if isinstance(data, Batches):
+        return data
+    check_batch_size(batch_size)
+    device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", to be compared below
+    source: Split | DataLoader[Any]
+    if isinstance(data, Split):
+        source = data if data.device == device else data.to(device)
+    elif isinstance(data, (Tensor, np.ndarray)):
+        values = check_array(data, name).to(device)
+        check_exact(values, dtype, name)
+        source = Split(values.to(dtype) if values.is_floating_point() else values)
+    elif isinstance(data, DataLoader):
+        source = data
+    elif isinstance(data, Dataset):
+        if not isinstance(data, IterableDataset) and len(data) == 0:  # type: ignore[arg-type]
+            raise ValueError(f"{name} must hold one datum or more, found an empty {kind_of(data)}")
+        source = DataLoader(data, batch_size, shuffle=shuffle and not isinstance(data, IterableDataset))
+    else:
+        raise TypeError(
+            f"{name} must be a tensor, a NumPy array, a Dataset, a DataLoader or one split of what load returned "
+            f"(such as its .train), found {kind_of(data)}"
+        )
+    return Batches(source, batch_size, device, dtype, shuffle)
+
+
+def training_batches(
+    data: Any, valid: Any, batch_size: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Batches, Batches | None]:
+    """Return the batches of training and of validation data, as :func:`pyro_vae.fit` takes them.
+
+    Raises
+    ------
+    ValueError
+        As :func:`as_batches`, and if a batch is larger than the training data.
+    """
+    train = data.train if isinstance(data, Splits) else data
+    valid = data.valid if isinstance(data, Splits) and valid is None else valid
+    batches = as_batches(train, batch_size, device=device, dtype=dtype, shuffle=True)
+    if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
+        raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
+    if valid is None:
+        return batches, None
+    return batches, as_batches(valid, batch_size, device=device, dtype=dtype, shuffle=False, name="valid")

@@ -1,0 +1,173 @@
+"""Where data come from: files in a folder, downloaded where missing, a library, or an array.
+
+Files are looked for in a folder and, where missing, downloaded to it. A download reaches its final name only when it is
+complete and its checksum is right, so one that was killed starts again as if it had never been (all it can leave behind
+is a hidden temporary file or folder).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyro_vae.data.arrays import check_array
+from pyro_vae.runtime.files import replacing
+
+__all__ = [
+    "Name",
+]
+
+
+Name: TypeAlias = Literal["digits", "mnist", "fashion_mnist", "frey_faces"]
+
+
+class Source(NamedTuple):
+    """Data before they are split: rows of ``order``, cut into pieces of ``sizes``, are train, valid and test."""
+
+    values: Tensor  # (N, *data_shape)
+    labels: Tensor | None  # (N,)
+    levels: int
+    black_and_white: bool
+    order: npt.NDArray[np.int64]  # (N,)
+    sizes: tuple[int, int, int]
+
+
+def named_source(name: str, folder: Path) -> Source:
+    if name == "digits":
+        return _digits()
+    if name == "mnist":
+        return _mnist(name, "MNIST", folder)
+    if name == "fashion_mnist":
+        return _mnist(name, "FashionMNIST", folder)
+    if name == "frey_faces":
+        return _frey_faces(folder)
+    raise ValueError(f"name must be one of {get_args(Name)}, or a tensor or array, found {name!r}")
+
+
+def own_source(data: object, labels: object, seed: int) -> Source:
+    values = check_array(data, "data").cpu()
+    n = len(values)
+    if n < 10:
+        raise ValueError(f"at least 10 data are needed for a split of 80/10/10 %, found {n}")
+    if labels is not None:
+        labels = check_array(labels, "labels").cpu()
+        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # 0., 1. as a table has them are labels too
+            raise ValueError(f"labels must be {n} integers, found shape {tuple(labels.shape)}, dtype {labels.dtype}")
+        labels = labels.long()
+    levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
+    values = values.byte() if values.dtype == torch.bool else values
+    order = np.random.RandomState(seed).permutation(n)
+    return Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10))
+
+
+def _digits() -> Source:
+    sklearn = _imported("sklearn.datasets", "scikit-learn", "digits", "pip install scikit-learn")
+    images, labels = sklearn.load_digits(return_X_y=True)  # (1797, 64), values 0..16
+    values = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 8, 8)
+    order = np.random.RandomState(0).permutation(len(values))
+    return Source(values, torch.from_numpy(labels).long(), 16, True, order, (1_297, 250, 250))
+
+
+# The four files of an MNIST: IDX format, bytes.
+_IDX_SHAPES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+
+
+def _mnist(name: str, class_name: str, folder: Path) -> Source:
+    fix = "install the pair that belongs together, both from one index: pip install --force-reinstall torch torchvision"
+    dataset = getattr(_imported("torchvision.datasets", "torchvision", name, fix), class_name)
+    raw = folder / class_name / "raw"
+    missing = [file for file in _IDX_SHAPES if not (raw / file).is_file()]
+    if missing:
+        with _saying_where(name, raw, missing):
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=f".{class_name}.") as partial:
+                dataset(partial, download=True)  # torchvision checks the MD5 of each archive
+                for file in missing:
+                    with replacing(raw / file) as temporary:
+                        (Path(partial) / class_name / "raw" / file).replace(temporary)
+    for file, shape in _IDX_SHAPES.items():
+        _check_idx(raw / file, shape)
+    parts = [dataset(folder, train=True), dataset(folder, train=False)]
+    values, labels = torch.cat([part.data for part in parts]), torch.cat([part.targets for part in parts])
+    return Source(values, labels, 255, True, np.arange(70_000), (50_000, 10_000, 10_000))
+
+
+def _check_idx(path: Path, shape: tuple[int, ...]) -> None:
+    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)  # type byte, number of sizes, sizes
+    with path.open("rb") as file:
+        if file.read(len(header)) != header or path.stat().st_size != len(header) + prod(shape):
+            raise _corrupt(path, f"it is not an IDX file of {shape} bytes")
+
+
+_FREY_URL = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
+
+
+_FREY_SHA256 = "550eae79320df8860495da26be88f5b9d7acf9a666fa83b80ad55a0a8a44f348"
+
+
+def _frey_faces(folder: Path) -> Source:
+    scipy = _imported("scipy.io", "scipy", "frey_faces", "pip install scipy")
+    path = folder / "FreyFace" / "frey_rawface.mat"
+    if not path.is_file():
+        with _saying_where("frey_faces", path.parent, [path.name]), replacing(path) as temporary:
+            torch.hub.download_url_to_file(_FREY_URL, str(temporary), hash_prefix=_FREY_SHA256)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _FREY_SHA256:
+        raise _corrupt(path, f"its SHA-256 is not that of {_FREY_URL}")
+    columns = scipy.loadmat(path)["ff"]  # (560, 1965), a column is one image, row by row
+    values = torch.from_numpy(columns.T.reshape(-1, 28, 20).copy())
+    order = np.random.RandomState(0).permutation(len(values))
+    return Source(values, None, 255, False, order, (1_500, 100, 365))
+
+
+def data_folder(root: str | os.PathLike[str] | None) -> Path:
+    if root is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        root = os.environ.get("PYRO_VAE_DATA") or cache / "pyro_vae"
+    return Path(root).expanduser()
+
+
+def _imported(module: str, package: str, name: str, fix: str) -> Any:
+    """Import ``module`` when its data are asked for, and not before: a broken torchvision must break nothing else."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+        try:
+            found = f"{package} {version(package)} with torch {version('torch')}"
+        except PackageNotFoundError:
+            found = f"no {package} with torch {version('torch')}"
+        raise ImportError(f"{name} needs {package}, and importing it failed (found {found}): {fix}") from error
+
+
+@contextmanager
+def _saying_where(name: str, folder: Path, files: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, HTTPException) as error:  # torchvision and torch.hub report in all three
+        raise FileNotFoundError(
+            f"{name} could not be downloaded: put {', '.join(files)} into {folder}, or say by root= or the environment "
+            f"variable PYRO_VAE_DATA which folder holds them"
+        ) from error
+
+
+def _corrupt(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is truncated or corrupt ({reason}): delete it and load again")

@@ -1,0 +1,33 @@
+"""What a program is to the code that runs it, and the effect handler that puts its latents at their means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch.distributions import Distribution
+
+from pyro_vae.flows import FlowDistribution
+from pyro_vae.runtime.objects import Callables
+
+__all__ = [
+    "AtMeans",
+    "Program",
+]
+
+
+Program = Annotated[Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))]
+
+
+class AtMeans(Messenger):
+    """Let each latent be the mean of its distribution instead of a draw: a guide then encodes.
+
+    The mean of a flow is not known; what becomes of the mean of its noise stands in for it.
+    """
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            fn = msg["fn"]
+            msg["value"], msg["done"] = fn.center if isinstance(fn, FlowDistribution) else fn.mean, True

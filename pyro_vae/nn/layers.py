@@ -1,0 +1,68 @@
+"""What the networks share: shapes, activations, and the first values of weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from torch import Tensor, nn
+
+from pyro_vae.runtime.kinds import Integers, Sizes
+
+__all__ = [
+    "Activation",
+]
+
+
+Shape = Annotated[int | Sequence[int], Sizes("positive integers", bounded=True, or_one=True)]
+
+
+Size = Annotated[int, Integers("positive integers", 1)]
+
+
+Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+_SATURATING = ("tanh", "sigmoid", "softplus")
+
+
+def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: str | None) -> None:
+    """Glorot's weights for saturating activations and for outputs, He's for rectifiers; biases zero.
+
+    Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010; He et al.,
+    *Delving deep into rectifiers*, 2015.
+    """
+    if activation is None or activation in _SATURATING:
+        nn.init.xavier_uniform_(layer.weight)
+    elif isinstance(layer, nn.ConvTranspose2d):  # torch takes its fan from the wrong end
+        fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+        nn.init.uniform_(layer.weight, -math.sqrt(6 / fan_in), math.sqrt(6 / fan_in))
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def as_shape(shape: Shape) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(map(int, shape))  # some of them may be NumPy's
+
+
+def check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(x.shape[x.dim() - len(shape) :]) != shape:
+        raise ValueError(
+            f"{type(network).__name__}: found an input of shape {tuple(x.shape)}, expected (*batch, "
+            f"{', '.join(map(str, shape))})"
+        )

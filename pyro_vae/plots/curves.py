@@ -1,0 +1,174 @@
+"""Curves and bars: the bound against the epoch, the KL of each latent unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.plots.canvas import (
+    COLORS,
+    FONT_POINTS,
+    Array,
+    check_kind,
+    finite,
+    with_minus,
+)
+
+__all__ = [
+    "kl_per_unit",
+    "learning_curve",
+]
+
+
+def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | None = None) -> Figure:
+    """The bound against the epoch, on training and validation data; larger is better.
+
+    The epoch with the best validation bound is marked. The first epochs of a run often lie hundreds of nats below the
+    rest; the lower limit is the 10 % quantile of all epochs but the first, so that they leave the picture instead of
+    flattening it. The last epochs are always in it: a run that overfits or diverges looks like one.
+
+    Args:
+        records: one mapping an epoch, in order, with ``"epoch"`` and ``"train_bound"`` (nats per datum), and
+            ``"valid_bound"`` where the epoch was validated (else ``None`` or missing). Other keys are ignored.
+            A bound that is not finite is a gap in its curve.
+        entropy_floor: a floor under the negative log-likelihood of every model, in nats per datum, where one is known,
+            such as the entropy of the data. No bound on fresh data stays above minus it: a dashed line is drawn there.
+
+    Raises:
+        ValueError: there are no records, one lacks a number, or no bound is finite.
+
+    >>> records = [
+    ...     {"epoch": 1, "train_bound": -540.0, "valid_bound": -209.0},
+    ...     {"epoch": 2, "train_bound": -120.0, "valid_bound": -104.0},
+    ... ]
+    >>> [text.get_text() for text in learning_curve(records).axes[0].get_legend().get_texts()]
+    ['training', 'validation', 'best validation: −104.00 at epoch 2']
+    """
+    check_kind("records", records, Sequence, "a list of one mapping an epoch")
+    if entropy_floor is not None and not (type(entropy_floor) in (int, float) and math.isfinite(entropy_floor)):
+        raise ValueError(f"entropy_floor: found {entropy_floor!r}, expected a finite number")
+    if not records:
+        raise ValueError("records: found none, expected one mapping an epoch")
+    for index, record in enumerate(records):
+        check_kind(f"records[{index}]", record, Mapping, "a mapping")
+        missing = [key for key in ("epoch", "train_bound") if record.get(key) is None]
+        if missing:
+            raise ValueError(f"records[{index}]: found {dict(record)}, expected a number under {' and '.join(missing)}")
+    epochs = np.array([record["epoch"] for record in records])  # (T,)
+    train = np.array([record["train_bound"] for record in records], dtype=float)  # (T,)
+    was_validated = np.array([record.get("valid_bound") is not None for record in records])  # (T,)
+    valid = np.array([record.get("valid_bound") for record in records], dtype=float)  # (T,), NaN where None
+    if not np.isfinite([train, valid]).any():
+        raise ValueError(f"records: found no finite bound in {len(records)} epochs, expected at least one")
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    # A single epoch is a point: a line alone would not show it.
+    style: dict[str, Any] = {"linewidth": 1.2, "marker": "o" if len(records) <= 20 else "", "markersize": 3}
+    axes.plot(epochs, train, color=COLORS[0], label="training", **style)
+    if was_validated.any():  # the line joins the validated epochs across those that were not
+        x, y = epochs[was_validated], valid[was_validated]
+        axes.plot(x, y, color=COLORS[6], label="validation", **style)
+    if np.isfinite(valid).any():
+        losses = [record.get("valid_loss") for record in records]  # another than minus the bound where it is annealed
+        score = valid if None in losses else -np.array(losses, dtype=float)
+        best = int(np.argmax(np.where(np.isfinite(valid), score, -np.inf)))
+        label = f"best validation: {with_minus(f'{valid[best]:.2f}')} at epoch {epochs[best]}"
+        axes.plot(epochs[best], valid[best], "*", color="black", markersize=9, zorder=3, label=label)
+    if entropy_floor is not None:
+        label = f"ceiling (entropy floor): {with_minus(f'{-entropy_floor:.2f}')}"
+        axes.axhline(-entropy_floor, color="black", linestyle="--", linewidth=1, label=label)
+
+    axes.set_ylim(*_limits(train, valid, [] if entropy_floor is None else [-entropy_floor]))
+    if len(records) == 1:
+        axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("bound (nats per datum)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = None) -> Figure:
+    """The KL of each latent unit, largest first, one panel a layer.
+
+    The panels stand in the order of the mapping, from the top down. A model draws its top layer first, so for
+    ``diagnose(...).kl_per_unit`` the layer next to the data is at the bottom. Each panel has its own scales: a layer
+    that has collapsed shows by the numbers on its axis and by the total in its title.
+
+    Args:
+        kl: mean KL of the units of each site, ``(D,)``, in nats.
+        active: which of them are active, ``(D,)`` booleans a site. Bars are coloured by it; those of a site that
+            is missing here are gray.
+
+    Raises:
+        ValueError: there is no site, ``kl`` or ``active`` of a site are not ``D`` numbers, or ``active`` names a site
+            that ``kl`` lacks.
+
+    >>> figure = kl_per_unit({"z2": [0.01, 0.02], "z1": [0.5, 3.0, 1.5]})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['z2: 0.03 nats in 2 units', 'z1: 5.00 nats in 3 units']
+    """
+    check_kind("kl", kl, Mapping, "a mapping from sites to numbers")
+    if active is not None:
+        check_kind("active", active, Mapping, "a mapping from sites to booleans")
+    if not kl:
+        raise ValueError("kl: found no site, expected one or more")
+    active = {} if active is None else active
+    if unknown := [name for name in active if name not in kl]:
+        raise ValueError(f"active: found the sites {unknown}, expected none but those of kl, {list(kl)}")
+    figure = Figure(figsize=(6.4, 0.6 + 2.2 * len(kl)), layout="constrained")
+    panels = figure.subplots(len(kl), squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, kl.items(), strict=True):
+        nats = finite(f"kl[{name!r}]", values)
+        if nats.ndim != 1 or len(nats) == 0:
+            raise ValueError(f"kl[{name!r}]: found shape {nats.shape}, expected (D,) with D at least 1")
+        order = np.argsort(-nats, kind="stable")
+        position = np.arange(1, len(nats) + 1)
+        # Bars that touch from a hundred on, or the gaps between them would be thinner than a pixel.
+        width = 0.8 if len(nats) < 100 else 1.0
+        groups = [("units", np.ones(len(nats), dtype=bool), COLORS[8] if active else COLORS[0])]
+        title = f"{name}: {with_minus(f'{nats.sum():.2f}')} nats in {len(nats)} unit{'s' * (len(nats) > 1)}"
+        if name in active:
+            on = finite(f"active[{name!r}]", active[name]).astype(bool)
+            if on.shape != nats.shape:
+                raise ValueError(f"active[{name!r}]: found shape {on.shape}, expected that of kl, {nats.shape}")
+            groups = [("active", on[order], COLORS[0]), ("not active", ~on[order], COLORS[6])]
+            title += f", {on.sum()} active"
+        for label, chosen, color in groups:
+            if chosen.any():
+                axes.bar(position[chosen], nats[order][chosen], width, color=color, label=label)
+        if name in active:
+            axes.legend(frameon=False, loc="upper right")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_title(title, fontsize=FONT_POINTS)
+        axes.set_xlim(0.25, max(len(nats), 4) + 0.75)  # a single bar does not fill the panel
+        if len(nats) <= 10:
+            axes.set_xticks(position)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+        axes.set_ylabel("KL (nats)")
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    panels[-1].set_xlabel("unit, by its KL")
+    return figure
+
+
+def _limits(train: npt.NDArray[Any], valid: npt.NDArray[Any], also: list[float]) -> tuple[float, float]:
+    """Limits of the bound for the eye, see :func:`learning_curve`; ``also`` are values to keep in the picture."""
+    curves = [curve[np.isfinite(curve)] for curve in (train, valid)]  # (<= T,)
+    everything = np.concatenate(curves)
+    later = np.concatenate([curve[1:] for curve in curves])
+    low = np.quantile(later, 0.1) if len(later) >= 4 else everything.min()  # of so few, none is an outlier
+    low = min([low, *also, *(curve[-1] for curve in curves if len(curve))])
+    high = max([everything.max(), *also])
+    margin = 0.05 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)

@@ -1,0 +1,169 @@
+r"""Pictures of a latent space of two dimensions.
+
+:func:`manifold` is Figure 4 of [1]. Under the prior :math:`z \sim N(0, I)` the map :math:`u = \Phi(z)` makes each
+coordinate uniform, so a regular grid on the unit square, pulled back by the inverse distribution function,
+
+.. math:: z = \Phi^{-1}(u), \qquad u = \left(i + \tfrac12\right) / R, \quad i = 0, \dots, R - 1,
+
+gives every tile the same prior mass: the picture shows the latent plane in the proportions in which the model uses it.
+
+[1] D. P. Kingma and M. Welling. Auto-Encoding Variational Bayes. ICLR 2014. https://arxiv.org/abs/1312.6114
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from pyro_vae.plots.canvas import (
+    COLORS,
+    FONT_POINTS,
+    MARKERS,
+    Array,
+    as_images,
+    at_least_one,
+    finite,
+    mosaic,
+    spread,
+    with_minus,
+)
+
+__all__ = [
+    "latent_grid",
+    "latent_space",
+    "manifold",
+]
+
+
+def latent_grid(num_rows: int) -> tuple[Tensor, Tensor]:
+    r"""A square grid of latent points, equally spaced in the prior probability :math:`N(0, I)` of each coordinate.
+
+    Its pictures are drawn by :func:`manifold`:
+    ``z, coordinates = latent_grid(20); manifold(vae.likelihood(z).mean, coordinates)``.
+
+    Args:
+        num_rows: points a side, ``R``.
+
+    Returns:
+        ``z``, ``(R * R, 2)``, with ``z[i * R + j] == (coordinates[j], coordinates[i])``: the first latent coordinate
+        runs fastest; and ``coordinates``, ``(R,)``, the normal quantiles at ``(i + 0.5) / R``, increasing. Both in
+        torch's default dtype, on the CPU.
+
+    Raises:
+        ValueError: ``num_rows`` is below 1.
+
+    >>> z, coordinates = latent_grid(2)
+    >>> coordinates
+    tensor([-0.6745,  0.6745])
+    >>> z[1]  # z1 has moved to the right, z2 is still at the bottom
+    tensor([ 0.6745, -0.6745])
+    """
+    at_least_one("num_rows", num_rows)
+    u = (torch.arange(num_rows, dtype=torch.float64) + 0.5) / num_rows  # (R,)
+    coordinates = torch.special.ndtri(u).to(torch.get_default_dtype())  # (R,)
+    z2, z1 = torch.meshgrid(coordinates, coordinates, indexing="ij")  # (R, R)
+    return torch.stack((z1, z2), dim=-1).reshape(-1, 2), coordinates
+
+
+def manifold(images: Array, coordinates: Array) -> Figure:
+    """The two-dimensional latent plane, each tile the image that its point decodes to: Figure 4 of the AEVB paper.
+
+    The first latent coordinate, ``z1``, grows to the right and the second, ``z2``, upwards. In the order of
+    :func:`latent_grid`, ``images[i * R + j]`` is decoded from ``(z1, z2) = (coordinates[j], coordinates[i])`` and is
+    the tile in column ``j`` from the left and row ``i`` *from the bottom*: ``images[0]`` is at the bottom left,
+    ``images[R - 1]`` at the bottom right. The images themselves stay upright.
+
+    Args:
+        images: ``(R * R, H, W)`` or ``(R * R, C, H, W)`` with ``C`` 1 (gray) or 3 (RGB); 0 is black, 1 is white, and
+            what lies outside is clipped.
+        coordinates: ``(R,)``, the latent values that label both axes.
+
+    Raises:
+        ValueError: ``coordinates`` are not a row of numbers, ``images`` are not ``R * R`` images, or a value is not
+            finite.
+
+    >>> z, coordinates = latent_grid(3)
+    >>> figure = manifold(torch.rand(len(z), 1, 8, 8), coordinates)
+    >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    ['−0.97', '0.00', '0.97']
+    """
+    values = finite("coordinates", coordinates)
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"coordinates: found shape {values.shape}, expected (R,) with R at least 1")
+    R = len(values)
+    tiles = as_images("images", images)  # (R * R, H, W, C)
+    if len(tiles) != R * R:
+        raise ValueError(f"images: found {len(tiles)}, expected {R * R}, one for each pair of {R} coordinates")
+    tiles = tiles.reshape(R, R, *tiles.shape[1:])[::-1]  # row 0 of an image is its top, row 0 of the plane its bottom
+    figure, axes = mosaic(tiles, margins=(0.75, 0.4))
+    for axis, inches in zip((axes.xaxis, axes.yaxis), figure.get_size_inches() * axes.get_position().size, strict=True):
+        shown = spread(R, most=min(7, int(inches / 0.5)))
+        labels = [with_minus(f"{value:.2f}") for value in values[shown].round(2) + 0.0]  # -0.0 + 0.0 is 0.0
+        axis.set_ticks(shown + 0.5, labels=labels)
+    axes.set_xlabel("$z_1$", fontsize=FONT_POINTS)
+    axes.set_ylabel("$z_2$", fontsize=FONT_POINTS)
+    return figure
+
+
+def latent_space(z: Array, labels: Array | None = None) -> Figure:
+    """Where the data lie in a two-dimensional latent space: a point for each posterior mean.
+
+    Args:
+        z: posterior means, ``(N, 2)``.
+        labels: ``(N,)``. Up to 20 different integers are classes, each with its colour in a legend; more of them, or
+            real numbers, are a scale with a colour bar.
+
+    Raises:
+        ValueError: ``z`` is not ``(N, 2)``, ``labels`` are not ``N`` numbers, or a value is not finite.
+
+    >>> figure = latent_space(torch.randn(100, 2), labels=torch.arange(100) % 3)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['0', '1', '2']
+    """
+    points = finite("z", z)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"z: found shape {points.shape}, expected (N, 2) with N at least 1")
+    z1, z2 = points.T
+    figure = Figure(figsize=(6.0, 5.0), layout="constrained")
+    axes = figure.add_subplot()
+    size = float(np.clip(20_000 / len(points), 3, 25))  # points^2: ten thousand data still leave gaps
+    if labels is None:
+        axes.scatter(z1, z2, s=size, color=COLORS[0], linewidths=0)
+    else:
+        values = finite("labels", labels)
+        if values.shape != (len(points),):
+            raise ValueError(f"labels: found shape {values.shape}, expected {(len(points),)}, one for each z")
+        classes, indices = np.unique(values, return_inverse=True)  # (C,), (N,)
+        if values.dtype.kind in "biu" and len(classes) <= len(COLORS) * len(MARKERS):
+            _scatter_classes(axes, points, classes, indices, size)
+        else:
+            figure.colorbar(axes.scatter(z1, z2, s=size, c=values, cmap="viridis", linewidths=0), label="label")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("$z_1$")
+    axes.set_ylabel("$z_2$")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _scatter_classes(
+    axes: Axes, points: npt.NDArray[Any], classes: npt.NDArray[Any], indices: npt.NDArray[Any], size: float
+) -> None:
+    """Scatter ``points`` coloured by ``classes[indices]``, in the order given: no class is painted over another."""
+    colors = np.array(COLORS)[indices % len(COLORS)]  # (N,)
+    for number, marker in enumerate(MARKERS):
+        chosen = indices // len(COLORS) == number
+        if chosen.any():
+            z1, z2 = points[chosen].T
+            axes.scatter(z1, z2, s=size, color=colors[chosen], marker=marker, linewidths=0)
+    handles = [
+        Line2D([], [], linestyle="", color=COLORS[i % len(COLORS)], marker=MARKERS[i // len(COLORS)], label=str(c))
+        for i, c in enumerate(classes)
+    ]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.1)

@@ -1,0 +1,35 @@
+"""A warning that names the parameters which an objective does not train."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Untrained"]
+
+
+class Untrained:
+    """The parameters without a gradient so far, watched for one whole epoch."""
+
+    def __init__(self, pair: nn.Module, objective: Any) -> None:
+        self.objective = objective
+        self.parameters = {name: p for name, p in pair.named_parameters() if p.requires_grad}
+
+    def count_step(self) -> None:
+        """Take out the parameters that have a gradient after a step."""
+        if self.parameters:
+            self.parameters = {name: p for name, p in self.parameters.items() if p.grad is None}
+
+    def end_epoch(self) -> None:
+        """Warn of those that had none in the whole epoch, once a run."""
+        names, self.parameters = list(self.parameters), {}
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warnings.warn(
+                f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
+                "train them on these data",
+                UserWarning,
+                stacklevel=6,
+            )
