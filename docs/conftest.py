@@ -1,0 +1,22 @@
+"""Run each page as a doctest in an empty folder of its own, with Pyro's parameter store left empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+torch.set_num_threads(1)  # small tensors, and several test processes on few cores
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a page write files by short names, and seed what it draws."""
+    monkeypatch.chdir(tmp_path)
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    yield
+    pyro.clear_param_store()
