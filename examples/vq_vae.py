@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_vae import best_device, load_data, new_folder
+from train_vae import best_device, load_data
+from train_vae_settings import new_folder
 
 import pyro_vae
 from pyro_vae import plots

@@ -1,0 +1,221 @@
+"""The options of train_vae.py: one table, from which the parser and its help are made.
+
+An option that only some programs or objectives take has a default for each of these, and is refused beside any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pyro_vae
+from pyro_vae.networks import Activation
+from pyro_vae.objectives.gradients import Gradient
+from pyro_vae.precision import Precision
+from pyro_vae.programs.program import Program
+
+COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
+PROGRAMS: dict[str, type[Program]] = {
+    "vae": pyro_vae.VAE,
+    "hvae": pyro_vae.HVAE,
+    "ladder": pyro_vae.LadderVAE,
+    "conv-ladder": pyro_vae.ConvLadderVAE,
+}
+OBJECTIVES: dict[str, type[pyro_vae.Objective]] = {
+    "elbo": pyro_vae.ELBO,
+    "iwae": pyro_vae.IWAE,
+    "miwae": pyro_vae.MIWAE,
+    "piwae": pyro_vae.PIWAE,
+    "ciwae": pyro_vae.CIWAE,
+    "renyi": pyro_vae.RenyiBound,
+    "wake-sleep": pyro_vae.WakeSleep,
+    "reweighted-wake-sleep": pyro_vae.ReweightedWakeSleep,
+}
+SLEEPING = ("wake-sleep", "reweighted-wake-sleep")  # these have gradients of their own, and take no --gradient
+CHOOSERS = {"model": "program", "bound": "objective"}  # of a group: the option that decides who takes the others
+
+
+def widths(text: str) -> int | list[int]:
+    """Return a width, or the widths of one layer, which have commas between them."""
+    numbers = [int(number) for number in text.split(",")]
+    return numbers if "," in text else numbers[0]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of the command line."""
+
+    default: Any  # or a default for each program or objective that takes the option
+    help: str
+    type: Callable[[str], Any] = str
+    choices: Iterable[str] | None = None
+    nargs: str | None = None
+    metavar: str | None = None
+    least: int | None = None
+    unset: str = "none"  # what the help says of a default of None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each program or objective that takes the option; empty if all do."""
+        return self.default if isinstance(self.default, dict) else {}
+
+    @property
+    def initial(self) -> Any:
+        """The value before anything is given."""
+        return None if self.defaults else self.default
+
+    def describe(self) -> str:
+        """Return the help with the default."""
+        if not self.defaults:
+            return f"{self.help} (default: {self.unset if self.default is None else shown(self.default)})"
+        takers: dict[str, list[str]] = {}
+        for taker, default in self.defaults.items():
+            takers.setdefault(shown(default), []).append(taker)
+        defaults = "; ".join(f"{default} for {', '.join(names)}" for default, names in takers.items())
+        return f"{self.help} (default: {defaults})"
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of ``add_argument``; what is not given stays out of its result."""
+        keywords = {"help": self.describe(), "default": argparse.SUPPRESS}
+        if self.type is bool:
+            return keywords | {"action": "store_true"}
+        choices = None if self.choices is None else list(self.choices)
+        return keywords | {"type": self.type, "choices": choices, "nargs": self.nargs, "metavar": self.metavar}
+
+
+def shown(default: Any) -> str:
+    """Return a default as one would write it on the command line."""
+    if isinstance(default, list):
+        return " ".join(map(str, default))
+    return f"{default:g}" if isinstance(default, float) else "no" if default is False else str(default)
+
+
+# fmt: off
+OPTIONS: dict[str, dict[str, Option]] = {
+    "data": {
+        "data": Option("digits", "digits, mnist, fashion_mnist, frey_faces, or a .npy file of your own, one datum a "
+                       "row", metavar="NAME|FILE.npy"),
+        "data_root": Option(None, "folder with the data files, or where to download them to", metavar="DIR",
+                            unset="$PYRO_VAE_DATA, else a cache folder"),
+        "binarize": Option("auto", "how grey pixels become black and white; auto: dynamic for the black and white "
+                           "sets, none for others", choices=("auto", "dynamic", "static", "threshold", "none")),
+    },
+    "model": {
+        "program": Option("vae", "one layer of latents, or a hierarchy of them", choices=PROGRAMS),
+        "latent_dim": Option({"vae": 10}, "length of the latent z", int, least=1),
+        "latent_dims": Option({"hvae": [20, 10], "ladder": [20, 10]}, "lengths of z1 (next to the data) to zT",
+                              int, nargs="+", metavar="LENGTH"),
+        "hidden_dims": Option({"vae": [200, 200], "hvae": [200, 200], "ladder": [200, 200]},
+                              "hidden layers of the encoder, and reversed of the decoder; a hierarchy has these at "
+                              "every layer, or with commas one by one: 200,200 100,100",
+                              widths, nargs="*", metavar="WIDTH"),
+        "activation": Option({"vae": "tanh", "hvae": "tanh", "ladder": "leaky_relu"}, "of the hidden layers",
+                             choices=get_args(Activation)),
+        "guide": Option({"hvae": "bottom-up"}, "order in which the guide draws the layers",
+                        choices=("bottom-up", "top-down")),
+        "batch_norm": Option({"ladder": False}, "normalise the hidden layers over the batch", bool),
+        "num_layers": Option({"conv-ladder": [4, 6, 2]}, "latent layers of each level of images, each half as large as "
+                             "the one before, the last a single pixel", int, nargs="+", metavar="COUNT"),
+        "latent_channels": Option({"conv-ladder": [2, 4, 16]}, "channels of each level's latents",
+                                  int, nargs="+", metavar="COUNT"),
+        "channels": Option({"conv-ladder": [32, 64, 64]}, "channels of each level's features",
+                           int, nargs="+", metavar="COUNT"),
+        "num_blocks": Option({"conv-ladder": 1}, "residual blocks of each level on the way up", int, least=1),
+        "likelihood": Option(None, "p(x|z): bernoulli for black and white pixels, gaussian for real ones in [0, 1]",
+                             choices=("bernoulli", "gaussian"), unset="what suits the data"),
+    },
+    "bound": {
+        "objective": Option("elbo", "what to maximise", choices=OBJECTIVES),
+        "num_particles": Option(dict.fromkeys(OBJECTIVES, 5) | {"elbo": 1, "wake-sleep": 1}, "latents drawn per image",
+                                int, least=1),
+        "num_batches": Option({"miwae": 5, "piwae": 5}, "batches of particles", int, least=1),
+        "alpha": Option({"renyi": 0.5}, "order of the Rényi divergence", float),
+        "beta": Option({"ciwae": 0.5}, "share of the ELBO", float),
+        "gradient": Option("reparam", "estimator of the guide's gradient", choices=get_args(Gradient)),
+        "free_bits": Option({"elbo": 0.0}, "floor under the latent's mean KL in nats", float),
+        "kl_weight": Option(1.0, "weight of the KL in training; 4 makes a β-VAE; what is reported is never weighed",
+                            float),
+        "warm_up": Option(None, "raise that weight from 0 in a line, over so many epochs", int, metavar="EPOCHS",
+                          unset="a quarter of them for ladder, which collapses without; else 0"),
+    },
+    "training": {
+        "epochs": Option(200, "passes over the training data", int, least=1),
+        "batch_size": Option(100, "images a step", int, least=1),
+        "lr": Option(2e-3, "Adam's learning rate, falling to zero by a cosine", float),
+        "clip_norm": Option(None, "largest norm of the gradient of the mean loss", float),
+        "seed": Option(0, "same seed, same result", int),
+        "device": Option("auto", "auto takes a GPU where there is one", choices=("auto", "cpu", "cuda")),
+        "precision": Option("highest", "of products of float32 matrices; highest is exact to float32",
+                            choices=get_args(Precision)),
+        "compile": Option("auto", "compile the programs; auto does for long runs", choices=COMPILE),
+    },
+    "results": {
+        "eval_particles": Option(1000, "importance samples per test image for log p(x)", int,
+                                 least=2),  # an error bar takes two
+        "out": Option(None, "folder for the results", metavar="DIR", unset="a new one under runs/"),
+        "resume": Option(None, "go on with the run in this folder; its own settings apply", metavar="RUN"),
+    },
+}
+# fmt: on
+SETTINGS = {name: option for group in OPTIONS.values() for name, option in group.items()}
+del SETTINGS["out"], SETTINGS["resume"]  # these say where the settings are
+
+
+def flag(name: str) -> str:
+    """Return the option of a setting, as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def own_options(group: str, choice: str) -> dict[str, Any]:
+    """Return the options that a program (of the group "model") or an objective ("bound") takes, with its defaults."""
+    own = {name: option.defaults[choice] for name, option in OPTIONS[group].items() if choice in option.defaults}
+    gradient = OPTIONS["bound"]["gradient"]
+    return own | ({"gradient": gradient.default} if group == "bound" and choice not in SLEEPING else {})
+
+
+def parse(
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> argparse.Namespace:
+    """Read the command line; ``given`` of the result holds the options that stand there."""
+    parser = make(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for title, group in OPTIONS.items():
+        note = (
+            f"Where a default is for some, no other {CHOOSERS[title]} takes the option." if title in CHOOSERS else None
+        )
+        arguments = parser.add_argument_group(title, note)
+        for name, option in group.items():
+            arguments.add_argument(flag(name), **option.keywords())
+    given = vars(parser.parse_args(argv))
+    if any(isinstance(layer, list) for layer in given.get("hidden_dims", ())):
+        given["hidden_dims"] = [layer if isinstance(layer, list) else [layer] for layer in given["hidden_dims"]]
+    initial = {name: option.initial for group in OPTIONS.values() for name, option in group.items()}
+    args = argparse.Namespace(**initial | given, given=given)
+    if args.resume is None:  # else the settings of the run apply, which have been checked
+        check(args, parser)
+    return args
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse numbers that are too small and options that do not go together; fill in ``warm_up``."""
+    if not -(2**63) <= args.seed < 2**63:
+        parser.error(f"argument --seed: found {args.seed}, expected an integer of 64 bits")
+    for name, option in SETTINGS.items():
+        value = getattr(args, name)
+        if option.least is not None and value is not None and value < option.least:
+            parser.error(f"argument {flag(name)}: found {value}, expected {option.least} or more")
+    if args.warm_up is None:
+        args.warm_up = args.epochs // 4 if args.program == "ladder" else 0
+    if not 0 <= args.warm_up <= args.epochs:
+        parser.error(f"argument --warm-up: found {args.warm_up}, expected at most the {args.epochs} epochs of training")
+    for group, chooser in CHOOSERS.items():
+        choice = getattr(args, chooser)
+        for name, option in OPTIONS[group].items():
+            if option.defaults and choice not in option.defaults and getattr(args, name) is not None:
+                parser.error(f"argument {flag(name)}: found one beside --{chooser} {choice}, "
+                             f"expected --{chooser} {' or '.join(option.defaults)}")  # fmt: skip
+    if args.gradient != "reparam" and args.objective in SLEEPING:
+        parser.error(f"argument --gradient: found {args.gradient}, expected reparam for --objective {args.objective}")
