@@ -133,7 +133,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "num_batches": Option({"miwae": 5, "piwae": 5}, "batches of particles", int, least=1),
         "alpha": Option({"renyi": 0.5}, "order of the Rényi divergence", float),
         "beta": Option({"ciwae": 0.5}, "share of the ELBO", float),
-        "gradient": Option("reparam", "estimator of the guide's gradient", choices=get_args(Gradient)),
+        "gradient": Option("reparam", "estimator of the guide's gradient; wake-sleep has its own",
+                           choices=get_args(Gradient)),
         "free_bits": Option({"elbo": 0.0}, "floor under the latent's mean KL in nats", float),
         "kl_weight": Option(1.0, "weight of the KL in training; 4 makes a β-VAE; what is reported is never weighed",
                             float),
@@ -183,9 +184,8 @@ def parse(
     """Read the command line; ``given`` of the result holds the options that stand there."""
     parser = make(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for title, group in OPTIONS.items():
-        note = (
-            f"Where a default is for some, no other {CHOOSERS[title]} takes the option." if title in CHOOSERS else None
-        )
+        chooser = CHOOSERS.get(title)
+        note = chooser and f"An option with a default for some {chooser}s is for these alone."
         arguments = parser.add_argument_group(title, note)
         for name, option in group.items():
             arguments.add_argument(flag(name), **option.keywords())
