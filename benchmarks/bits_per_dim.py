@@ -1,4 +1,4 @@
-"""What a pixel costs under each likelihood of grey levels: bits per dimension of small VAEs, on faces and in colour.
+"""Compare the likelihoods of grey levels: bits per dimension of small VAEs, on faces and in colour.
 
     python benchmarks/bits_per_dim.py                      # colour patches; some minutes on two cores
     python benchmarks/bits_per_dim.py --data-root DATA     # Frey faces too
@@ -12,9 +12,9 @@ categorical    Categorical, 256 free probabilities a pixel
 Gaussian       of dequantised levels: density in [0, 1), noise drawn anew at each use, once for the score; 8 bits added
 
 The figure is the importance-weighted bound with K particles on held-out images, in bits per dimension, smaller is
-better, with the standard error over images. The first three are bounds on the probability of the levels, the last one
-also one for the noise. A level that is drawn uniformly costs 8 bits. Small models, trained for a short while: this
-compares likelihoods, and is no record of any.
+better, with the standard error over images. The first three bound the probability of the levels; the last one also
+bounds that of the noise. Uniform levels cost 8 bits. The models are small and trained for a short while: this compares
+likelihoods, and shows none at its best.
 
 Faces are Frey's, 28 x 20, split as pyro_vae.data.load does. Colour is 16 x 16 patches of scikit-learn's two sample
 photographs, training patches from the left 448 columns, every 8 pixels, and test patches side by side from the other
@@ -68,13 +68,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def patches(image: Tensor, stride: int) -> Tensor:
-    """All patches ``(N, 3, 16, 16)`` of an image ``(3, H, W)``, so many pixels apart."""
+    """Return all patches ``(N, 3, 16, 16)`` of an image ``(3, H, W)`` that are ``stride`` pixels apart."""
     cut = image.unfold(1, PATCH, stride).unfold(2, PATCH, stride)  # (3, rows, columns, 16, 16)
     return cut.movedim(0, 2).reshape(-1, 3, PATCH, PATCH).contiguous()
 
 
 def colour() -> tuple[Tensor, Tensor]:
-    """Bytes to train on and to test on, from different parts of both photographs."""
+    """Return training and test patches as bytes, from different parts of both photographs."""
     images = [torch.from_numpy(np.moveaxis(image, -1, 0).copy()) for image in load_sample_images().images]
     train = torch.cat([patches(image[..., :448], 8) for image in images])
     test = torch.cat([patches(image[..., 448:], PATCH) for image in images])
@@ -87,7 +87,7 @@ def frey_faces(root: str) -> tuple[Tensor, Tensor]:
 
 
 def make_vae(make: Make, data_shape: tuple[int, ...], latent_dim: int) -> pyro_vae.VAE:
-    """A VAE whose decoder gives the likelihood what it takes."""
+    """Make a VAE whose decoder has the outputs that the likelihood takes."""
     wanted, image = make(None, data_shape).output_shape, data_shape
     if len(wanted) == len(image):  # the mixture in colour: numbers a pixel, not a channel
         image = image[1:]
@@ -98,7 +98,7 @@ def make_vae(make: Make, data_shape: tuple[int, ...], latent_dim: int) -> pyro_v
 
 
 def row(name: str, train: Tensor, test: Tensor, args: argparse.Namespace) -> list[str]:
-    """Train one VAE and score it: its row of the table."""
+    """Train and score a VAE; return its row of the table."""
     started = time.perf_counter()
     torch.manual_seed(args.seed)
     vae = make_vae(LIKELIHOODS[name], tuple(train.shape[1:]), args.latent_dim)

@@ -1,4 +1,4 @@
-"""What richer priors and posteriors are worth, and which parts compose: tables of measured log-likelihoods.
+"""Measure the log-likelihood of richer priors and posteriors, and of each posterior with each prior.
 
     python benchmarks/composition.py --data-root DATA             # MNIST: 4 programs, 3 seeds; two hours on two cores
     python benchmarks/composition.py --parts                      # digits: each posterior with each prior; half an hour
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def posterior_of(name: str, shape: tuple[int, ...], latent_dim: int, hidden_dims: tuple[int, ...]) -> nn.Module:
-    """A posterior on fully connected layers, by name."""
+    """Make a posterior on fully connected layers, by name."""
     if name in FLOWS:
         flow = Flow(name, latent_dim, hidden_dims[-1], num_transforms=2, hidden_dims=hidden_dims[-1:])  # type: ignore[arg-type]
         return FlowPosterior(flow, MLP(shape, None, hidden_dims))
@@ -96,7 +96,7 @@ def posterior_of(name: str, shape: tuple[int, ...], latent_dim: int, hidden_dims
 
 
 def prior_of(name: str, posterior: nn.Module, train: Split, latent_dim: int, count: int) -> nn.Module:
-    """A prior by name; those with components have ``count`` of them."""
+    """Make a prior by name; a mixture has ``count`` components."""
     if name == "vamp":
         # of a flow the Gaussians that it starts with: the flow itself would be inverted for each of them at each z
         components = "start" if isinstance(posterior, FlowPosterior) else "posterior"
@@ -111,7 +111,7 @@ def prior_of(name: str, posterior: nn.Module, train: Split, latent_dim: int, cou
 
 
 def run(names: tuple[str, str], splits: Any, args: argparse.Namespace, seed: int) -> tuple[float, float, float]:
-    """Train and score a program: ELBO, log p(x) and minutes."""
+    """Train and score a program; return the ELBO, log p(x) and the minutes of training."""
     latent_dim, count, hidden_dims = (10, 50, (200, 200)) if args.parts else (40, 500, (300, 300))
     shape, train, test = splits.data_shape, splits.train, splits.test
     if args.num_train:
@@ -135,7 +135,7 @@ def run(names: tuple[str, str], splits: Any, args: argparse.Namespace, seed: int
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over the seeds and its standard error."""
+    """Return the mean over the seeds and its standard error."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return statistics.fmean(values), error
 
@@ -146,7 +146,7 @@ def shown(values: Sequence[float]) -> str:
 
 
 def on_mnist(args: argparse.Namespace) -> Iterator[list[list[str]]]:
-    """After each seed, the four programs and what each gains over the first."""
+    """Yield the table after each seed: the four programs, and what each gains over the first."""
     splits = data.load("mnist", root=args.data_root)
     results: dict[tuple[str, str], list[tuple[float, float, float]]] = {names: [] for names in MNIST}
     for seed in range(args.seeds):  # interleaved, so that all have the same machine
@@ -166,7 +166,7 @@ def on_mnist(args: argparse.Namespace) -> Iterator[list[list[str]]]:
 
 
 def on_digits(args: argparse.Namespace) -> Iterator[list[list[str]]]:
-    """After each posterior, log p(x) of those so far with every prior."""
+    """Yield the table after each posterior: log p(x) with every prior."""
     splits = data.load("digits")
     rows = [["posterior", *PRIORS]]
     for posterior in POSTERIORS:

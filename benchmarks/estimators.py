@@ -1,4 +1,4 @@
-"""Every bound on one trained VAE, in the order that theory demands, and the noise of every estimator of its gradient.
+"""Measure every bound of one trained VAE, in the order that theory demands, and the noise of each gradient estimator.
 
     python benchmarks/estimators.py RUN                    # RUN: a folder that examples/train_vae.py wrote
     python benchmarks/estimators.py RUN --num-data 500 --num-particles 50 --repeats 10 --out estimators.json
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def chains(k: int) -> dict[str, list[Objective]]:
-    """Bounds that must rise from one to the next."""
+    """Return chains of bounds; in each, a bound is at least as large as the one before."""
     return {
         "more particles": [MIWAE(k, 1), MIWAE(k // 5, 5), IWAE(k), IWAE(4 * k)],
         "Rényi order": [
@@ -67,7 +67,7 @@ def chains(k: int) -> dict[str, list[Objective]]:
 
 @torch.no_grad()
 def estimate(vae: pyro_vae.VAE, objective: Objective, x: Tensor, repeats: int) -> tuple[float, float]:
-    """The mean bound over ``x`` and its Monte Carlo standard error."""
+    """Return the mean bound over ``x`` and its Monte Carlo standard error."""
     rows = []
     for _ in range(repeats):
         rows.append(torch.cat([objective.bound(vae.model, vae.guide, batch).double() for batch in x.split(100)]))

@@ -1,13 +1,13 @@
-"""How long an importance-sampled log p(x) takes, here and in other packages, and how much memory.
+"""Measure time and memory of an importance-sampled log p(x), here and in other packages.
 
     python benchmarks/likelihood.py                                # random bits; two minutes on two cores
     python benchmarks/likelihood.py --data-root DATA --memory      # MNIST, and the peak memory too
 
 The unit is one particle of one datum: a draw from the guide, the network 50-200-200-784, and three densities. All score
-the same images with one VAE 784-200-200-50, whose weights each peer is given, with as many particles; in each round
-each does so once, in turn, in one process, and the table holds medians over rounds. Compilation is over before the
-first round that counts. The means of log p(x) stand beside, and must agree within 1 nat: they are random. The net has
-been trained on these images for 100 steps.
+the same images with the same number of particles of one VAE 784-200-200-50, whose weights are copied. In each round
+each scores once, in turn, in one process; the table holds medians over rounds. Compilation ends before the first round
+that counts. The means of log p(x), which are random, must agree within 1 nat. The VAE was trained on these images for
+100 steps.
 
 pyro_vae runs what ``log_likelihood`` runs, its kernels on chunks of 100 particles of 50 data and the streaming
 statistics; that function itself compiles anew at each call. Pyro's RenyiELBO(alpha=0) and NumPyro's hold all particles
@@ -75,8 +75,8 @@ def network() -> pyro_vae.VAE:
     return pyro_vae.VAE((28, 28), 50, (200, 200)).eval()
 
 
-def ours(vae: pyro_vae.VAE, x: Tensor, num_particles: int, compile: bool) -> Callable[[], float]:
-    """What ``log_likelihood`` runs once it has compiled."""
+def packaged(vae: pyro_vae.VAE, x: Tensor, num_particles: int, compile: bool) -> Callable[[], float]:
+    """Return the part of ``log_likelihood`` that runs once it has compiled."""
 
     def weigh(batch: Tensor) -> list[Tensor]:
         return [pyro_vae.log_weights(vae.model, vae.guide, batch, CHUNK_SIZE)]
@@ -101,7 +101,7 @@ def ours(vae: pyro_vae.VAE, x: Tensor, num_particles: int, compile: bool) -> Cal
 
 
 def pyro_renyi(vae: pyro_vae.VAE, x: Tensor, num_particles: int, rows: int, vectorised: bool) -> Callable[[], float]:
-    """Pyro's own estimate, of so many data at once."""
+    """Return Pyro's own estimate, taken of ``rows`` data at once."""
     elbo = RenyiELBO(alpha=0, num_particles=num_particles, vectorize_particles=vectorised, max_plate_nesting=1)
     return lambda: -sum(elbo.loss(vae.model, vae.guide, part) for part in x.split(rows)) / len(x)
 
@@ -116,8 +116,8 @@ def makers(vae: pyro_vae.VAE, x: Tensor, k: int) -> dict[str, Callable[[], Calla
     while len(x) % rows:
         rows -= 1
     return {
-        "pyro_vae, compiled": lambda: ours(vae, x, k, True),
-        "pyro_vae, eager": lambda: ours(vae, x, k, False),
+        "pyro_vae, compiled": lambda: packaged(vae, x, k, True),
+        "pyro_vae, eager": lambda: packaged(vae, x, k, False),
         "Pyro RenyiELBO, vectorised": lambda: pyro_renyi(vae, x, k, rows, True),
         "Pyro RenyiELBO, its loop": lambda: pyro_renyi(vae, x, k, BATCH_SIZE, False),
         "NumPyro RenyiELBO": lambda: peers_numpyro.numpyro_log_likelihood(vae, x, k, rows),
@@ -144,7 +144,10 @@ def compare(vae: pyro_vae.VAE, x: Tensor, num_particles: int, num_rounds: int) -
 
 
 def peak_kib() -> int:
-    """This process's peak resident memory; on Linux ru_maxrss begins at the size of the process that started it."""
+    """Return the peak resident memory of this process, in KiB.
+
+    Linux starts ``ru_maxrss`` at the size of the parent process, so it is read from ``/proc`` there.
+    """
     status = Path("/proc/self/status")
     if status.is_file():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -29,14 +29,14 @@ HALF = math.log(1e3)  # bounds of the log-scale of q(z|x)
 
 
 class Contestant(Protocol):
-    """What takes training steps."""
+    """A program with its optimiser, which takes training steps on data of its own."""
 
     def round(self, steps: int) -> list[float]:
         """Take so many steps; return the loss of each, in nats per image."""
 
 
 def batches(data: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Whole batches of data that stay where they are, in a new order at each pass."""
+    """Yield whole batches, in a new order at each pass; the data stay on their device."""
     while True:
         order = torch.randperm(len(data)).to(data.device)
         for start in range(0, len(data) - batch_size + 1, batch_size):
@@ -44,7 +44,7 @@ def batches(data: Tensor, batch_size: int) -> Iterator[Tensor]:
 
 
 class TorchContestant:
-    """A function that takes one step on a batch and returns its loss, run on one batch after the other."""
+    """A contestant that runs ``step``, a function from a batch to its loss, on one batch after the other."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TorchContestant:
 
 
 def pyro_svi(vae: Any, data: Tensor, batch_size: int, lr: float = 1e-3, particles: int = 0) -> TorchContestant:
-    """Pyro: ``SVI.step`` on the programs of pyro_vae; with so many particles its RenyiELBO, which is then IWAE's."""
+    """Train with Pyro's ``SVI.step``: by ``Trace_ELBO``, or by IWAE's bound if ``particles`` is not 0."""
     pyro.clear_param_store()
     loss = Trace_ELBO()
     if particles:
@@ -72,7 +72,7 @@ def pyro_svi(vae: Any, data: Tensor, batch_size: int, lr: float = 1e-3, particle
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Affine layers with tanh between them."""
+    """Make affine layers with tanh between them."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.Tanh()]
@@ -108,7 +108,7 @@ def hand_written(
     compile: bool,
     context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> TorchContestant:
-    """Plain PyTorch with fused Adam, as it is or by ``torch.compile``."""
+    """Train plain PyTorch with fused Adam, eager or by ``torch.compile``."""
     module = HandWritten(hidden_dims, latent_dim).to(data.device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
     loss_of = torch.compile(module) if compile else module
@@ -124,7 +124,7 @@ def hand_written(
 
 
 def pythae_vae(encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> Any:
-    """Pythae's VAE around two networks: x to the mean and the raw log-scale, side by side, and z to logits."""
+    """Make Pythae's VAE of two networks: from x to the mean and the raw log-scale, and from z to logits."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -151,7 +151,7 @@ def pythae_vae(encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> Any:
 
 
 def pythae(data: Tensor, batch_size: int, hidden_dims: Sequence[int], latent_dim: int) -> TorchContestant:
-    """Pythae: its model, and the step of its trainer without the trainer's loader."""
+    """Train Pythae's model by the step of its trainer, without the trainer's loader."""
     encoder = nn.Sequential(nn.Flatten(), mlp(784, *hidden_dims, 2 * latent_dim))
     model = pythae_vae(encoder, mlp(latent_dim, *hidden_dims[::-1], 784), latent_dim).to(data.device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

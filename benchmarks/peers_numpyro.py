@@ -16,7 +16,7 @@ import pyro_vae
 
 
 def import_jax(device: torch.device) -> Any:
-    """JAX, if it runs where torch does; it is told to leave memory to the others."""
+    """Import JAX, which must run on torch's device, and have it leave memory to the others."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
@@ -26,7 +26,7 @@ def import_jax(device: torch.device) -> Any:
 
 
 def numpyro_programs(hidden_dims: Sequence[int], latent_dim: int, flow: int = 0) -> tuple[Callable, Callable]:
-    """The same VAE as NumPyro programs of flat images; with an inverse autoregressive flow of such a width, or none."""
+    """Return the VAE as NumPyro programs of flat images; ``flow`` is the width of the guide's flow, 0 for none."""
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as dist
@@ -61,7 +61,7 @@ def numpyro_programs(hidden_dims: Sequence[int], latent_dim: int, flow: int = 0)
 
 
 def stax_weights(network: nn.Module) -> list[Any]:
-    """The weights of torch's affine layers as those of stax, where activations have some too: none."""
+    """Return the weights of torch's affine layers as stax has them, with ``()`` for each activation."""
     import jax.numpy as jnp
 
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
@@ -70,7 +70,7 @@ def stax_weights(network: nn.Module) -> list[Any]:
 
 
 class NumPyro:
-    """NumPyro: ``SVI.update`` in a ``fori_loop``, a whole round in one compiled call."""
+    """NumPyro's ``SVI.update`` in a ``fori_loop``: one compiled call a round."""
 
     def __init__(
         self, data: Tensor, batch_size: int, hidden_dims: Sequence[int], latent_dim: int, flow: int = 0
@@ -109,9 +109,9 @@ class NumPyro:
 
 
 def numpyro_log_likelihood(vae: pyro_vae.VAE, x: Tensor, num_particles: int, rows: int) -> Callable[[], float]:
-    """NumPyro: the weights of its programs of a copy of ``vae``, as its vectorised RenyiELBO draws them, under ``jit``.
+    """Return NumPyro's estimate of the mean log p(x) of ``vae``: its vectorised RenyiELBO under ``jit``.
 
-    ``rows`` data are taken at once, with all their particles. The result is the mean log-likelihood.
+    It takes ``rows`` data at once, with all their particles.
     """
     jax = import_jax(x.device)
     import jax.numpy as jnp

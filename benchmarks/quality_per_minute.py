@@ -1,4 +1,4 @@
-"""How good a model is after so many minutes of training on MNIST, here and as two other packages train theirs.
+"""Measure log p(x) of MNIST after a given time of training, by the recipes of this package, Pyro and NumPyro.
 
     python benchmarks/quality_per_minute.py --data-root DATA                  # 1, 3 and 10 minutes; about 40 in all
     python benchmarks/quality_per_minute.py --data-root DATA --minutes 0.2 --num-train 5000    # a trial
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def fit(train: Split, num_epochs: int, seed: int, **options: Any) -> tuple[pyro_vae.VAE, list[float]]:
-    """The recipe of pyro_vae; also returns when each epoch ended, in seconds from the start."""
+    """Train by the recipe of pyro_vae; return the VAE and the seconds from the start to the end of each epoch."""
     torch.manual_seed(seed)
     ends, started = [], time.perf_counter()
     vae = pyro_vae.VAE((28, 28), 50, (200, 200))
@@ -74,12 +74,12 @@ def fit(train: Split, num_epochs: int, seed: int, **options: Any) -> tuple[pyro_
 
 
 def epochs_within(seconds: float, pilot: Sequence[float]) -> int:
-    """How many epochs fit, where the first few ended so: the first compiled, and the last is as all others."""
+    """Return how many epochs fit into a time, given the ends of a pilot's epochs, the first of which compiled."""
     epoch = pilot[-1] - pilot[-2]
     return max(int((seconds - (pilot[0] - epoch)) / epoch), 1)
 
 
-def ours(train: Split, budgets: Sequence[float], seed: int) -> Iterator[Result]:
+def packaged(train: Split, budgets: Sequence[float], seed: int) -> Iterator[Result]:
     pilots = {compile: fit(train, 3, seed, compile=compile)[1] for compile in (True, False)}
     for budget in budgets:
         num_epochs = epochs_within(budget, pilots[True])
@@ -174,10 +174,9 @@ def numpyro_example(train: Split, budgets: Sequence[float], seed: int) -> Iterat
 
 
 def copied(params: dict[str, Any]) -> pyro_vae.VAE:
-    """NumPyro's weights in programs of pyro_vae.
+    """Return a VAE with NumPyro's weights.
 
-    log p(x) is the model's, which is copied exactly. The bounds of the guide's scale are so wide that the proposals are
-    NumPyro's but for a percent.
+    The model, and so log p(x), is copied exactly. The guide's scale has bounds so wide that it differs by a percent.
     """
 
     def put(layer: nn.Linear, *parts: tuple[Any, Any]) -> None:
@@ -211,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train, test = first(splits.train, args.num_train), splits.test[: args.num_test]
     budgets = [60 * minutes for minutes in args.minutes]
     recipes: dict[str, Callable[..., Iterator[Result]]] = {
-        "pyro_vae": ours, "Pyro's example": pyro_example, "NumPyro's example": numpyro_example
+        "pyro_vae": packaged, "Pyro's example": pyro_example, "NumPyro's example": numpyro_example
     }  # fmt: skip
     print(f"{machine(torch.device('cpu'))}; {len(train)} training images of MNIST; log p(x) of {len(test)} test images "
           f"by K = {args.particles} particles, ± its Monte Carlo error\n", flush=True)  # fmt: skip

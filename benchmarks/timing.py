@@ -1,7 +1,7 @@
 """Time several contestants in one process: interleaved rounds, medians and ratios.
 
-In every round each contestant does the same work once, in turn, so that a machine that slows down or speeds up as it
-runs does so for all of them. What counts is the median over the rounds. Nothing is written but to the screen.
+In every round each contestant does the same work once, in turn, so that a machine that slows down or speeds up does so
+for all of them. The median over the rounds is reported.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Made = TypeVar("Made")
 
 
 def machine(device: torch.device) -> str:
-    """One line that says on what is measured."""
+    """Return a line with the version of torch, the device and the number of threads."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"torch {torch.__version__} on {device} ({name}), {torch.get_num_threads()} threads"
 
 
 def present(makers: Mapping[str, Callable[[], Made]]) -> dict[str, Made]:
-    """What each maker makes; those whose packages are not there are named in a line each, and left out."""
+    """Make the contestants; name in a line, and leave out, each whose package is missing."""
     made = {}
     for name, make in makers.items():
         try:
@@ -42,11 +42,14 @@ def present(makers: Mapping[str, Callable[[], Made]]) -> dict[str, Made]:
 
 
 class Unsupported(Exception):
-    """A contestant cannot do here what is asked of it."""
+    """A contestant cannot run here."""
 
 
 def rounds(contestants: Mapping[str, Callable[[], Any]], num_rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one that is not counted; every call must wait for its results."""
+    """Return the seconds of each contestant in each round, after one that does not count.
+
+    Every call must wait for its results.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(num_rounds + 1):
         for name, run in contestants.items():
@@ -58,7 +61,7 @@ def rounds(contestants: Mapping[str, Callable[[], Any]], num_rounds: int) -> dic
 
 
 def steps_of_half_a_second(run: Callable[[int], Any]) -> int:
-    """How many steps ``run(steps)`` takes in half a second, at least 10."""
+    """Return how many steps ``run(steps)`` takes in half a second, at least 10."""
     run(5)
     started = time.perf_counter()
     run(20)
@@ -73,7 +76,7 @@ def as_fit_does(device: torch.device) -> Iterator[None]:
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
-    """How many times as long as the reference a contestant took: the median over rounds of the ratio in a round."""
+    """Return a contestant's time over the reference's: the median over rounds of the ratio in a round."""
     return median(a / b for a, b in zip(seconds[name], seconds[reference], strict=True))
 
 
@@ -89,8 +92,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def product_rate(device: torch.device, size: int = 2048, repeats: int = 7) -> float:
-    """The rate of products of float32 matrices as pyro_vae multiplies them: the median, in floating-point operations
-    a second."""
+    """Return the median rate of float32 matrix products at pyro_vae's precision, in operations a second."""
     a, b = torch.randn(2, size, size, device=device)
     seconds = []
     with precise("highest", device):
@@ -103,10 +105,10 @@ def product_rate(device: torch.device, size: int = 2048, repeats: int = 7) -> fl
 
 
 def step_products(widths: Sequence[Sequence[int]], batch_size: int) -> int:
-    """Floating-point operations of the products of one training step of a VAE.
+    """Return the floating-point operations of the matrix products in one training step of a VAE.
 
     ``widths`` are those of the encoder's layers, data first, and of the decoder's. A layer has one product forward and
-    two backward, but for the first one, whose input needs no gradient.
+    two backward; the first layer has one backward, since its input needs no gradient.
     """
     layers = [a * b for chain in widths for a, b in pairwise(chain)]
     return 2 * batch_size * (3 * sum(layers) - layers[0])

@@ -1,4 +1,4 @@
-"""How long one training step of a VAE takes, here and in other packages.
+"""Measure one training step of a VAE, here and in other packages.
 
     python benchmarks/training_step.py                             # random bits; about ten minutes on two cores
     python benchmarks/training_step.py --data-root DATA --extra    # MNIST; deeper programs, IWAE and a flow as well
@@ -8,12 +8,12 @@ A step picks a batch of binarised 28 x 28 images out of a tensor on the device, 
 its gradient, and takes one step of Adam at 1e-3. The network is 784-400-50-400-784 with tanh. Everything runs in one
 process: in each round all contestants take the same number of steps in turn, and the table holds medians over rounds.
 Compilation is over before the first round that counts. Every contestant really trains, from the same weights: the
-mean loss of the last fifth of its steps is in the table, and they must agree within 5 nats. After some hundred steps on
-draws of their own, runs of one and the same code differ by one or two; another loss would differ by tens.
+mean loss of the last fifth of its steps is in the table, and these must agree within 5 nats. Runs of the same code on
+other draws differ by one or two nats after some hundred steps; another loss would differ by tens.
 
-pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.runtime.precision``; its peers as they do by themselves,
-and one row shows the compiled hand-written step under pyro_vae's setting. The limit of the products is what a step's
-matrix products would take at the rate of a large one, measured in the same run.
+pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.precision``. Its peers keep their own settings; one row
+shows the compiled hand-written step under pyro_vae's. The limit of the products is the time of a step's matrix products
+at the rate of a large one, measured in the same run.
 
 --extra adds a hierarchy of two layers, IWAE with 50 particles (also as Pyro's vectorised RenyiELBO) and a guide with an
 inverse autoregressive flow (also in NumPyro, whose masks are in another order and whose flow starts from its own
@@ -26,9 +26,7 @@ import argparse
 import functools
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -37,10 +35,9 @@ import peers_numpyro
 import pyro
 import pyro.distributions as dist
 import torch
+from packaged_step import PackagedStep
 from pyro.nn import PyroModule
 from timing import (
-    Unsupported,
-    as_fit_does,
     machine,
     present,
     product_rate,
@@ -53,13 +50,8 @@ from timing import (
 from torch import Tensor
 
 import pyro_vae
-from pyro_vae import ELBO, HVAE, IWAE, MLP, VAE
-from pyro_vae.data.conversion import as_batches
+from pyro_vae import HVAE, IWAE, MLP, VAE
 from pyro_vae.runtime.precision import precise
-from pyro_vae.training.checkpoint import as_module
-from pyro_vae.training.cuda_graph import make_update
-from pyro_vae.training.step import CompiledStep, EagerStep
-from pyro_vae.training.updates import Update
 
 HIDDEN_DIMS, LATENT_DIM = (400,), 50
 FLOW = 100  # hidden units of the flow's network
@@ -88,7 +80,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def images(data_root: str | None, device: torch.device) -> tuple[Tensor, Any]:
-    """50,000 binarised images, ``(N, 28, 28)`` float32, and what ``fit`` is given: of MNIST, the bytes."""
+    """Return 50,000 binarised images, ``(N, 28, 28)`` float32, and the data for ``fit``: of MNIST, the bytes."""
     if data_root is not None:
         split = pyro_vae.data.load("mnist", root=data_root).train
         return split[:].to(device), split
@@ -97,44 +89,8 @@ def images(data_root: str | None, device: torch.device) -> tuple[Tensor, Any]:
     return data, data
 
 
-class Ours:
-    """The bare update of pyro_vae: what ``fit`` repeats, without its loop."""
-
-    def __init__(
-        self, make: Callable[[], Any], data: Tensor, batch_size: int, compile: bool, objective: Any = None
-    ) -> None:
-        program = make().to(data.device).train()
-        pair = as_module((program.model, program.guide))
-        objective = ELBO() if objective is None else objective
-        take = (CompiledStep if compile else EagerStep)(program.model, program.guide, pair, objective)
-        if isinstance(take, CompiledStep):
-            with as_fit_does(data.device), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                take(data[:batch_size])
-            if take.gradients.reason is not None:
-                raise Unsupported(f"it is not compiled: {take.gradients.reason}")
-        self.device, self.num_data, self.batch_size = data.device, len(data), batch_size
-        self.batches = as_batches(data, batch_size, device=data.device, dtype=data.dtype, shuffle=True)
-        optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
-        self.update = make_update(Update(self.batches, take, optimizer, None), pair, batch_size)
-        self.picks = self.whole_batches()
-
-    def whole_batches(self) -> Iterator[Tensor | slice]:
-        while True:
-            yield from islice(self.batches.picks(), self.num_data // self.batch_size)
-
-    def round(self, steps: int) -> list[float]:
-        """As any contestant's."""
-        losses = []
-        with as_fit_does(self.device):
-            for _ in range(steps):
-                bounds, num_data = self.update(next(self.picks))
-                losses.append(-bounds[0] / num_data)
-        return torch.stack(losses).tolist()  # waits for a GPU
-
-
 class FlowGuide(PyroModule):
-    """A diagonal Gaussian that an inverse autoregressive flow bends."""
+    """A diagonal Gaussian under an inverse autoregressive flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,8 +115,8 @@ def vae_makers(data: Tensor, batch_size: int) -> dict[str, Callable[[], peers.Co
     sizes = (data, batch_size, HIDDEN_DIMS, LATENT_DIM)
     same_products = functools.partial(precise, "highest", data.device)
     return {
-        "pyro_vae, compiled": lambda: Ours(make, data, batch_size, True),
-        "pyro_vae, eager": lambda: Ours(make, data, batch_size, False),
+        "pyro_vae, compiled": lambda: PackagedStep(make, data, batch_size, True),
+        "pyro_vae, eager": lambda: PackagedStep(make, data, batch_size, False),
         "Pyro SVI": lambda: peers.pyro_svi(make().to(data.device), data, batch_size),
         "PyTorch by hand, eager": lambda: peers.hand_written(*sizes, compile=False),
         "PyTorch by hand, compiled": lambda: peers.hand_written(*sizes, compile=True),
@@ -179,7 +135,7 @@ def extra_makers(data: Tensor) -> dict[str, dict[str, Callable[[], peers.Contest
     groups: dict[str, dict[str, Callable[[], peers.Contestant]]] = {
         name: {
             f"pyro_vae, {'compiled' if compile else 'eager'}": functools.partial(
-                Ours, make, data, 100, compile, objective
+                PackagedStep, make, data, 100, compile, objective
             )
             for compile in (True, False)
         }
@@ -224,12 +180,12 @@ def compare(makers: Mapping[str, Callable[[], peers.Contestant]], batch_size: in
 
 
 def fit_against_step(data: Tensor, source: Any, num_rounds: int) -> None:
-    """Epochs of ``fit`` and as many bare steps, in turn: the steps run between two epochs, from a callback.
+    """Compare epochs of ``fit`` with as many bare steps, which run between two epochs from a callback.
 
-    ``fit`` draws the pixels of MNIST anew at each use; the bare step picks its batches from bits that are there.
+    ``fit`` draws the pixels of MNIST anew at each use; the bare step takes bits that were drawn once.
     """
     make = functools.partial(VAE, (28, 28), LATENT_DIM, HIDDEN_DIMS)
-    bare, steps = Ours(make, data, 100, True), len(data) // 100
+    bare, steps = PackagedStep(make, data, 100, True), len(data) // 100
     bare.round(5)
     seconds: dict[str, list[float]] = {"bare step": [], "fit": []}
     since = time.perf_counter()

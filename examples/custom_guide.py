@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def score(
     model: PyroModule, guide: PyroModule, x: Tensor, args: argparse.Namespace
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Score a pair: the numbers of each image, ``(N,)``, and the line of the table with Monte Carlo errors."""
+    """Score a pair; return the numbers of each image, ``(N,)``, and the line of the table with Monte Carlo errors."""
     with seeded(args.seed), torch.no_grad():
         log_w = pyro_vae.log_weights(model, guide, x, num_particles=200).double()  # (200, N)
     estimate = pyro_vae.log_likelihood(model, guide, x, args.eval_particles, seed=args.seed)
@@ -93,7 +93,7 @@ def score(
 
 
 def paired(values: dict[str, Tensor], others: dict[str, Tensor]) -> dict[str, float]:
-    """The mean difference of two pairs, image by image, and its standard error over the choice of test images."""
+    """Return the mean difference of two pairs over the images, and its standard error over the choice of images."""
     differences = {name: values[name] - others[name] for name in values}
     errors = {f"{name}_error": d.std().item() / math.sqrt(len(d)) for name, d in differences.items()}
     return {name: d.mean().item() for name, d in differences.items()} | errors

@@ -1,4 +1,4 @@
-"""Does a second layer of Gaussian latents add anything? Not to linear layers; to networks, see for yourself.
+"""Compare one layer of Gaussian latents with two: equal where the layers are linear, measured where they are networks.
 
     python examples/deeper_gaussian_layers.py              # 8 x 8 digits, some 20 seconds, nothing to download
     python examples/deeper_gaussian_layers.py --data mnist --data-root DATA --epochs 60 --num-particles 1000
@@ -43,12 +43,12 @@ class Affine(nn.Module):
         return dist.MultivariateNormal(loc, covariance_matrix=self.covariance)
 
     def marginal(self, prior: Affine) -> Affine:
-        """Integrate y out, y ~ prior."""
+        """Return p(v), with y ~ prior integrated out."""
         covariance = self.weight @ prior.covariance @ self.weight.T + self.covariance
         return Affine(self.weight @ prior.bias + self.bias, covariance)
 
     def posterior(self, prior: Affine) -> Affine:
-        """Turn this N(v; W y + b, ...) around, into p(y|v) for y ~ prior."""
+        """Return p(y|v), for this p(v|y) = N(v; W y + b, covariance) and y ~ prior."""
         marginal = self.marginal(prior)
         gain = torch.linalg.solve(marginal.covariance, self.weight @ prior.covariance).T
         covariance = prior.covariance - gain @ self.weight @ prior.covariance
@@ -56,7 +56,7 @@ class Affine(nn.Module):
 
 
 def linear_layers(x: Tensor, latent_dims: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """log p(x) of data ``(N, D)`` under two random linear layers and under the one they collapse to, ``(N,)`` each."""
+    """Return log p(x) of data ``(N, D)`` under two random linear layers and under the one they equal, ``(N,)`` each."""
     random, first, second = torch.Generator().manual_seed(seed), *latent_dims
 
     def layer(size: int, above: int) -> Affine:
@@ -78,7 +78,7 @@ def count(program: nn.Module) -> int:
 
 
 def width_for(num_parameters: int, data_dim: int, latent_dim: int) -> int:
-    """How wide two hidden layers make a flat VAE have that many parameters, as nearly as can be."""
+    """Return the width of two hidden layers with which a flat VAE comes nearest to that number of parameters."""
     ends = data_dim + 2 * latent_dim  # what the two networks put out; they take in data and latents
     sizes = {w: (data_dim + latent_dim + 2) * w + 2 * (w + 1) * w + (w + 1) * ends for w in range(1, 5000)}
     return min(sizes, key=lambda width: abs(sizes[width] - num_parameters))

@@ -110,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The fields of a diagnosis, tensors as lists, and how the mutual information was estimated."""
+    """Return the fields of a diagnosis with tensors as lists, and the name of the mutual information's estimator."""
     fields = {
         name: {site: v.tolist() if isinstance(v, torch.Tensor) else v for site, v in value.items()}
         if isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""The whole method with Pyro alone: model, guide, SVI, importance-sampled log p(x), beside the numbers of the package.
+"""Train and score a VAE with Pyro alone, and compare its numbers with those of the package.
 
     python examples/plain_pyro.py                      # about 20 seconds on two cores, nothing to download
     python examples/plain_pyro.py --epochs 200 --seed 1
@@ -28,7 +28,7 @@ LATENT_DIM, HIDDEN_DIM, BATCH_SIZE = 10, 200, 100
 
 
 def network(*widths: int) -> nn.Sequential:
-    """A tanh multilayer perceptron, affine at its end."""
+    """Make affine layers with tanh between them."""
     layers = [[nn.Linear(a, b), nn.Tanh()] for a, b in pairwise(widths)]
     return nn.Sequential(*[layer for pair in layers for layer in pair][:-1])
 
@@ -47,7 +47,7 @@ class Model(PyroModule):
 
 
 class Guide(PyroModule):
-    """q(z|x) = N(z; μ(x), diag σ²(x)), with log σ bounded, since an exponential without bounds ends in NaN one day."""
+    """q(z|x) = N(z; μ(x), diag σ²(x)), with log σ within ±7, so that exp(log σ) never overflows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Guide(PyroModule):
 
 
 def train(model: Model, guide: Guide, grey: Tensor, num_epochs: int) -> None:
-    """Maximise the ELBO by stochastic gradients; every use of an image draws its pixels anew."""
+    """Maximise the ELBO by stochastic gradients; each use of an image draws its pixels anew."""
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
     for epoch in range(1, num_epochs + 1):
         loss = 0.0
@@ -72,7 +72,7 @@ def train(model: Model, guide: Guide, grey: Tensor, num_epochs: int) -> None:
 
 @torch.no_grad()
 def log_weights(model: Model, guide: Guide, x: Tensor, num_particles: int) -> Tensor:
-    """log p(x, z) - log q(z|x) with z ~ q(z|x), ``(K, B)``: one more plate draws all K particles at once."""
+    """Return log p(x, z) - log q(z|x) with z ~ q(z|x), ``(K, B)``; a second plate draws all K particles at once."""
     with pyro.plate("particles", num_particles, dim=-2):
         guide_trace = poutine.trace(guide).get_trace(x)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
@@ -83,13 +83,13 @@ def log_weights(model: Model, guide: Guide, x: Tensor, num_particles: int) -> Te
 
 
 def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """The estimate of log p(x) of each image and, by the delta method, its standard error, ``(B,)`` each."""
+    """Return the estimate of log p(x) of each image and, by the delta method, its standard error, ``(B,)`` each."""
     w = (log_w - log_w.max(0).values).exp()
     return log_w.logsumexp(0) - math.log(len(log_w)), w.std(0) / (w.mean(0) * math.sqrt(len(w)))
 
 
 def compare(model: Model, guide: Guide, x: Tensor, args: argparse.Namespace) -> dict[str, float]:
-    """Score the test images by hand and by pyro_vae, print both and return the numbers, nats per image."""
+    """Score the test images by hand and by pyro_vae; print both and return the numbers, nats per image."""
     import pyro_vae
 
     n, k = len(x), args.eval_particles

@@ -4,12 +4,12 @@
     python examples/semi_supervised.py --data mnist --data-root DATA      # ten minutes on two cores
     python examples/semi_supervised.py --num-labels 20 --seed 1           # two of each class
 
-The labels are balanced, and chosen by the seed; all other training images are used without theirs. Labels of validation
-and test images are looked at to report errors and for nothing else: the last weights are the result.
+The seed chooses as many labelled images of each class; all other training images are used without their labels. Labels
+of validation and test images serve only to report errors: the last weights are the result.
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
 scores, nats per image), checkpoint.safetensors and the pictures; in samples.png each row is a class. Ctrl-C stops
-cleanly: what there is by then is written.
+cleanly and keeps the weights.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import pyro
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from train_vae import best_device, print_scores
+from train_vae_settings import new_folder
 
 import pyro_vae
 from pyro_vae import plots
@@ -86,7 +88,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def with_labels(train: Split, num_labels: int, seed: int) -> Split:
-    """As many images of each class, chosen by the seed, with their labels."""
+    """Return ``num_labels`` images with their labels, as many of each class, chosen by the seed."""
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     rows = [order[train.labels[order] == c][: num_labels // NUM_CLASSES] for c in range(NUM_CLASSES)]
     if min(map(len, rows)) < num_labels // NUM_CLASSES:
@@ -98,7 +100,7 @@ def with_labels(train: Split, num_labels: int, seed: int) -> Split:
 def make_gradients(
     m2: pyro_vae.M2, alpha: float, kl_weight: Schedule, num_labelled: int
 ) -> Callable[[Tensor], list[Tensor]]:
-    """A function from a batch, packed data whose first rows have a label, to the loss and its gradients."""
+    """Return a function from a batch, packed data whose first rows have labels, to the loss and its gradients."""
     parameters = list(m2.parameters())
 
     def gradients(batch: Tensor) -> list[Tensor]:
@@ -112,7 +114,7 @@ def make_gradients(
 def train(
     m2: pyro_vae.M2, data: Any, labelled: Split, args: argparse.Namespace, folder: Path
 ) -> tuple[list[dict[str, Any]], bool]:
-    """One record an epoch, and whether Ctrl-C ended it."""
+    """Train; return a record of each epoch, and whether Ctrl-C ended it."""
     device = labelled.device
     unlabelled, valid = data.train.to(device), data.valid.to(device)
     num_labelled = min(len(labelled), 100)
@@ -162,13 +164,13 @@ def train(
 
 @torch.no_grad()
 def bound(m2: pyro_vae.M2, x: Tensor) -> float:
-    """The mean bound of data whose labels are not known, nats."""
+    """Return the mean bound of data without labels, nats."""
     with evaluating(m2):
         return torch.cat([enumerated_bound(m2, part) for part in x.split(500)]).mean().item()
 
 
 def error(m2: pyro_vae.M2, split: Split) -> float:
-    """The fraction of labels that are not found."""
+    """Return the fraction of data that are classified wrongly."""
     found = torch.cat([m2.classify(part) for part in split[:].split(1000)])
     return (found != split.labels).float().mean().item()
 
@@ -191,10 +193,8 @@ def score(m2: pyro_vae.M2, test: Split, args: argparse.Namespace) -> dict[str, A
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
-        if args.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device: found cuda, but torch sees no CUDA device; expected cpu or auto")
-        device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-        folder = Path(args.out or f"runs/m2-{args.data}-{time.strftime('%Y%m%d-%H%M%S')}")
+        device = best_device(args.device)
+        folder = Path(args.out) if args.out else new_folder(f"m2-{args.data}")
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"--out: found files in {folder}, expected a new folder")
         data = pyro_vae.data.load(args.data, args.data_root, seed=args.seed)
@@ -224,12 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with replacing(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150)
     print("test error           {test_error:9.2%}".format(**metrics))
-    print("test ELBO            {test_elbo:9.2f} nats per datum".format(**metrics))
-    print("test log-likelihood  {test_log_likelihood:9.2f} ± {test_log_likelihood_error:.2f}{mark} nats per datum "
-          "({num_particles} importance samples, whose Monte Carlo error is the ±)"
-          .format(mark=metrics["caveat"][:1], **metrics))  # fmt: skip
-    if metrics["caveat"]:
-        print(metrics["caveat"])
+    print_scores(metrics)
     print(f"weights, metrics and pictures are in {folder}")
     return 0
 

@@ -33,11 +33,11 @@ from train_vae_settings import configure, read_config
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.allocation import BoundedAllocation
 from pyro_vae.evaluation import mean_bound
-from pyro_vae.files import replacing, write_text
+from pyro_vae.runtime.allocation import BoundedAllocation
+from pyro_vae.runtime.files import replacing, write_text
+from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.schedules import Linear, Schedule
-from pyro_vae.tensor_files import read_tensors
 
 
 def load_data(config: dict[str, Any]) -> pyro_vae.data.Splits:
@@ -80,7 +80,7 @@ def build(config: dict[str, Any], splits: pyro_vae.data.Splits, resumed: Path | 
 
 
 def draw(vae: Any, splits: pyro_vae.data.Splits, history: pyro_vae.History, folder: Path) -> None:
-    """Draw the pictures; of data that are not images, the learning curve alone."""
+    """Draw the pictures; data that are not images get the learning curve alone."""
     figures = {"learning_curve": plots.learning_curve(history.records)}
     images = len(splits.data_shape) == 2 or (len(splits.data_shape) == 3 and splits.data_shape[0] in (1, 3))
     if images:
@@ -143,7 +143,7 @@ def train(vae: Any, splits: pyro_vae.data.Splits, config: dict[str, Any], folder
 
 
 def speed(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments for speed, the same of training and scoring."""
+    """Return the precision and the choice to compile, the same for training and scoring."""
     return {"precision": config["precision"], "compile": COMPILE[config["compile"]]}
 
 

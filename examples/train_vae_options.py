@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import pyro_vae
-from pyro_vae.networks import Activation
+from pyro_vae.nn.layers import Activation
 from pyro_vae.objectives.gradients import Gradient
-from pyro_vae.precision import Precision
 from pyro_vae.programs.program import Program
+from pyro_vae.runtime.precision import Precision
 
 COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 PROGRAMS: dict[str, type[Program]] = {
@@ -58,12 +58,12 @@ class Option:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The default of each program or objective that takes the option; empty if all do."""
+        """Return the default of each program or objective that takes the option; empty if all do."""
         return self.default if isinstance(self.default, dict) else {}
 
     @property
     def initial(self) -> Any:
-        """The value before anything is given."""
+        """Return the value of the option where it is not given."""
         return None if self.defaults else self.default
 
     def describe(self) -> str:
@@ -77,7 +77,7 @@ class Option:
         return f"{self.help} (default: {defaults})"
 
     def keywords(self) -> dict[str, Any]:
-        """Return the arguments of ``add_argument``; what is not given stays out of its result."""
+        """Return the arguments of ``add_argument``; argparse's result then holds only what is given."""
         keywords = {"help": self.describe(), "default": argparse.SUPPRESS}
         if self.type is bool:
             return keywords | {"action": "store_true"}
@@ -165,7 +165,7 @@ del SETTINGS["out"], SETTINGS["resume"]  # these say where the settings are
 
 
 def flag(name: str) -> str:
-    """Return the option of a setting, as the command line has it."""
+    """Return the name of an option as the command line has it."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -1,4 +1,4 @@
-"""From a variational autoencoder to a much richer one by changing two lines: the parts, and the bound.
+"""Turn a variational autoencoder into a much richer one by changing two lines: the parts and the bound.
 
     python examples/two_lines.py
     python examples/two_lines.py --data mnist --data-root DATA --epochs 40
@@ -20,14 +20,14 @@ from pyro_vae import ELBO, IWAE, MLP, VAE, Flow, FlowPosterior, VampPrior, data,
 
 
 def plain(shape: tuple[int, ...], latent_dim: int) -> tuple[VAE, Any]:
-    """The AEVB paper's autoencoder."""
+    """Make the VAE and the bound of the AEVB paper."""
     vae = VAE(shape, latent_dim)
     objective = ELBO()
     return vae, objective
 
 
 def rich(shape: tuple[int, ...], latent_dim: int) -> tuple[VAE, Any]:
-    """The same with two lines changed; the prior runs the guide's encoder, and brings the posterior along."""
+    """Make the same with two lines changed; the VampPrior contains the posterior, which the VAE takes from it."""
     posterior = FlowPosterior(Flow("autoregressive", latent_dim, context_dim=200), MLP(shape, None, (200, 200)))
     vae = VAE(shape, latent_dim, prior=VampPrior(100, posterior, shape, components="start"))
     objective = IWAE(num_particles=5)
@@ -54,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("interrupted", file=sys.stderr)
                 return 130
             score = log_likelihood(vae.model, vae.guide, splits.test, args.eval_particles, seed=args.seed)
-            error = f"{score.mean_error():.2f}{score.mark}"
-            print(
-                f"{make.__name__:6} log p(x) {score.mean():.2f} ± {error} nats a test image {score.caveat()}".rstrip()
-            )
+            print(f"{make.__name__:6} log p(x) {score}")
     except (ValueError, FileNotFoundError, ImportError) as error:
         parser.error(str(error))
     return 0

@@ -4,9 +4,9 @@
     python examples/vq_vae.py --data mnist --data-root DATA --channels 16 32 --num-codes 128 --epochs 5 --prior-epochs 3
 
 Two stages, as in the paper (van den Oord et al., Neural Discrete Representation Learning, 2017). First encoder,
-codebook and decoder, with a prior whose codes know nothing of each other; then, all of these frozen, an autoregressive
-prior of the codes. The bounds of both are nats per test image, to be compared with those of any program: the images'
-likelihood given their codes, and what it costs to say the codes, which the second prior makes cheaper.
+codebook and decoder are trained under a prior of independent codes. Then all of these are frozen, and an autoregressive
+prior of the codes is trained. Both bounds are nats per test image, to be compared with those of any program:
+log p(x|codes) + log p(codes), whose second term the second prior raises.
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line, of both stages), metrics.json
 (the final scores), checkpoint.safetensors (with the second prior) and the pictures.
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """Settings, in the form that evaluate.py reads, and the folder."""
+    """Return the settings, in the form that ``load_data`` reads, and the folder."""
     config = {name: value for name, value in vars(args).items() if name != "out"} | {"binarize": "auto"}
     if args.data_root:
         config["data_root"] = str(Path(args.data_root).resolve())
@@ -76,7 +76,7 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def train(vq: VQVAE, splits: pyro_vae.data.Splits, num_epochs: int, config: dict[str, Any], folder: Path) -> Any:
-    """The program with the weights of its best epoch, and the records of all; ``None`` if it was interrupted."""
+    """Train; return the program of the best epoch and the records of all, or ``None`` if interrupted."""
     history = pyro_vae.fit(
         vq.model, vq.guide, splits, num_epochs=num_epochs, batch_size=config["batch_size"],
         lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)), seed=config["seed"], checkpoint=folder,
@@ -87,7 +87,7 @@ def train(vq: VQVAE, splits: pyro_vae.data.Splits, num_epochs: int, config: dict
 
 
 def with_new_prior(vq: VQVAE, splits: pyro_vae.data.Splits, config: dict[str, Any]) -> VQVAE:
-    """The same codes, frozen, under an autoregressive prior that is yet to be trained."""
+    """Return a program with the same codes, frozen, and an autoregressive prior that is yet to be trained."""
     for part in (vq.encoder, vq.likelihood):
         part.requires_grad_(False)
     code_shape = vq.codes(splits.test[:1]).shape[1:]
@@ -99,12 +99,12 @@ def with_new_prior(vq: VQVAE, splits: pyro_vae.data.Splits, config: dict[str, An
 
 
 def bound(vq: VQVAE, splits: pyro_vae.data.Splits) -> float:
-    """The mean bound of the test images, nats; it has no Monte Carlo error, the guide drawing nothing."""
+    """Return the mean bound of the test images, nats; its guide draws nothing, so it has no Monte Carlo error."""
     return pyro_vae.log_likelihood(vq.model, vq.guide, splits.test, num_particles=1).mean()
 
 
 def run(config: dict[str, Any], splits: pyro_vae.data.Splits, folder: Path) -> dict[str, Any] | None:
-    """Both stages, scored, drawn and written; the metrics, or ``None`` if it was interrupted."""
+    """Train, score and draw both stages; return the metrics, or ``None`` if interrupted."""
     torch.manual_seed(config["seed"])
     sizes = {name: config[name] for name in ("num_codes", "code_dim", "channels", "commitment")}
     independent = VQVAE(splits.data_shape, **sizes).to(best_device(config["device"]))

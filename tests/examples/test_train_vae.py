@@ -79,7 +79,7 @@ def test_bounds_and_weights_of_the_kl(succeed, tmp_path, arguments, shown):
 
 @pytest.mark.parametrize("precision", ["highest", "bf16"])
 def test_compiled_or_not_it_is_the_same_run(run, tmp_path, monkeypatch, precision):
-    monkeypatch.setattr("pyro_vae.compilation.inductor", lambda graph, inputs: graph)  # traced, no more
+    monkeypatch.setattr("pyro_vae.compilation.compiled.inductor", lambda graph, inputs: graph)  # traced, no more
     metrics = []
     for choice in ("yes", "no"):
         done = run("train_vae.py", "--epochs", 2, "--hidden-dims", 10, "--eval-particles", 100, "--compile", choice,
