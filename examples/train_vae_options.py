@@ -156,7 +156,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "eval_particles": Option(1000, "importance samples per test image for log p(x)", int,
                                  least=2),  # an error bar takes two
         "out": Option(None, "folder for the results", metavar="DIR", unset="a new one under runs/"),
-        "resume": Option(None, "go on with the run in this folder; its own settings apply", metavar="RUN"),
+        "resume": Option(None, "go on with the run in this folder; its settings apply, and others are refused",
+                         metavar="RUN"),
     },
 }
 # fmt: on
