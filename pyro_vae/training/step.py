@@ -124,8 +124,8 @@ def make_steps(
 ) -> tuple[Step, Callable[[Tensor], Outputs], Callable[[], list[str]]]:
     """Return the step of training, the bounds of validation, and what tells why either is not compiled.
 
-    The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are those
-    that are known when they are asked for: none where all is compiled, or nothing was to be.
+    The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are
+    those that are known when they are asked for: none where all is compiled, or nothing was to be.
     """
     summed = summed_bounds(model, guide, objective)
     if not compiled:

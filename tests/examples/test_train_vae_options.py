@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyro_vae
-from pyro_vae import tensor_files
+from pyro_vae.runtime import tensor_files
 from tests.examples.conftest import EXAMPLES
 
 
