@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import OutOfMemoryError, Tensor
 
-__all__ = ["ConcurrentRunError", "ProgramError", "failing_on"]
+__all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "pyro_error_reason"]
 
 
 class ConcurrentRunError(RuntimeError):
@@ -16,6 +16,11 @@ class ConcurrentRunError(RuntimeError):
 
 class ProgramError(ValueError):
     """A model and a guide that do not form a pair: the message names the site, what was found and what was expected."""
+
+
+def pyro_error_reason(error: Exception) -> str:
+    """Return the message of an error without the table of all sites that Pyro appends to it."""
+    return str(error).partition("Trace Shapes:")[0].strip()
 
 
 @contextmanager
@@ -31,7 +36,6 @@ def failing_on(name: str, x: Tensor) -> Iterator[None]:
     except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, FloatingPointError) or str(error).startswith(f"{name}: "):
             raise
-        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
         raise ValueError(
-            f"{name}: found data of shape {tuple(x.shape)}, on which the programs fail: {reason}"
+            f"{name}: found data of shape {tuple(x.shape)}, on which the programs fail: {pyro_error_reason(error)}"
         ) from error

@@ -17,7 +17,7 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.diagnostics.moments import Moments
 from pyro_vae.errors import failing_on
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.traces import PairTrace, Site, random_sites
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
@@ -32,7 +32,7 @@ __all__ = ["Table", "active_units", "num_draws_of", "portions", "posterior_means
 @exclusive("posterior_means")
 @torch.no_grad()
 def posterior_means(
-    guide: Program, x: AnyData, *, batch_size: PositiveInteger = 500, seed: Seed = 0
+    guide: StochasticFunction, x: AnyData, *, batch_size: PositiveInteger = 500, seed: Seed = 0
 ) -> dict[str, Tensor]:
     r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
 
@@ -54,7 +54,7 @@ def posterior_means(
 @checked
 @exclusive("active_units")
 @torch.no_grad()
-def active_units(guide: Program, x: AnyData, *, threshold: NonNegativeNumber = 1e-2) -> dict[str, int]:
+def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativeNumber = 1e-2) -> dict[str, int]:
     r"""Count the units of each latent site that the guide uses.
 
     .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr) > 0.01
@@ -110,7 +110,7 @@ class Table(dict[str, Moments]):
         return self[name]
 
 
-def num_draws_of(guide: Program, batches: Batches) -> int:
+def num_draws_of(guide: StochasticFunction, batches: Batches) -> int:
     """How many draws a datum tell what moves with the data from what moves with the draws, see :func:`active_units`."""
     x = next(iter(batches)) if batches.resident else batches.first()
     if x is None:
@@ -128,7 +128,7 @@ def portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tens
         yield from batch.split(max(1, batch_size // num_draws))
 
 
-def _run(guide: Program, x: Tensor, num_draws: int = 1) -> PairTrace:
+def _run(guide: StochasticFunction, x: Tensor, num_draws: int = 1) -> PairTrace:
     """Run a guide alone, as if it were a pair; S > 1 draws go in a plate left of all of its own."""
     with failing_on("x", x):
         trace = poutine.trace(isolated(guide)).get_trace(x)

@@ -20,14 +20,13 @@ from pyro_vae.diagnostics.activity import Table, active_units, num_draws_of, por
 from pyro_vae.diagnostics.moments import Moments
 from pyro_vae.diagnostics.mutual_information import information
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.kl import analytic_kl, sampled_kl
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
@@ -97,8 +96,8 @@ class Diagnosis:
 @exclusive("diagnose")
 @torch.no_grad()
 def diagnose(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: AnyData,
     *,
     batch_size: PositiveInteger = 500,
@@ -160,15 +159,16 @@ def diagnose(
     >>> abs(sum(diagnosis.fractions.values()) - 1) < 1e-6
     True
     """
-    device, dtype = placement(model, guide)
+    programs = ProgramPair(model, guide, max_plate_nesting)
+    device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     elbo, terms, units, means = Moments(), Table(), Table(), Table()
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", num_particles=2, max_plate_nesting=max_plate_nesting)
+        check_program(programs, batches, name="x", num_particles=2)
         # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.
         num_draws = max(2, num_draws_of(guide, batches))
         for batch in portions(batches, batch_size, num_draws):
-            pair = trace_pair(isolated(model), isolated(guide), batch, num_draws, max_plate_nesting=max_plate_nesting)
+            pair = trace_pair(programs.isolated(), batch, num_draws)
             log_w = torch.zeros(num_draws, len(batch), 1, dtype=torch.float64, device=device)
             for name in pair.observed:
                 log_p = pair.log_prob(pair.model_sites[name]).double()[..., None]  # (K, B, 1)

@@ -33,12 +33,11 @@ from torch import Tensor
 
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Information", "information"]
@@ -79,8 +78,8 @@ class Information:
 @checked
 @torch.no_grad()
 def information(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: AnyData,
     *,
     num_data: PositiveInteger = 2000,
@@ -134,14 +133,15 @@ def information(
     >>> abs(split.mutual_information) < 1e-5, round(split.bound, 4)
     (True, 2.3026)
     """
-    device, dtype = placement(model, guide)
+    programs = ProgramPair(model, guide, max_plate_nesting).isolated()
+    device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     data: list[Tensor] = []  # kept, for data that are binarised at each use are others the next time
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in _first(batches, num_data):
             with failing_on("x", batch):
-                pair = trace_pair(isolated(model), isolated(guide), batch, max_plate_nesting=max_plate_nesting)
+                pair = trace_pair(programs, batch)
             codes = {
                 name: _by_datum(site, pair.data_dim, max_plate_nesting)
                 for name, site in pair.guide_sites.items()
@@ -158,7 +158,7 @@ def information(
         z = {name: torch.cat([codes[name] for codes, _ in parts]) for name in parts[0][0]}  # (N, *plates, *event) each
         log_p_z = torch.cat([log_p for _, log_p in parts])  # (N,)
         try:
-            log_q_z_x, log_q_z = _densities(guide, data, z, data_dim, max_plate_nesting)  # (N,), (N,)
+            log_q_z_x, log_q_z = _densities(programs, data, z, data_dim)  # (N,), (N,)
         except ProgramError:  # no density at a given value
             log_q_z_x = log_q_z = torch.full_like(log_p_z, math.nan)
     known, mismatch = log_q_z_x - log_q_z, log_q_z - log_p_z
@@ -172,9 +172,7 @@ def information(
     )
 
 
-def _densities(
-    guide: Program, data: list[Tensor], z: dict[str, Tensor], data_dim: int, max_plate_nesting: int
-) -> tuple[Tensor, Tensor]:
+def _densities(programs: ProgramPair, data: list[Tensor], z: dict[str, Tensor], data_dim: int) -> tuple[Tensor, Tensor]:
     """Log q(z_n|x_n) and log q(z_n) of N draws, ``(N,)`` each, in float64: q(z) is the mixture over all the data."""
     N = sum(map(len, data))
     numbers = sum(value[0].numel() for value in z.values())
@@ -184,7 +182,7 @@ def _densities(
     for x in data:
         num_particles = max(1, min(_BLOCK_ROWS, _BLOCK_NUMBERS // numbers) // len(x))
         for rows in indices.split(num_particles):  # draws are particles here, and all data see each of them
-            log_q = _log_q(guide, x, {name: value[rows] for name, value in z.items()}, data_dim, max_plate_nesting)
+            log_q = _log_q(programs, x, {name: value[rows] for name, value in z.items()}, data_dim)
             mixture[rows] = mixture[rows].logaddexp(log_q.logsumexp(1))
             is_own = rows[:, None] == indices[start : start + len(x)]  # (S, B)
             own[rows] += log_q.where(is_own, 0).sum(1)
@@ -192,17 +190,18 @@ def _densities(
     return own, mixture - math.log(N)
 
 
-def _log_q(guide: Program, x: Tensor, z: dict[str, Tensor], data_dim: int, max_plate_nesting: int) -> Tensor:
+def _log_q(programs: ProgramPair, x: Tensor, z: dict[str, Tensor], data_dim: int) -> Tensor:
     """Log q(z_s|x_b) of S given draws under B data, ``(S, B)``, in float64; the guide runs once."""
     S = len(next(iter(z.values())))
-    where = 1 + max_plate_nesting + data_dim
+    nesting = programs.max_plate_nesting
+    where = 1 + nesting + data_dim
     values = {}
     for name, value in z.items():
         value = value.unsqueeze(where)  # (S, *plates, *event), with the data's plate of size 1 among them
         values[name] = value.expand(*value.shape[:where], len(x), *value.shape[where + 1 :])
-    with pyro.plate("num_particles_vectorized", S, dim=-1 - max_plate_nesting):
-        trace = poutine.trace(poutine.condition(isolated(guide), data=values)).get_trace(x)
-    pair = PairTrace(trace, trace, trace, S, len(x), max_plate_nesting)  # of the guide alone
+    with pyro.plate("num_particles_vectorized", S, dim=-1 - nesting):
+        trace = poutine.trace(poutine.condition(programs.guide, data=values)).get_trace(x)
+    pair = PairTrace(trace, trace, trace, S, len(x), nesting)  # of the guide alone
     return pair.log_q().double()
 
 

@@ -17,8 +17,8 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import Program
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -36,8 +36,8 @@ __all__ = [
 @exclusive("mean_bound")
 @torch.no_grad()
 def mean_bound(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: AnyData,
     objective: AnyObjective,
     *,
@@ -56,18 +56,18 @@ def mean_bound(
     ValueError
         If the data are empty, not finite, or outside the support of an observed site.
     """
-    device, dtype = placement(model, guide)
+    programs = ProgramPair(model, guide, objective.max_plate_nesting)
+    device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    nesting, enumerated = objective.max_plate_nesting, not isinstance(objective, Objective)
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", max_plate_nesting=nesting, enumerated=enumerated)
+        check_program(programs, batches, name="x", enumerated=not isinstance(objective, Objective))
     return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 
 @torch.no_grad()
 def mean_estimate(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: Any,
     objective: Any,
     *,
@@ -101,16 +101,20 @@ def mean_estimate(
     return true_bound, bound
 
 
-def summed_bounds(model: Program, guide: Program, objective: Any) -> Callable[[Tensor], list[Tensor]]:
-    """A function from a batch to the sums of its bounds, in one tensor: of the true one, of what is maximised."""
+def summed_bounds(
+    model: StochasticFunction, guide: StochasticFunction, objective: Any
+) -> Callable[[Tensor], list[Tensor]]:
+    """Return a function from a batch to the sums of its bounds, in one tensor: the true one, and what is maximised."""
+    own = ProgramPair(model, guide).isolated()
+    plain = ProgramPair(bare(model), bare(guide)).isolated()
 
     def summed(x: Tensor) -> list[Tensor]:
         if isinstance(objective, Objective):
-            estimate = objective.estimate(isolated(model), isolated(guide), x)
+            estimate = objective.estimate(own.model, own.guide, x)
             return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
-        true = weighed = -objective.loss(isolated(model), isolated(guide), x)
+        true = weighed = -objective.loss(own.model, own.guide, x)
         if isinstance(model, Annealed) or isinstance(guide, Annealed):
-            true = -objective.loss(isolated(bare(model)), isolated(bare(guide)), x)
+            true = -objective.loss(plain.model, plain.guide, x)
         return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
 
     return summed

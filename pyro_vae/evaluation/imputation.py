@@ -23,14 +23,13 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import failing_on
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.missing import ObservedOnly, pack
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.arguments import Array, NonNegativeInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
 from pyro_vae.runtime.state import evaluating, seeded
 
@@ -66,8 +65,8 @@ class Imputation(NamedTuple):
 @exclusive("impute")
 @torch.no_grad()
 def impute(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: Array,
     mask: Mask | None = None,
     num_particles: _OneOrMore = 1000,
@@ -121,27 +120,32 @@ def impute(
     >>> found.mean.shape, found.samples.shape, found.samples[:, 0, :2].unique().tolist()
     (torch.Size([1, 4]), torch.Size([3, 1, 4]), [0.0, 1.0])
     """
-    pair = [half if isinstance(half, ObservedOnly) else ObservedOnly(half) for half in (model, guide)]
-    device, dtype = placement(*pair)
+    programs = ProgramPair(_on_observed(model), _on_observed(guide))
+    device, dtype = programs.placement()
     sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
     batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(*pair):
-        check_program(pair[0], pair[1], batches, name="x", whole_batch=True)
+    with pyro.validation_enabled(False), seeded(seed, device), evaluating(programs.model, programs.guide):
+        check_program(programs, batches, name="x", whole_batch=True)
         parts = []
         for batch in batches:
             with failing_on("x", batch[:, 0]):
-                parts.append(_imputed(pair, batch, sizes, num_samples))
+                parts.append(_imputed(programs.isolated(), batch, sizes, num_samples))
     mean, std_error, samples, ess, khat = zip(*parts, strict=True)
     return Imputation(torch.cat(mean), torch.cat(std_error), torch.cat(samples, 1), torch.cat(ess), torch.cat(khat))
 
 
-def _imputed(pair: list[ObservedOnly], packed: Tensor, sizes: list[int], num_samples: int) -> Imputation:
+def _on_observed(program: StochasticFunction) -> ObservedOnly:
+    """Return the program on its observed entries alone, as it may be already."""
+    return program if isinstance(program, ObservedOnly) else ObservedOnly(program)
+
+
+def _imputed(programs: ProgramPair, packed: Tensor, sizes: list[int], num_samples: int) -> Imputation:
     """One batch, chunk by chunk: weighted sums, and draws that each chunk takes over with its share of all weight."""
     x, observed = packed[:, 0], packed[:, 1] != 0  # (B, *data_shape) each
     sums, weights = _Sums(), StreamingWeights(sum(sizes))
     samples = x.new_zeros(num_samples, *x.shape)
     for size in sizes:
-        trace = trace_pair(isolated(pair[0]), isolated(pair[1]), packed, size)
+        trace = trace_pair(programs, packed, size)
         log_w = torch.stack(list(trace.terms().values())).sum(0)  # (size, B)
         weights.update(log_w)
         log_w = log_w.double()

@@ -23,13 +23,14 @@ from pyro_vae.data.dequantisation import bits_per_dim
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.modules import owners, placement
+from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, seeded
 
@@ -100,8 +101,8 @@ class LogLikelihood(_Estimates):
 @exclusive("log_likelihood")
 @torch.no_grad()
 def log_likelihood(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: AnyData,
     num_particles: PositiveInteger = 5000,
     *,
@@ -162,7 +163,9 @@ def log_likelihood(
     >>> estimate.values.shape, estimate.mean_error() < 0.1
     (torch.Size([3]), True)
     """
-    device, dtype = placement(model, guide)
+    programs = ProgramPair(model, guide, max_plate_nesting)
+    isolated = programs.isolated()
+    device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sizes = [chunk_size] * (num_particles // chunk_size)
     sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
@@ -170,7 +173,7 @@ def log_likelihood(
     num_dims = 0.0  # summed over the data
 
     def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
-        return [weights_of(model, guide, x, size, max_plate_nesting)]
+        return [weights_of(isolated, x, size)]
 
     with (
         pyro.validation_enabled(False),
@@ -179,7 +182,7 @@ def log_likelihood(
         precise(precision, device),
         tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
     ):
-        check_program(model, guide, batches, name="x", num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        check_program(programs, batches, name="x", num_particles=num_particles)
         chunks = None
         if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
             chunks = Compiled(
@@ -199,7 +202,7 @@ def log_likelihood(
     return estimate
 
 
-def _num_dims(model: Program, x: Tensor) -> float:
+def _num_dims(model: StochasticFunction, x: Tensor) -> float:
     """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
     program = bare(model)
     if isinstance(program, LabelledModel):

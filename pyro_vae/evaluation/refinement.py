@@ -30,14 +30,14 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import Program
-from pyro_vae.inference.importance import log_weights
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.objectives import ELBO
 from pyro_vae.runtime.arguments import Array, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["RefinedGuide", "Refinement", "refine"]
@@ -66,8 +66,8 @@ class Refinement(NamedTuple):
 @checked
 @exclusive("refine")
 def refine(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: Array,
     num_steps: _OneOrMore = 100,
     *,
@@ -120,38 +120,40 @@ def refine(
     >>> refinement.after.shape, refinement.gap() > -0.1
     (torch.Size([3]), True)
     """
-    device, dtype = placement(model, guide)
+    programs = ProgramPair(model, guide)
+    device, dtype = programs.placement()
     x = as_tensor(x, "x").to(device, dtype)
     batches = as_batches(x, max(len(x), 1), device=device, dtype=dtype, shuffle=False, name="x")
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
-        check_program(model, guide, batches, name="x", whole_batch=True)
+        check_program(programs, batches, name="x", whole_batch=True)
         with failing_on("x", x):
             refined = RefinedGuide(guide, x)
+        isolated = ProgramPair(model, refined).isolated()
         if not refined.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
-        before, before_error = _bound(model, refined, x, eval_particles)
+        before, before_error = _bound(isolated, x, eval_particles)
         optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
         objective = ELBO(num_particles=num_particles)
         for _ in tqdm(range(num_steps), desc="refine", disable=not progress):
-            loss = objective.estimate(isolated(model), isolated(refined), x).loss
+            loss = objective.estimate(isolated.model, isolated.guide, x).loss
             for offset, gradient in zip(refined.offsets(), torch.autograd.grad(loss, refined.offsets()), strict=True):
                 offset.grad = gradient
             optimizer.step()
-        after, after_error = _bound(model, refined, x, eval_particles)
+        after, after_error = _bound(isolated, x, eval_particles)
     return Refinement(refined, before, after, (before_error**2 + after_error**2).sqrt())
 
 
 @torch.no_grad()
-def _bound(model: Program, guide: Program, x: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
-    """The ELBO of each datum and its standard error, ``(B,)`` each."""
-    log_w = log_weights(model, guide, x, num_particles)  # (K, B)
+def _bound(programs: ProgramPair, x: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
+    """Return the ELBO of each datum and its standard error, ``(B,)`` each."""
+    log_w = weights_of(programs, x, num_particles)  # (K, B)
     return log_w.mean(0), log_w.std(0) / num_particles**0.5
 
 
 class RefinedGuide:
     """A guide whose distributions are moved by an offset for each of the data it was made for, and takes only these."""
 
-    def __init__(self, guide: Program, x: Tensor) -> None:
+    def __init__(self, guide: StochasticFunction, x: Tensor) -> None:
         self.__wrapped__ = guide
         self._offsets: dict[str, dict[str, Tensor]] = {}
         self._x = x

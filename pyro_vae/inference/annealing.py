@@ -20,7 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
 from pyro_vae.runtime.kinds import Anything
 from pyro_vae.runtime.objects import Instances, Sequences
@@ -66,7 +66,9 @@ class Annealed(nn.Module):
     No PyroModule, which would rename the parameters of the program that it wraps.
     """
 
-    def __init__(self, program: Program, weight: float | Tensor | Schedule, sites: frozenset[str] | None) -> None:
+    def __init__(
+        self, program: StochasticFunction, weight: float | Tensor | Schedule, sites: frozenset[str] | None
+    ) -> None:
         super().__init__()
         self.program = program
         self.sites = sites
@@ -77,7 +79,7 @@ class Annealed(nn.Module):
             self.schedule = weight
 
     @property
-    def __wrapped__(self) -> Program:
+    def __wrapped__(self) -> StochasticFunction:
         return self.program
 
     @property
@@ -108,8 +110,8 @@ class Annealed(nn.Module):
 
 @checked
 def anneal_kl(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     weight: Annotated[NonNegativeNumber | Tensor | Schedule, "a number, a Schedule or a tensor"],
     sites: Annotated[Sequence[str] | None, Anything("names of sites")] = None,
 ) -> tuple[Annealed, Annealed]:
@@ -178,12 +180,12 @@ def anneal_kl(
     return annealed_model, annealed_guide
 
 
-def bare(program: Program) -> Program:
+def bare(program: StochasticFunction) -> StochasticFunction:
     """The program under its annealing."""
     return bare(program.program) if isinstance(program, Annealed) else program
 
 
-def kl_weights(program: Program) -> dict[str, float]:
+def kl_weights(program: StochasticFunction) -> dict[str, float]:
     """The weights that a program is annealed with now, by label; none for a bare one. Reads the device.
 
     >>> kl_weights(anneal_kl(*anneal_kl(len, len, 0.5), 0.5)[0])

@@ -10,28 +10,25 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Batches
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.annealing import bare
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.inference.traces import PairTrace, Site
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["check_program", "run_to_check"]
 
 
 def check_program(
-    model: Program,
-    guide: Program,
+    programs: ProgramPair,
     batches: Batches,
     *,
     name: str = "data",
     num_particles: int = 1,
-    max_plate_nesting: int = 1,
     enumerated: bool = False,
     resumed: bool = False,
     whole_batch: bool = False,
@@ -56,11 +53,10 @@ def check_program(
     ValueError
         If a value of the data is not finite or lies outside the support of an observed site; the message names both.
     """
-    options = {"max_plate_nesting": max_plate_nesting, "enumerated": enumerated}
-    check = _Check(model, guide, name, num_particles, whole_batch, check_pair, options)
+    check = _Check(programs, name, num_particles, whole_batch, check_pair, enumerated)
     if batches.resident:
         start = 0
-        with seeded(0, placement(model, guide)[0]):  # binarised pixels and latents are drawn
+        with seeded(0, programs.placement()[0]):  # binarised pixels and latents are drawn
             for x in batches.in_order():
                 check(x, start)
                 start += len(x)
@@ -85,16 +81,15 @@ class _Check:
 
     def __init__(
         self,
-        model: Program,
-        guide: Program,
+        programs: ProgramPair,
         name: str,
         num_particles: int,
         whole_batch: bool,
         check_pair: Callable[[PairTrace], None] | None,
-        options: dict[str, Any],
+        enumerated: bool,
     ) -> None:
-        self.model, self.guide, self.name, self.num_particles = model, guide, name, num_particles
-        self.whole_batch, self.check_pair, self.options = whole_batch, check_pair, options
+        self.programs, self.name, self.num_particles = programs, name, num_particles
+        self.whole_batch, self.check_pair, self.enumerated = whole_batch, check_pair, enumerated
         self.first: Tensor | None = None
         self.whole: list[Site] = []  # sites that observe the data as they are, whatever these are
         self.others: list[str] = []  # sites that have to be run on them
@@ -106,7 +101,7 @@ class _Check:
             if self.first is None:
                 self._begin(x if self.whole_batch else x[:2])
             for site in self.whole:
-                data, seen = unpack(self.model, x)
+                data, seen = unpack(self.programs.model, x)
                 check_values(site["fn"], data, seen, start, 0, self.name, f"site {site['name']!r}")
             if self.others:
                 pair = self._trace(x)
@@ -115,27 +110,28 @@ class _Check:
 
     def _begin(self, x: Tensor) -> None:
         """Run the pair for the first time."""
-        _check_data_shape(self.model, x, self.name)
+        _check_data_shape(self.programs.model, x, self.name)
         pair = self._trace(x)
         if self.check_pair is not None:
             self.check_pair(pair)
         if self.num_particles > 1:  # not as many as data, so that the one cannot pass for the other
             self._trace(x, num_particles=3)
-        data, _ = unpack(self.model, x)
+        data, _ = unpack(self.programs.model, x)
         for site in map(pair.model_sites.__getitem__, pair.observed):
-            packed = isinstance(bare(self.model), ObservedOnly)  # its masks are those of the data
+            packed = isinstance(bare(self.programs.model), ObservedOnly)  # its masks are those of the data
             if _is_data(site, data) and is_constant(site["fn"]) and (packed or not is_masked(site)):
                 self.whole.append(site)
             elif not covers_all(site["fn"]):
                 self.others.append(site["name"])
         self.first = x
 
-    def _trace(self, x: Tensor, **options: Any) -> PairTrace:
-        call = functools.partial(trace_pair, isolated(self.model), isolated(self.guide), x, **self.options, **options)
-        return run_to_check(call, self.model, self.guide, x, self.name)
+    def _trace(self, x: Tensor, num_particles: int = 1) -> PairTrace:
+        isolated = self.programs.isolated()
+        call = functools.partial(trace_pair, isolated, x, num_particles, enumerated=self.enumerated)
+        return run_to_check(call, self.programs, x, self.name)
 
 
-def _check_data_shape(model: Program, x: Tensor, name: str) -> None:
+def _check_data_shape(model: StochasticFunction, x: Tensor, name: str) -> None:
     """Compare data with the shape that a packaged model's likelihood is made for."""
     program = bare(model)
     if isinstance(program, ObservedOnly):
@@ -150,16 +146,16 @@ def _check_data_shape(model: Program, x: Tensor, name: str) -> None:
         raise ValueError(f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them")
 
 
-def run_to_check(call: Callable[[], Any], model: Program, guide: Program, x: Tensor, name: str) -> Any:
+def run_to_check(call: Callable[[], Any], programs: ProgramPair, x: Tensor, name: str) -> Any:
     """Return ``call()``, made in eval mode; its errors name the data and their shape."""
     try:
-        with evaluating(model, guide):
+        with evaluating(programs.model, programs.guide):
             return call()
     except ProgramError as error:
         shape = ", ".join(map(str, ("N", *x.shape[1:])))
         raise ProgramError(f"{error} ({name} of shape ({shape}))") from error
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
-        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        reason = pyro_error_reason(error)
         shape = ", ".join(map(str, ("N", *x.shape[1:])))
         raise ValueError(f"{name}: found data of shape ({shape}), on which the programs fail: {reason}") from error
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.runtime.modules import owners
 
@@ -48,7 +48,7 @@ class _ConstantParams(Messenger):
 class _Call(nn.Module):
     """A callable as a module, so that ``functional_call`` can swap the parameters of the modules it uses."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: StochasticFunction) -> None:
         super().__init__()
         self.owners = nn.ModuleList(owners(program))
         self.run = (program,)  # in a tuple: not a child a second time
@@ -63,7 +63,7 @@ class _Call(nn.Module):
         return {name: buffer.clone() for named in owned for name, buffer in named}
 
 
-def check_runs_again(program: Program) -> None:
+def check_runs_again(program: StochasticFunction) -> None:
     """Raise ``ProgramError`` if a second run would be of another program, dropout being on in training."""
     _refuse_dropout(_Call(program), only_now=False)
 
@@ -78,7 +78,7 @@ def _refuse_dropout(call: _Call, only_now: bool) -> None:
             )
 
 
-def with_constant_parameters(program: Program) -> Program:
+def with_constant_parameters(program: StochasticFunction) -> StochasticFunction:
     """Return ``program`` run on the values of its parameters: gradients pass through what it is given, not to them.
 
     Buffers that it updates (batch normalisation) stay as they are; for all else it is the program.
@@ -102,7 +102,7 @@ def with_constant_parameters(program: Program) -> Program:
     return isolated(run, frozen=True)
 
 
-def with_copied_buffers(program: Program) -> Program:
+def with_copied_buffers(program: StochasticFunction) -> StochasticFunction:
     """Return ``program`` run on copies of its buffers: what batch normalisation learns from the run is forgotten."""
     call = _Call(program)
     buffers = call.copied_buffers()

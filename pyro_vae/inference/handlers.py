@@ -1,4 +1,4 @@
-"""What a program is to the code that runs it, and the effect handler that puts its latents at their means."""
+"""Stochastic functions, Pyro's name for a callable with sample sites, and their latents at the means."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from torch.distributions import Distribution
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.runtime.objects import Callables
 
-__all__ = [
-    "AtMeans",
-    "Program",
+__all__ = ["AtMeans", "StochasticFunction"]
+
+StochasticFunction = Annotated[
+    Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))
 ]
-
-
-Program = Annotated[Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))]
 
 
 class AtMeans(Messenger):

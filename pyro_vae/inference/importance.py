@@ -20,10 +20,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.errors import ProgramError, failing_on
+from pyro_vae.errors import ProgramError, failing_on, pyro_error_reason
 from pyro_vae.inference.frozen import with_constant_parameters
-from pyro_vae.inference.handlers import Program
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.traces import PairTrace, density, random_sites
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -32,12 +32,12 @@ from pyro_vae.runtime.exclusive import exclusive
 __all__ = ["log_weights", "scored_with_constants", "trace_pair", "weights_of"]
 
 
-def scored_with_constants(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
+def scored_with_constants(program: StochasticFunction, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
     """The trace of a program with constant parameters on given latents, their densities in it."""
     return with_constant_parameters(functools.partial(_scored, program, latents))(x)
 
 
-def _scored(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
+def _scored(program: StochasticFunction, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
     """The trace of a program on given latents, with their densities, some of which (a flow's) run networks as well."""
     trace = poutine.trace(poutine.replay(program, trace=latents)).get_trace(x)
     for site in random_sites(trace).values():
@@ -46,12 +46,10 @@ def _scored(program: Program, latents: poutine.Trace, x: Tensor) -> poutine.Trac
 
 
 def trace_pair(
-    model: Program,
-    guide: Program,
+    programs: ProgramPair,
     x: Tensor,
     num_particles: int = 1,
     *,
-    max_plate_nesting: int = 1,
     enumerated: bool = False,
     route: Callable[[poutine.Trace], poutine.Trace] | None = None,
     constant_guide: bool = False,
@@ -60,9 +58,9 @@ def trace_pair(
 
     Parameters
     ----------
-    model, guide
-        The programs, called with ``x``. A single particle runs them as they are; more run inside one more plate, left
-        of ``max_plate_nesting`` plates (1: the data's alone), so latents arrive as ``(K, B, ...)``.
+    programs
+        The model and the guide. A single particle runs them as they are; more run inside one more plate, left of their
+        own, so latents arrive as ``(K, B, ...)``.
     x
         Data ``(B, *data_shape)``.
     enumerated
@@ -82,41 +80,41 @@ def trace_pair(
     ValueError
         If ``num_particles`` is not a positive integer.
     """
-    dim = -1 - max_plate_nesting
+    dim = -1 - programs.max_plate_nesting
     try:
         with (
             exclusive("log_weights", brief=True),  # before the plate, which is made by a statement of Pyro
             pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext(),
         ):
-            guide_trace = poutine.trace(guide).get_trace(x)
+            guide_trace = poutine.trace(programs.guide).get_trace(x)
             latents = guide_trace if route is None else route(guide_trace)
-            model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)
+            model_trace = poutine.trace(poutine.replay(programs.model, trace=latents)).get_trace(x)
             scored_trace = guide_trace
             if constant_guide:
-                scored_trace = scored_with_constants(guide, latents, x)
+                scored_trace = scored_with_constants(programs.guide, latents, x)
     except ProgramError as error:
-        raise ProgramError(str(error).partition("Trace Shapes:")[0].strip()) from error
+        raise ProgramError(pyro_error_reason(error)) from error
     except ValueError as error:
-        reason = str(error).partition("Trace Shapes:")[0].strip()  # Pyro appends a table of all sites
+        reason = pyro_error_reason(error)
         if "collide" in reason:
             raise ProgramError(
                 f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
-                f"{max_plate_nesting}) to count all of the program's own plates: {reason}"
+                f"{programs.max_plate_nesting}) to count all of the program's own plates: {reason}"
             ) from error
         if "Shape mismatch inside plate" in reason:
             raise ProgramError(
                 f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
             ) from error
         raise
-    pair = PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), max_plate_nesting)
+    pair = PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), programs.max_plate_nesting)
     check_pair(pair, enumerated)
     return pair
 
 
 @checked
 def log_weights(
-    model: Program,
-    guide: Program,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     x: Tensor,
     num_particles: PositiveInteger = 1,
     *,
@@ -164,10 +162,9 @@ def log_weights(
     torch.Size([10, 3])
     """
     with failing_on("x", x):
-        return weights_of(model, guide, x, num_particles, max_plate_nesting)
+        return weights_of(ProgramPair(model, guide, max_plate_nesting).isolated(), x, num_particles)
 
 
-def weights_of(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> Tensor:
-    """What :func:`log_weights` returns, of arguments that have been checked."""
-    pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
-    return torch.stack(list(pair.terms().values())).sum(0)
+def weights_of(programs: ProgramPair, x: Tensor, num_particles: int) -> Tensor:
+    """Return what :func:`log_weights` does, of arguments that have been checked."""
+    return torch.stack(list(trace_pair(programs, x, num_particles).terms().values())).sum(0)

@@ -13,9 +13,7 @@ from torch import nn
 
 from pyro_vae.runtime.modules import owners
 
-__all__ = [
-    "isolated",
-]
+__all__ = ["isolated"]
 
 
 def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
@@ -24,14 +22,15 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[.
     Pyro names a parameter by its attribute path alone: two modules that both have a ``.net`` meet in the one store, and
     the second silently runs with the first one's weights. A module owns its parameters, so it needs no store. What a
     program declares with a bare ``pyro.param("name", tensor)`` lives in the store and nowhere else; those values are
-    passed through. ``frozen`` says that parameters without gradients are no news; in a module that has some they are
-    none anyway.
+    passed through.
+
+    ``frozen`` silences Pyro's warning about parameters without gradients, and so does a module that has some.
     """
-    frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     return functools.partial(_run_isolated, program, frozen)  # which shows what it wraps
 
 
 def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwargs: Any) -> Any:
+    frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     store = pyro.get_param_store()
     state = store.get_state()
     loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
@@ -39,7 +38,7 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwarg
     try:
         with (
             store.scope({"params": loose, "constraints": constraints}),
-            _no_news_of_frozen() if frozen else nullcontext(),
+            _without_warning() if frozen else nullcontext(),
         ):
             return program(*args, **kwargs)
     finally:
@@ -48,8 +47,8 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwarg
 
 
 @contextmanager
-def _no_news_of_frozen() -> Iterator[None]:
-    """Pyro warns that a parameter without gradients is not in its store. Here nothing is to be in it."""
+def _without_warning() -> Iterator[None]:
+    """Silence Pyro's warning that a parameter without gradients is not in the store, where nothing is to be."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* was not registered in the param store", category=UserWarning)
         yield

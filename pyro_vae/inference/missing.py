@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.annealing import Annealed, bare
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays
 
@@ -79,7 +79,7 @@ def pack(x: _Numbers, mask: _Numbers | None = None) -> Tensor:
     return torch.stack([torch.where(mask, x, 0.0), mask.to(x)], 1)
 
 
-def unpack(program: Program, x: Tensor) -> tuple[Tensor, Tensor]:
+def unpack(program: StochasticFunction, x: Tensor) -> tuple[Tensor, Tensor]:
     """What a program is given, data ``(B, *data_shape)``, and which entries of them it sees, of the same shape."""
     if isinstance(bare(program), ObservedOnly):
         x, mask = x.unbind(1)
@@ -131,12 +131,12 @@ class ObservedOnly(nn.Module):
     No PyroModule, which would rename the parameters of the program that it wraps.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: StochasticFunction) -> None:
         super().__init__()
         self.program = program
 
     @property
-    def __wrapped__(self) -> Program:
+    def __wrapped__(self) -> StochasticFunction:
         return self.program
 
     def forward(self, packed: Tensor) -> Any:
@@ -151,7 +151,7 @@ class ObservedOnly(nn.Module):
 
 
 @checked
-def observed_only(model: Program, guide: Program) -> tuple[ObservedOnly, ObservedOnly]:
+def observed_only(model: StochasticFunction, guide: StochasticFunction) -> tuple[ObservedOnly, ObservedOnly]:
     r"""Let a pair take data of which entries are missing, packed with their mask by :func:`pack`.
 
     .. math:: \log w_k = \log p(x_o|z_k) + \log p(z_k) - \log q(z_k|\iota(x_o))

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace, density
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -92,7 +93,7 @@ def label_weights(
     labels = torch.arange(m2.num_classes, device=x.device)[:, None].expand(-1, len(x))  # (C, B)
     model, guide = (functools.partial(isolated(half), y=labels) for half in (m2.model, m2.guide))
     with pyro.plate("labels", m2.num_classes, dim=-2):
-        pair = trace_pair(model, guide, x, num_particles, max_plate_nesting=2)
+        pair = trace_pair(ProgramPair(model, guide, 2), x, num_particles)
     terms = {name: density(site) for name, site in pair.model_sites.items()}
     terms["z"] = kl_weight * _latent_term(pair, kl)
     return torch.stack([term.expand(num_particles, *labels.shape) for term in terms.values()]).sum(0)
@@ -182,7 +183,7 @@ def semi_supervised_loss(
     (torch.Size([]), True)
     """
     model, guide = (functools.partial(isolated(half), y=y) for half in (m2.model, m2.guide))
-    pair = trace_pair(model, guide, x)
+    pair = trace_pair(ProgramPair(model, guide), x)
     terms = pair.terms()
     labelled = terms["x"] + terms["y"] + kl_weight * _latent_term(pair, kl)  # (1, B_l)
     log_q = m2.guide.classifier(x).log_prob(y)  # (B_l,)

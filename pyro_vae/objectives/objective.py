@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import failing_on
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import (
     Gradient,
@@ -129,28 +130,30 @@ class Objective(pyro.infer.ELBO):
         return not pair.is_annealed
 
     @checked
-    def bound(self, model: Program, guide: Program, x: Tensor) -> Tensor:
+    def bound(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Tensor:
         """The bound of each datum of ``x``, ``(B,)``, nats, larger is better; Pyro's parameter store is left alone."""
         with failing_on("x", x):
             return self.estimate(isolated(model), isolated(guide), x).bound
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Minus the scaled bound, summed over the batch: a scalar to call ``backward`` on."""
         return self.estimate(isolated(model), isolated(guide), _data(args, kwargs)).loss
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, for ``SVI.evaluate_loss``; in the caller's parameter store, as in Pyro."""
         with torch.no_grad():
             return self.estimate(model, guide, _data(args, kwargs)).loss.item()
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradients accumulated, for ``SVI.step``; in the caller's parameter store."""
         loss = self.estimate(model, guide, _data(args, kwargs)).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def estimate(self, model: Program, guide: Program, x: Tensor) -> Estimate:
+    def estimate(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Estimate:
         """The loss and the bounds from one run of the programs, in the caller's parameter store."""
         pair, path = self._trace(model, guide, x)
         log_w = self.log_weights(pair, scaled=True)
@@ -158,15 +161,13 @@ class Objective(pyro.infer.ELBO):
         surrogate = self._surrogate(pair, path, log_w, bound) if torch.is_grad_enabled() else bound
         return self._estimate(pair, bound, surrogate)
 
-    def _trace(self, model: Program, guide: Program, x: Tensor) -> tuple[PairTrace, Path]:
+    def _trace(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> tuple[PairTrace, Path]:
         path = Path(self.max_plate_nesting)
         keeps_score = self.gradient == "reparam" or not torch.is_grad_enabled()
         pair = trace_pair(
-            model,
-            guide,
+            ProgramPair(model, guide, self.max_plate_nesting),
             x,
             self.total_particles,
-            max_plate_nesting=self.max_plate_nesting,
             route=None if keeps_score and not self._has_two_bounds else path,
             constant_guide=not keeps_score,
         )
@@ -206,7 +207,9 @@ class Objective(pyro.infer.ELBO):
             bound = differentiated(bound, surrogate)
         return Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _get_trace(
+        self, model: StochasticFunction, guide: StochasticFunction, args: Any, kwargs: Any
+    ) -> tuple[Any, Any]:
         pair, _ = self._trace(model, guide, _data(args, kwargs))
         return pair.model_trace, pair.guide_trace
 

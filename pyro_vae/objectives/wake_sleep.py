@@ -26,8 +26,9 @@ from torch import Tensor
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace, random_sites
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
@@ -80,9 +81,9 @@ class WakeSleep(Objective):
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
 
-    def estimate(self, model: Program, guide: Program, x: Tensor) -> Estimate:
+    def estimate(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Estimate:
         with DetachedLatents():
-            pair = trace_pair(model, guide, x, self.num_particles, max_plate_nesting=self.max_plate_nesting)
+            pair = trace_pair(ProgramPair(model, guide, self.max_plate_nesting), x, self.num_particles)
         log_w = self.log_weights(pair, scaled=True)
         bound = self.reduce(log_w)
         if not torch.is_grad_enabled():
@@ -96,7 +97,7 @@ class WakeSleep(Objective):
             surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
 
-    def _dream(self, model: Program, guide: Program, x: Tensor, pair: PairTrace) -> Tensor:
+    def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor, pair: PairTrace) -> Tensor:
         """log q(z'|x') of as many data as ``x`` has, dreamt by the model, ``(B,)``."""
         if len(pair.observed) != 1:
             raise ProgramError(f"found the observed sites {pair.observed}, expected one, of which the model can dream")

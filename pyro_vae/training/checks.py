@@ -16,9 +16,10 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
-from pyro_vae.inference.handlers import Program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import scored_with_constants, trace_pair
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.traces import PairTrace, random_sites
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
@@ -80,25 +81,24 @@ def check_programs(
     ValueError
         For data that the programs cannot take, or that lie outside the support of an observed site.
     """
+    programs = ProgramPair(model, guide, objective.max_plate_nesting)
     own = objective if isinstance(objective, Objective) else None
     for name, batches in data.items():
         if batches is None:
             continue
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
             x = check_program(
-                model,
-                guide,
+                programs,
                 batches,
                 name=name,
                 num_particles=1 if own is None else own.total_particles,
-                max_plate_nesting=objective.max_plate_nesting,
                 enumerated=own is None,
                 resumed=resumed,
                 check_pair=_check_params,
             )
             if own is not None and x is not None:
                 with seeded(0, x.device):
-                    _check_objective(model, guide, own, x, name)
+                    _check_objective(programs, own, x, name)
 
 
 @torch.no_grad()
@@ -118,7 +118,8 @@ def check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> No
     with seeded(0, x.device), evaluating(model, guide):
         model.train(), guide.train()
         try:
-            trace_pair(with_copied_buffers(isolated(model)), with_copied_buffers(isolated(guide)), x[:1])
+            programs = ProgramPair(with_copied_buffers(isolated(model)), with_copied_buffers(isolated(guide)))
+            trace_pair(programs, x[:1])
         except ValueError as error:
             raise ValueError(
                 f"batch_size: found one that leaves a last batch of one of {batches.num_data} data, on which the "
@@ -127,15 +128,16 @@ def check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> No
 
 
 @torch.no_grad()
-def _check_objective(model: Program, guide: Program, objective: Objective, x: Tensor, name: str) -> None:
+def _check_objective(programs: ProgramPair, objective: Objective, x: Tensor, name: str) -> None:
     if objective.gradient != "reparam":
-        check_runs_again(guide)
-        _check_second_run(guide, x)
+        check_runs_again(programs.guide)
+        _check_second_run(programs.guide, x)
+    isolated = programs.isolated()
     with torch.enable_grad():
-        run_to_check(lambda: objective.estimate(isolated(model), isolated(guide), x), model, guide, x, name)
+        run_to_check(lambda: objective.estimate(isolated.model, isolated.guide, x), programs, x, name)
 
 
-def _check_second_run(guide: Program, x: Tensor) -> None:
+def _check_second_run(guide: StochasticFunction, x: Tensor) -> None:
     """The guide, run twice on its own latents in the mode that it is in, must give them the same density twice."""
     latents = poutine.trace(with_copied_buffers(isolated(guide))).get_trace(x)
     first, second = (scored_with_constants(guide, latents, x) for _ in range(2))

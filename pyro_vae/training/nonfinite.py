@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.handlers import Program
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.state import set_generators
 from pyro_vae.training.run_state import RunState
 
@@ -55,7 +54,7 @@ class StepCheck:
         """Name the first site of a run on a batch whose value or log-probability is not finite."""
         nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
         particles = getattr(self.objective, "total_particles", self.objective.num_particles)
-        return first_bad_site(self.model, self.guide, x, particles, int(nesting))
+        return first_bad_site(ProgramPair(self.model, self.guide, int(nesting)), x, particles)
 
 
 def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path | None) -> FloatingPointError:
@@ -88,10 +87,10 @@ def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path
 
 
 @torch.no_grad()
-def first_bad_site(model: Program, guide: Program, x: Tensor, num_particles: int, max_plate_nesting: int) -> str:
+def first_bad_site(programs: ProgramPair, x: Tensor, num_particles: int) -> str:
     """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
     try:
-        pair = trace_pair(isolated(model), isolated(guide), x, num_particles, max_plate_nesting=max_plate_nesting)
+        pair = trace_pair(programs.isolated(), x, num_particles)
     except (ProgramError, ValueError) as error:
         return f"the programs could not be traced again: {error}"
     for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):

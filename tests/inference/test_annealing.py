@@ -14,6 +14,7 @@ import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import Cosine, Cyclical, Linear
 from pyro_vae.training import fitting as training
 from pyro_vae.training import loop
@@ -77,7 +78,7 @@ class TestRecords:
 
         def by_hand(data, seed):
             torch.manual_seed(seed)
-            terms = trace_pair(*pair, data() if callable(data) else data).terms()
+            terms = trace_pair(ProgramPair(*pair), data() if callable(data) else data).terms()
             log_p_x, ratio = terms["x"].mean().item(), terms["z"].mean().item()
             return log_p_x + ratio, -(log_p_x + weight * ratio)
 
@@ -182,7 +183,7 @@ class TestTraining:
             pair = fresh()
             fit(anneal_kl(*pair, weight), num_epochs=60, lr=0.02)
             torch.manual_seed(0)
-            kl.append(-trace_pair(*pair, X.repeat(20, 1, 1)).terms()["z"].mean().item())
+            kl.append(-trace_pair(ProgramPair(*pair), X.repeat(20, 1, 1)).terms()["z"].mean().item())
         assert kl[0] > 2 and abs(kl[1]) < 0.2
 
     @pytest.mark.parametrize("capacity", [False, True])

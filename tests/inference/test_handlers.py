@@ -17,6 +17,7 @@ from pyro_vae.inference.annealing import bare, kl_weights
 from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import Linear
 from tests.support.programs import PAIRS, HierarchyGuide, HierarchyModel, bits, same, seeded, vae, weights
 
@@ -140,7 +141,7 @@ class TestPyrosLosses:
     @pytest.mark.parametrize("kind", KINDS)
     def test_their_value_is_the_annealed_bound(self, kind, weight, pair, x):
         expected = log_ratios(*pair, x)
-        kl = analytic_kl(trace_pair(*pair, x), "z").sum(-1)
+        kl = analytic_kl(trace_pair(ProgramPair(*pair), x), "z").sum(-1)
         annealed = anneal_kl(*pair, KINDS[kind](weight))
         with pyro.validation_enabled(True):
             sampled, analytic = (seeded(loss.loss, *annealed, x) for loss in (Trace_ELBO(), TraceMeanField_ELBO()))

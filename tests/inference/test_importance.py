@@ -11,6 +11,7 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 
 D, L, B = 5, 3, 8  # of the fixtures vae and x
 
@@ -23,7 +24,7 @@ def same_draws(model, guide, x, num_particles=4, **options):
 @pytest.mark.parametrize("num_particles", [1, 4])
 def test_formula(vae, x, num_particles):
     torch.manual_seed(3)
-    pair = trace_pair(vae.model, vae.guide, x, num_particles)
+    pair = trace_pair(ProgramPair(vae.model, vae.guide), x, num_particles)
     z = pair.guide_trace.nodes["z"]["value"]
     expected = vae.likelihood(z).log_prob(x) + vae.prior().log_prob(z) - vae.posterior(x).log_prob(z)
     log_w = same_draws(vae.model, vae.guide, x, num_particles)
@@ -33,7 +34,7 @@ def test_formula(vae, x, num_particles):
 
 def test_terms_add_up_and_are_named_by_site(vae, x):
     torch.manual_seed(3)
-    terms = trace_pair(vae.model, vae.guide, x, 4).terms()
+    terms = trace_pair(ProgramPair(vae.model, vae.guide), x, 4).terms()
     assert set(terms) == {"z", "x"}
     torch.testing.assert_close(terms["z"] + terms["x"], same_draws(vae.model, vae.guide, x), rtol=0, atol=1e-12)
 
@@ -65,7 +66,7 @@ def test_plate_subsampling_does_not_count(vae, x):
             pyro.sample("z", vae.posterior(x))
 
     torch.manual_seed(3)
-    pair = trace_pair(model, guide, x, 4)
+    pair = trace_pair(ProgramPair(model, guide), x, 4)
     assert pair.scale == 50_000 / B
     z = pair.guide_trace.nodes["z"]["value"]
     expected = vae.likelihood(z).log_prob(x) + vae.prior().log_prob(z) - vae.posterior(x).log_prob(z)

@@ -19,6 +19,7 @@ from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.evaluation.imputation import _Sums, impute
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, observed_only, pack
+from pyro_vae.inference.pair import ProgramPair
 from tests.support.linear_gaussian import PPCA
 from tests.support.programs import IMAGE, PAIRS, bits, check_close, perturbed, seeded, traced, vae, weights
 
@@ -70,7 +71,7 @@ class TestObservedOnly:
     def test_what_is_missing_adds_nothing_whatever_it_is(self, name, x, mask):
         pair = [half.double() for half in PAIRS[name]()]
         torch.manual_seed(3)
-        bare = trace_pair(*pair, torch.where(mask, x, 0.0), 3)
+        bare = trace_pair(ProgramPair(*pair), torch.where(mask, x, 0.0), 3)
         p = bare.model_sites[bare.observed[0]]["fn"].base_dist
         entries = p.log_prob(torch.where(mask, x, 0.0).reshape(B, *p.batch_shape[2:])).reshape(3, B, *IMAGE)
         expected = sum(bare.terms().values()) - (entries * ~mask).flatten(2).sum(-1)
@@ -83,7 +84,7 @@ class TestObservedOnly:
     def test_with_nothing_observed_all_is_prior(self, x):
         program = perturbed(vae())
         pair = observed_only(program.model, program.guide)
-        terms = trace_pair(*pair, pack(x, torch.zeros_like(x))).terms()
+        terms = trace_pair(ProgramPair(*pair), pack(x, torch.zeros_like(x))).terms()
         assert (terms["x"] == 0).all() and (terms["z"] != 0).all()
 
     def test_the_missing_give_no_gradient(self, x, mask):
@@ -148,7 +149,7 @@ class TestObservedOnly:
     def test_annealing_goes_around_it(self, x, mask):
         program, packed = vae(), pack(x, mask)
         pair = observed_only(program.model, program.guide)
-        terms = seeded(trace_pair, *pair, packed).terms()
+        terms = seeded(trace_pair, ProgramPair(*pair), packed).terms()
         bound = seeded(ELBO().bound, *anneal_kl(*pair, 0.3), packed)
         torch.testing.assert_close(bound, (terms["x"] + 0.3 * terms["z"])[0], rtol=0, atol=1e-12)
         with pytest.raises(TypeError, match="^model: found an annealed program, expected anneal_kl"):

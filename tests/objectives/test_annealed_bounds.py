@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro_vae import ELBO, IWAE, anneal_kl
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import Linear
 from tests.support.discrete import Discrete
 from tests.support.programs import HierarchyGuide, HierarchyModel, bits, seeded, vae
@@ -36,7 +37,7 @@ class TestAnnealed:
     @pytest.mark.parametrize("weight", [0.0, 0.4, 3.0])
     @pytest.mark.parametrize("objective", [ELBO(4), ELBO(4, kl="analytic"), IWAE(4)], ids=repr)
     def test_every_kind_of_bound(self, objective, weight, pair, x):
-        trace = seeded(trace_pair, *pair, x, 4)
+        trace = seeded(trace_pair, ProgramPair(*pair), x, 4)
         log_p_x, ratio = trace.terms()["x"], trace.terms()["z"]
         if isinstance(objective, IWAE):
             expected = (log_p_x + weight * ratio).logsumexp(0) - math.log(4)
@@ -69,7 +70,7 @@ class TestAnnealed:
                 pyro.sample("z", dist.Normal(0.4 * x, 0.6))
 
         x = x.flatten(1)[:, 0]
-        trace = seeded(trace_pair, model, guide, x, 4)
+        trace = seeded(trace_pair, ProgramPair(model, guide), x, 4)
         terms = dict(trace.terms())
         if objective.arguments():  # kl="analytic"
             terms["z"] = -analytic_kl(trace, "z").sum(-1)

@@ -11,6 +11,7 @@ import torch
 
 from pyro_vae import ELBO, ProgramError, anneal_kl
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import Linear
 from tests.support.programs import seeded
 
@@ -58,7 +59,7 @@ def data():
 
 def terms(layers, data, num_particles):
     """log p(x|z), and minus the sampled KL of each unit of each layer, ``(K, B, U)``, of the seed's draws."""
-    trace = seeded(trace_pair, layers.model, layers.guide, data, num_particles)
+    trace = seeded(trace_pair, ProgramPair(layers.model, layers.guide), data, num_particles)
     units = {}
     for name, loc in layers.locs.items():
         z = trace.guide_trace.nodes[name]["value"].reshape(num_particles, len(data), -1)

@@ -16,6 +16,7 @@ import pyro_vae
 from pyro_vae import ELBO, IWAE
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
+from pyro_vae.inference.pair import ProgramPair
 
 D, L, B = 5, 3, 8  # of the fixtures vae and x
 
@@ -177,7 +178,7 @@ def test_analytic_kl_of_a_hierarchy_has_the_sampled_mean(bottom_up):
     errors = [estimate.std().item() / math.sqrt(len(x)) for estimate in estimates]
     difference = (estimates[0].mean() - estimates[1].mean()).item()
     assert abs(difference) < 4.5 * math.hypot(*errors)  # a false alarm in 150,000 runs
-    pair = trace_pair(chain.model, chain.guide, x)
+    pair = trace_pair(ProgramPair(chain.model, chain.guide), x)
     assert (analytic_kl(pair, "z1", True) is None) == bottom_up
     assert analytic_kl(pair, "z2", True) is not None
     if bottom_up:
@@ -231,7 +232,7 @@ def test_latent_scale_relative_to_the_data_weighs_its_kl(vae, x):
 
     half = Annealed(0.5)
     torch.manual_seed(3)
-    terms = trace_pair(vae.model, vae.guide, x).terms()
+    terms = trace_pair(ProgramPair(vae.model, vae.guide), x).terms()
     torch.manual_seed(3)
     bound = ELBO().bound(half.model, half.guide, x)
     torch.testing.assert_close(bound, (terms["x"] + 0.5 * terms["z"])[0], rtol=0, atol=1e-12)

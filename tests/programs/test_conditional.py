@@ -14,6 +14,7 @@ import pyro_vae
 from pyro_vae import ELBO, IWAE, MLP, ConditionalVAE, Gaussian, anneal_kl
 from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 from tests.support.labelled_gaussian import CLASSES, LabelledPPCA
 from tests.support.programs import IMAGE, LATENT_DIM, bits, check_close, seeded, traced
 
@@ -45,7 +46,9 @@ class TestBound:
     @pytest.mark.parametrize("num_particles", [1, 4])
     def test_it_is_the_formula(self, num_particles, cvae, x, y):
         torch.manual_seed(3)
-        pair = trace_pair(functools.partial(cvae.model, y=y), functools.partial(cvae.guide, y=y), x, num_particles)
+        pair = trace_pair(
+            ProgramPair(functools.partial(cvae.model, y=y), functools.partial(cvae.guide, y=y)), x, num_particles
+        )
         z = pair.guide_sites["z"]["value"].reshape(num_particles, B, LATENT_DIM)
         log_p = cvae.likelihood(torch.cat([z, ones(y).expand(num_particles, B, CLASSES)], -1)).log_prob(x)
         log_q = cvae.guide.posterior(x, ones(y)).log_prob(z)
@@ -79,7 +82,7 @@ class TestBound:
 
     def test_annealing_weighs_the_latent_and_not_the_label(self, cvae, x, y):
         pair, packed = (cvae.model, cvae.guide), cvae.pack(x, y)
-        terms = seeded(trace_pair, *pair, packed).terms()
+        terms = seeded(trace_pair, ProgramPair(*pair), packed).terms()
         assert (terms["y"] == 0).all()
         bound = seeded(ELBO().bound, *anneal_kl(*pair, 0.3), packed)
         torch.testing.assert_close(bound, (terms["x"] + 0.3 * terms["z"])[0], rtol=0, atol=1e-12)

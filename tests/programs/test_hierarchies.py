@@ -17,6 +17,7 @@ import pyro_vae
 from pyro_vae import ELBO, HVAE, VAE, ConvLadderVAE, LadderVAE, training
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.kl import analytic_kl
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.posteriors import precision_weighted
 from pyro_vae.schedules import Linear
 from tests.support.programs import HIERARCHIES, IMAGE, bits, named, same, seeded, vae, weights
@@ -504,7 +505,7 @@ def test_kl_of_a_gaussian_that_is_moved_from_the_prior():
     with torch.no_grad():
         for correction in program.guide.corrections:
             correction.output.weight.normal_()
-    pair = trace_pair(program.model, program.guide, x)
+    pair = trace_pair(ProgramPair(program.model, program.guide), x)
     for site in program.latents:
         prior, moved = pair.model_sites[site]["fn"].base_dist, pair.guide_sites[site]["fn"].base_dist
         d, r = moved.loc - prior.loc, moved.scale / prior.scale

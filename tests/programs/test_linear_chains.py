@@ -12,6 +12,7 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
 from tests.support.linear_chains import Affine, LinearChain, log_normal, random_affine
 
 EXACT = 1e-10
@@ -59,7 +60,7 @@ def test_weights_are_the_formula_term_by_term(num_layers, guide):
     torch.manual_seed(3)
     log_w = pyro_vae.log_weights(hvae.model, hvae.guide, x, num_particles=7)
     torch.manual_seed(3)
-    pair = trace_pair(hvae.model, hvae.guide, x, num_particles=7)
+    pair = trace_pair(ProgramPair(hvae.model, hvae.guide), x, num_particles=7)
     z = {0: x} | {t: pair.guide_sites[f"z{t}"]["value"] for t in range(1, num_layers + 1)}
     assert all(z[t].shape == (7, len(x), chain.sizes[t]) for t in range(1, num_layers + 1))
     terms = {}
@@ -190,7 +191,7 @@ def test_ladder_is_the_precision_weighted_product(num_layers):
     ladder = ladder_of(chain, encoders, evidence)
     x, d, terms = chain.data(), chain.data(), {}
     torch.manual_seed(3)
-    pair = trace_pair(ladder.model, ladder.guide, x, num_particles=7)
+    pair = trace_pair(ProgramPair(ladder.model, ladder.guide), x, num_particles=7)
     torch.manual_seed(3)
     log_w = pyro_vae.log_weights(ladder.model, ladder.guide, x, num_particles=7)
     z = {0: x} | {t: pair.guide_sites[f"z{t}"]["value"] for t in range(1, num_layers + 1)}
