@@ -26,31 +26,36 @@ from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.checkpoint import as_module
 
-__all__ = ["check_last_batch", "check_modules", "check_programs", "check_warm_up", "number_of_steps", "schedules_of"]
+__all__ = ["check_modules", "check_programs", "check_schedules", "schedules_of"]
 
 
-def schedules_of(model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO) -> list[Schedule]:
-    """Return every schedule that training has to move on, once."""
+def schedules_of(
+    model: nn.Module, guide: nn.Module, objective: pyro.infer.ELBO, device: torch.device
+) -> list[Schedule]:
+    """Return every schedule that training has to move on, once, on the device of the programs."""
     modules = (*model.modules(), *guide.modules(), getattr(objective, "capacity", None))
-    return list(dict.fromkeys(module for module in modules if isinstance(module, Schedule)))
+    return [module.to(device) for module in dict.fromkeys(modules) if isinstance(module, Schedule)]
 
 
-def number_of_steps(batches: Batches, num_epochs: int) -> int | None:
-    """Return how many steps training takes; ``None`` for data without a length."""
+def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int) -> int | None:
+    """Return the number of steps that training takes; ``None`` for data without a length.
+
+    Raises
+    ------
+    ValueError
+        For a schedule that would not have arrived when training ends.
+    """
     try:
-        return num_epochs * len(batches)
+        num_steps = num_epochs * len(batches)
     except TypeError:
         return None
-
-
-def check_warm_up(schedules: list[Schedule], num_epochs: int, num_steps: int | None) -> None:
-    """Raise ``ValueError`` for a schedule that would not have arrived when training ends."""
     for schedule in schedules:
-        if num_steps is not None and schedule.num_steps > num_steps:
+        if schedule.num_steps > num_steps:
             raise ValueError(
                 f"num_steps: found {schedule}, longer than the training of {num_epochs} epochs of "
                 f"{num_steps // num_epochs} steps, expected at most {num_steps}"
             )
+    return num_steps
 
 
 def check_modules(model: nn.Module, guide: nn.Module) -> nn.Module:
@@ -99,10 +104,12 @@ def check_programs(
             if own is not None and x is not None:
                 with seeded(0, x.device):
                     _check_objective(programs, own, x, name)
+    if not resumed and data["data"] is not None:
+        _check_last_batch(model, guide, data["data"])
 
 
 @torch.no_grad()
-def check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> None:
+def _check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> None:
     """Run the pair in train mode on one datum, if an epoch ends with a batch of one.
 
     Raises

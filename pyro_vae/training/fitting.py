@@ -27,14 +27,7 @@ from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.training.checks import (
-    check_last_batch,
-    check_modules,
-    check_programs,
-    check_warm_up,
-    number_of_steps,
-    schedules_of,
-)
+from pyro_vae.training.checks import check_modules, check_programs, check_schedules, schedules_of
 from pyro_vae.training.cuda_graph import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
@@ -158,23 +151,16 @@ def fit(
     """
     objective = ELBO() if objective is None else objective
     pair = check_modules(model, guide)
-    initial_lr = rate_at_start(lr)
-    if callable(lr) and scheduler is not None:
-        raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
+    initial_lr = rate_at_start(lr, scheduler)
     if device is not None:
         pair.to(device)
     device, dtype = placement(pair)
-    schedules = schedules_of(model, guide, objective)
-    for schedule in schedules:
-        schedule.to(device)
+    schedules = schedules_of(model, guide, objective, device)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype)
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
     check_programs(model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
-    if not resume:
-        check_last_batch(model, guide, batches)
-    num_steps = number_of_steps(batches, num_epochs)
-    check_warm_up(schedules, num_epochs, num_steps)
+    num_steps = check_schedules(schedules, batches, num_epochs)
     is_packaged = isinstance(objective, Objective)
     compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
     parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
@@ -191,11 +177,10 @@ def fit(
         if folder is not None:
             facts = _facts(model, objective, state, batches, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size = batches.batch_size
-        step, summed, reasons = make_steps(model, guide, pair, objective, size, compiled, said(progress))
+        step, summed, reasons = make_steps(model, guide, pair, objective, batches.batch_size, compiled, said(progress))
         loop = Loop(
             model=model, guide=guide, pair=pair, schedules=schedules, objective=objective, batches=batches, lr=lr,
-            num_epochs=num_epochs, update=make_update(Update(batches, step, made, clip_norm), pair, size),
+            num_epochs=num_epochs, update=make_update(Update(batches, step, made, clip_norm), pair, batches.batch_size),
             summed=summed, reasons=reasons, state=state, folder=folder, checkpoint_seconds=checkpoint_seconds,
             interrupted=interrupted, progress=progress,
         )  # fmt: skip

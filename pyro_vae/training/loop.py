@@ -18,8 +18,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Outputs
 from pyro_vae.data.batches import Batches
-from pyro_vae.evaluation.bounds import mean_estimate
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
 from pyro_vae.schedules import Schedule
@@ -38,18 +36,16 @@ from pyro_vae.training.checkpoint import save
 from pyro_vae.training.cuda_graph import ReplayedUpdate
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
-from pyro_vae.training.optimizers import rate_at
+from pyro_vae.training.optimizers import set_rate
+from pyro_vae.training.progress import make_bar, show
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.untrained import Untrained
 from pyro_vae.training.updates import Update
+from pyro_vae.training.validation import Interrupted, Validation
 
 __all__ = ["Loop"]
 
 _SECONDS_BETWEEN_READS = 0.5
-
-
-class _Interrupted(Exception):
-    """The run was told to stop while it validated."""
 
 
 @dataclass(kw_only=True)
@@ -77,22 +73,16 @@ class Loop:
         self._written = time.monotonic()
         self._in_step = False
         self._untrained = Untrained(self.pair, self.objective)
+        self._validate = Validation(
+            self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
+        )
         self._step_check = StepCheck(self.model, self.guide, self.pair, self.objective, self.state)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
     ) -> History:
         history = History(self.state.records)
-        num_data = self.batches.num_data
-        bar = tqdm(
-            total=None if num_data is None else self.num_epochs * num_data,
-            initial=self.state.epoch * (num_data or 0) + self.state.count,
-            unit="img",
-            unit_scale=True,
-            disable=not self.progress,
-            mininterval=0.5,
-        )
-        with bar:
+        with make_bar(self.state, self.num_epochs, self.batches.num_data, self.progress) as bar:
             history.stopped_early = is_exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
                 good = self.state.snapshot()
@@ -102,7 +92,7 @@ class Loop:
                         history.interrupted = True
                         break
                     record = self._record(valid)
-                except _Interrupted:
+                except Interrupted:
                     history.interrupted = True
                     break
                 except (RuntimeError, OSError, EOFError) as error:
@@ -121,7 +111,7 @@ class Loop:
                     self._go_back(good)
                     raise explain(self.state, self._rerun, str(error), self.folder) from None
                 self.state.end_epoch(record)
-                self._show(bar, record["train_bound"])
+                show(bar, self.state, record["train_bound"])
                 if self.folder is not None:
                     self._write(self.folder, history)
                 for callback in callbacks:
@@ -154,9 +144,7 @@ class Loop:
         self.model.train(), self.guide.train()
         for pick in state.remaining(self.batches):
             if callable(self.lr):
-                rate = rate_at(self.lr, self._fraction())
-                for group in state.optimizer.param_groups:
-                    group["lr"] = rate
+                set_rate(state.optimizer, self.lr, self._fraction())
             for schedule in self.schedules:
                 schedule.set_step(state.step)
             self._in_step = True
@@ -169,7 +157,7 @@ class Loop:
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
                 read = now
-                self._show(bar, self._mean_bounds()[0])
+                show(bar, self.state, self._mean_bounds()[0])
             if self.interrupted.is_set():
                 state.seconds += now - started
                 return False
@@ -222,17 +210,12 @@ class Loop:
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "seconds": round(state.seconds, 3),
         }
-        if valid is not None:  # the same draws at every epoch, so that epochs differ by their weights alone
-            with self._at_the_end():
-                record["valid_bound"], maximised = mean_estimate(
-                    self.model, self.guide, valid, self.objective, seed=0, summed=self._summed, name="valid"
-                )
-            record["valid_loss"] = -maximised
-            if not math.isfinite(record["valid_bound"]):
+        if valid is not None:
+            bound, maximised = self._validate(valid)
+            record |= {"valid_bound": bound, "valid_loss": -maximised}
+            if not math.isfinite(bound):
                 site = self._step_check.first_bad_site(next(iter(valid)))
-                raise Diverged(
-                    f"found the validation bound {record['valid_bound']}; the first value not finite is {site}"
-                )
+                raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
         fallbacks = self.reasons()
         if isinstance(self.update, ReplayedUpdate) and self.update.reason:
             fallbacks.append(f"the update is not recorded as a CUDA graph: {self.update.reason}")
@@ -240,28 +223,11 @@ class Loop:
             record["fallback"] = "; ".join(fallbacks)
         return record
 
-    def _summed(self, x: Tensor) -> Outputs:
-        if self.interrupted.is_set():
-            raise _Interrupted
-        return self.summed(x)
-
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)
         if capacity is None:
             return {}
         return {"capacity": capacity.value.item() if isinstance(capacity, Schedule) else capacity}
-
-    @contextmanager
-    def _at_the_end(self) -> Iterator[None]:
-        """Set the schedules to their end, so that what is maximised compares from epoch to epoch, and back."""
-        steps = [schedule.num_taken for schedule in self.schedules]
-        try:
-            for schedule in self.schedules:
-                schedule.set_step(schedule.num_steps)
-            yield
-        finally:
-            for schedule, step in zip(self.schedules, steps, strict=True):
-                schedule.set_step(step)
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
@@ -274,12 +240,8 @@ class Loop:
         self.state.write(folder)
         self._written = time.monotonic()
 
-    def _show(self, bar: tqdm, bound: float) -> None:
-        shown = {"bound": bound, "valid": self.state.records[-1]["valid_bound"] if self.state.records else None}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
-
     def _fraction(self) -> float:
-        """The part of training that is done, in [0, 1); by whole epochs where the data have no length."""
+        """Return the part of training that is done, in [0, 1); by whole epochs where the data have no length."""
         try:
             num_steps = len(self.batches)
         except TypeError:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.runtime.kinds import Numbers, shown
 
-__all__ = ["make_optimizer", "make_scheduler", "rate_at", "rate_at_start"]
+__all__ = ["make_optimizer", "make_scheduler", "rate_at_start", "set_rate"]
 
 
 def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -65,16 +65,18 @@ def make_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> LRSchedu
     return None if scheduler is None else _made("scheduler", scheduler, LRScheduler, optimizer)
 
 
-def rate_at_start(lr: float | Callable[[float], float]) -> float:
+def rate_at_start(lr: float | Callable[[float], float], scheduler: Any = None) -> float:
     """Return the learning rate of the first step, from a number or a function of the fraction of training done.
 
     Raises
     ------
     ValueError
-        If the function fails, or does not return a positive number.
+        If the function fails, does not return a positive number, or stands beside a scheduler.
     """
     if not callable(lr):
         return float(lr)
+    if scheduler is not None:
+        raise ValueError("scheduler: found one beside a function as lr, expected one of the two to set the rate")
     try:
         rate = lr(0.0)
     except Exception as error:  # a function of somebody else's
@@ -84,8 +86,8 @@ def rate_at_start(lr: float | Callable[[float], float]) -> float:
     return float(rate)
 
 
-def rate_at(lr: Callable[[float], float], fraction: float) -> float:
-    """Return the learning rate at a fraction of training, in [0, 1).
+def set_rate(optimizer: torch.optim.Optimizer, lr: Callable[[float], float], fraction: float) -> None:
+    """Set the learning rate of an optimiser to that of a fraction of training, in [0, 1).
 
     Raises
     ------
@@ -95,7 +97,8 @@ def rate_at(lr: Callable[[float], float], fraction: float) -> float:
     rate = lr(fraction)
     if not 0 <= rate < math.inf:
         raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
-    return float(rate)
+    for group in optimizer.param_groups:
+        group["lr"] = float(rate)
 
 
 def _made(name: str, make: Callable[..., Any], kind: type, *arguments: Any, **options: Any) -> Any:

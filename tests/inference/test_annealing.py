@@ -17,7 +17,7 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.schedules import Cosine, Cyclical, Linear
 from pyro_vae.training import fitting as training
-from pyro_vae.training import loop
+from pyro_vae.training import validation
 from tests.support.programs import PAIRS, Stream, bits, named, refused, same, vae, weights
 from tests.training.test_resume import interrupt
 
@@ -219,7 +219,7 @@ class TestTraining:
 
     def test_patience_and_the_best_record_go_by_the_loss(self, monkeypatch, tmp_path):
         estimates = iter([(-5.0, -1.0), (-4.0, -2.0), (-3.0, -3.0), (-2.0, -0.5)])  # the true bound rises all along
-        monkeypatch.setattr(loop, "mean_estimate", lambda *args, **kwargs: next(estimates))
+        monkeypatch.setattr(validation, "mean_estimate", lambda *args, **kwargs: next(estimates))
         pair, after = fresh(), []
         history = fit(
             anneal_kl(*pair, 2.0), valid=X, patience=2, num_epochs=4, checkpoint=tmp_path,

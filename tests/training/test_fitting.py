@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import pyro_vae
 from pyro_vae import ELBO, IWAE, training
 from pyro_vae.evaluation.bounds import mean_bound
-from pyro_vae.training import loop
+from pyro_vae.training import validation
 from tests.support.programs import PAIRS, Stream, bits, fit, named, same, vae, weights
 
 X = bits(24)
@@ -186,7 +186,7 @@ class TestStopping:
     def declining(self, monkeypatch, bounds):
         """Validation bounds as given, epoch by epoch."""
         bounds = iter(bounds)
-        monkeypatch.setattr(loop, "mean_estimate", lambda *args, **kwargs: ((b := next(bounds)), b))
+        monkeypatch.setattr(validation, "mean_estimate", lambda *args, **kwargs: ((b := next(bounds)), b))
 
     def test_training_stops_when_the_validation_bound_has_not_risen_for_patience_epochs(self, monkeypatch):
         self.declining(monkeypatch, [-5.0, -3.0, -4.0, -3.5, -3.0, 0.0])

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 import pyro_vae
 from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.training import fitting as training
-from pyro_vae.training import loop
+from pyro_vae.training import validation
 from tests.support.programs import PAIRS, bits, same, vae, weights
 
 X = bits(24)
@@ -177,7 +177,7 @@ class TestResuming:
         assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
     def test_a_run_that_stopped_early_stays_stopped(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loop, "mean_estimate", lambda *args, **kwargs: (-1.0, -1.0))  # never rises
+        monkeypatch.setattr(validation, "mean_estimate", lambda *args, **kwargs: (-1.0, -1.0))  # never rises
         pair = fresh("bernoulli-mlp")
         assert fit(pair, valid=X, patience=2, checkpoint=tmp_path).stopped_early
         history = fit(pair, valid=X, patience=2, checkpoint=tmp_path, resume=True)
@@ -185,7 +185,7 @@ class TestResuming:
 
     def test_the_best_epoch_before_the_interruption_stays_the_best(self, tmp_path, monkeypatch):
         bounds = iter([-1.0, -3.0, -2.0])
-        monkeypatch.setattr(loop, "mean_estimate", lambda *args, **kwargs: ((b := next(bounds)), b))
+        monkeypatch.setattr(validation, "mean_estimate", lambda *args, **kwargs: ((b := next(bounds)), b))
         pair = fresh("bernoulli-mlp")
         fit(pair, valid=X, num_epochs=1, checkpoint=tmp_path)
         best = weights(*pair)
