@@ -131,6 +131,9 @@ def log_likelihood(
         The number K of importance samples of each datum; the last chunk holds what is left of it.
     chunk_size, batch_size
         How many particles of how many data are drawn at once: memory and speed, never what is estimated.
+
+    Other Parameters
+    ----------------
     precision
         Of products of float32 matrices, see :func:`pyro_vae.runtime.precision.precise`.
     compile

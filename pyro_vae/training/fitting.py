@@ -83,6 +83,9 @@ def fit(
         Passes over the data, and data a step; the last batch of an epoch holds the rest.
     lr
         The learning rate, or a function from the fraction of training done, in [0, 1), to it.
+
+    Other Parameters
+    ----------------
     optimizer
         Called as ``optimizer(parameters, lr=lr)``; fused Adam by default.
     scheduler
