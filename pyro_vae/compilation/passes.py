@@ -1,38 +1,16 @@
-r"""What is done to a graph of tensor operations before it is compiled. None of it changes what the graph computes.
-
-The density of black and white pixels is a sum over many, and what takes its time is one logarithm for each,
-
-.. math:: \log p(x|z) = \sum_i x_i l_i - \log(1 + e^{l_i})
-          = \sum_i \Bigl(\bigl(x_i - \tfrac12\bigr) l_i - \tfrac12 |l_i|\Bigr)
-            - \sum_j \log \prod_{i \in j} \bigl(1 + e^{-|l_i|}\bigr) .
-
-The form on the right takes one for a block j of pixels: a product of 16 factors between 1 and 2 cannot overflow. Where
-the decoder is sure and right, the first sum is 0 and all is in the second. There :math:`1 + e^{-15}` would round the
-last four digits of :math:`e^{-15}` away, so the product is kept as what it has above 1, two factors at a time,
-
-.. math:: (1 + a)(1 + b) = 1 + (a + b + ab) ,
-
-and what is lost in the last step, 1 + c rounded to u, is added to its logarithm: :math:`\log(1 + c) \approx \log u + (c
-- (u - 1)) / u`. Numbers of half precision are first made float32, whose range is that of the product.
-"""
+"""What is done to a graph of tensor operations before it is compiled. None of it changes what the graph computes."""
 
 from __future__ import annotations
 
-import functools
-import math
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["add_biases_later", "bernoulli_in_one_pass", "merge", "separate_outputs", "split_at_draws"]
+__all__ = ["add_biases_later", "merge", "separate_outputs", "split_at_draws"]
 
 _aten = torch.ops.aten
 _PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution.")
-_BLOCK = 16
 
 
 def merge(graph: Graph) -> None:
@@ -102,63 +80,6 @@ def add_biases_later(graph: Graph) -> None:
         view.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
         layer.replace_all_uses_with(product)
         graph.erase_node(layer)
-
-
-def bernoulli_in_one_pass(graph: Graph, fake: FakeTensorMode) -> None:
-    """Take the logarithm of a block of pixels at once, where a graph sums the densities of Bernoulli's distribution."""
-    for total in graph.find_nodes(op="call_function", target=_aten.sum.dim_IntList):
-        found = _summed_bernoulli(total)
-        if found is None:
-            continue
-        with fake:
-            replaced = total.meta["val"]
-            log_prob = functools.partial(_log_prob, num_batch_dims=replaced.dim(), dtype=replaced.dtype)
-            terms = make_fx(log_prob)(*(node.meta["val"] for node in found))
-        copies: dict[Node, Node] = dict(zip(terms.graph.find_nodes(op="placeholder"), found, strict=True))
-        with graph.inserting_before(total):
-            new: Any = graph.graph_copy(terms.graph, copies)
-        total.replace_all_uses_with(new)
-        graph.erase_node(total)
-    graph.eliminate_dead_code()
-
-
-def _summed_bernoulli(total: Node) -> tuple[Node, Node] | None:
-    """The logits and the pixels of a sum that is a log-probability of Bernoulli's; ``None`` of another."""
-    last: Any = total.args[1]
-    (terms,) = total.all_input_nodes
-    if list(last) != [-1] or len(total.args) > 2 or total.kwargs:
-        return None
-    if terms.target in (_aten.view.default, _aten._unsafe_view.default):  # of pixels in rows, which come in a line here
-        (terms,) = terms.all_input_nodes
-    if terms.target is not _aten.neg.default:
-        return None
-    (entropy,) = terms.all_input_nodes
-    if entropy.target is not _aten.binary_cross_entropy_with_logits.default or entropy.args[2:] != (None, None, 0):
-        return None
-    logits, x = entropy.all_input_nodes
-    shape, batch_shape = (node.meta["val"].shape for node in (entropy, total))
-    alike = logits.meta["val"].shape == x.meta["val"].shape == shape and shape[: len(batch_shape)] == batch_shape
-    return (logits, x) if alike and len(shape) > len(batch_shape) else None
-
-
-def _log_prob(logits: Tensor, x: Tensor, num_batch_dims: int, dtype: torch.dtype) -> Tensor:
-    """The log-probability of black and white images, ``(*batch)``, nats; see the top of this file."""
-    logits, x = logits.flatten(num_batch_dims), x.flatten(num_batch_dims)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    size = logits.abs()  # of gradient 0 at 0, where that of the whole is x - 1/2
-    block = math.gcd(logits.shape[-1], _BLOCK)
-    excess = torch.exp(-size).unflatten(-1, (block, -1))  # (*batch, block, D / block): neighbours in different blocks
-    while block > 1:
-        block //= 2
-        a, b = excess[..., :block, :], excess[..., block:, :]
-        excess = a + b + a * b
-    return (((x - 0.5) * logits - 0.5 * size).sum(-1) - _log1p(excess.squeeze(-2)).sum(-1)).to(dtype)
-
-
-def _log1p(c: Tensor) -> Tensor:
-    """The logarithm of 1 + c by vector instructions, which TorchInductor has for log alone."""
-    u = 1 + c
-    return u.log() + (c - (u - 1)) / u
 
 
 def split_at_draws(graph: Graph) -> tuple[GraphModule, GraphModule]:

@@ -22,7 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.compilation.guards import Assumptions
-from pyro_vae.compilation.passes import add_biases_later, bernoulli_in_one_pass, merge, separate_outputs
+from pyro_vae.compilation.passes import add_biases_later, merge, separate_outputs
 
 __all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
 
@@ -115,7 +115,6 @@ def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule
         graph.erase_node(node)
     merge(graph)
     add_biases_later(graph)
-    bernoulli_in_one_pass(graph, fake)
     separate_outputs(graph)
     return GraphModule({}, graph), tensors
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import pyro_vae
-from pyro_vae import training
 from pyro_vae.schedules import Linear
+from pyro_vae.training import fitting as training
 from tests.endurance import folders, processes
 from tests.support.programs import bits
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import pyro_vae
-from pyro_vae import training
 from pyro_vae.runtime import files, tensor_files
 from pyro_vae.training import checkpoint
+from pyro_vae.training import fitting as training
 from tests.support.programs import bits, perturbed, same, vae, weights
 
 X = bits(6)
