@@ -81,7 +81,7 @@ def packaged(vae: pyro_vae.VAE, x: Tensor, num_particles: int, compile: bool) ->
     def weigh(batch: Tensor) -> list[Tensor]:
         return [pyro_vae.log_weights(vae.model, vae.guide, batch, CHUNK_SIZE)]
 
-    chunks = Compiled(weigh, (*owners(vae.model), *owners(vae.guide)), name="likelihood", split=True)
+    chunks = Compiled(weigh, (*owners(vae.model), *owners(vae.guide)), name="likelihood")
 
     @torch.no_grad()
     def run() -> float:
@@ -89,7 +89,7 @@ def packaged(vae: pyro_vae.VAE, x: Tensor, num_particles: int, compile: bool) ->
         with as_fit_does(x.device):
             for batch in x.split(BATCH_SIZE):
                 weights = StreamingWeights(num_particles)
-                whole = chunks.on(batch) if compile else functools.partial(weigh, batch)
+                whole = functools.partial(chunks if compile else weigh, batch)
                 for _ in range(num_particles // CHUNK_SIZE):
                     (log_w,) = whole()
                     weights.update(log_w)

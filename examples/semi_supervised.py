@@ -32,7 +32,7 @@ from train_vae_settings import new_folder
 
 import pyro_vae
 from pyro_vae import plots
-from pyro_vae.compilation.compiled import Compiled, said
+from pyro_vae.compilation import Compiled, make_reporter
 from pyro_vae.data.split import Split
 from pyro_vae.nn.layers import Activation
 from pyro_vae.objectives.labels import enumerated_bound, semi_supervised_loss
@@ -133,7 +133,7 @@ def train(
         gradients: Any = make_gradients(m2, args.alpha, kl_weight, num_labelled)
         if args.compile == "yes" or (args.compile == "auto" and num_steps >= 10_000):
             gradients = Compiled(
-                gradients, (m2.model, m2.guide, kl_weight), name="training step", say=said(progress=True)
+                gradients, (m2.model, m2.guide, kl_weight), name="training step", say=make_reporter(progress=True)
             )
         for epoch in range(1, args.epochs + 1):
             total = torch.zeros((), device=device)

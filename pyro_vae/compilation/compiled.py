@@ -1,18 +1,17 @@
-"""A function of a batch that runs programs, compiled: the price of hand-written code for programs in Pyro.
+"""Compile a function of a batch that runs programs.
 
 ::
 
     trace      run the function once without values: one flat graph of its tensor operations, forward and backward
     compile    let TorchInductor fuse the graph into a few kernels
-    check      hold its first results against the function's own, on the same draws
+    check      compare its first results with the function's own, on the same draws
 
-From then on a call costs the kernels alone. Before each one, all that the graph takes for granted is compared with what
-it was (:mod:`pyro_vae.compilation.guards`); if it differs, the function is traced anew, unless it was compiled for that
-state before, such as eval mode. A function that cannot be traced,
-because it reads a value to decide how to go on or changes a Python attribute as it runs, stays as it is, with one
-warning that names the reason.
+From then on a call runs the kernels alone. Guards (:mod:`pyro_vae.compilation.guards`) are compared before each one; where
+they fail, the function is traced again, unless it was compiled for that state before, such as eval mode. A function
+that reads a value to decide how to go on, or changes a Python attribute as it runs, cannot be traced. It runs
+uncompiled, with one warning that names the reason.
 
-What a graph cannot know of is what the function reads from outside its modules and tensors: a global variable, a clock.
+A graph cannot notice a change of what the function reads from outside its modules and tensors: a global, a clock.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from torch.fx import GraphModule
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.guards import Form
-from pyro_vae.compilation.passes import split_at_draws
 from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableError, trace
 from pyro_vae.runtime.state import generators, set_generators
 
-__all__ = ["Compile", "Compiled", "Lower", "Outputs", "inductor", "said"]
+__all__ = ["Compile", "Compiled", "Lower", "Outputs", "inductor", "make_reporter"]
 
 Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
 Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
@@ -46,8 +44,8 @@ _MOST_TRACES = 8
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative; of other types, which round more, 5e-2
 
 
-def said(progress: bool) -> Callable[[str], None]:
-    """What tells of a compilation: a line above the progress bar, if one is shown."""
+def make_reporter(progress: bool) -> Callable[[str], None]:
+    """Return a function that prints a line above the progress bar; without one it does nothing."""
     return functools.partial(tqdm.write, file=sys.stderr) if progress else lambda line: None
 
 
@@ -73,8 +71,6 @@ class Compiled:
         What the function is, for messages.
     say
         Told in one line what has been compiled.
-    split
-        Compute what depends on no draw once for all runs on a batch, see :meth:`on`.
     lower
         What compiles a graph; :func:`inductor` by default.
 
@@ -95,32 +91,27 @@ class Compiled:
         num_data: int | None = None,
         name: str = "function",
         say: Callable[[str], None] | None = None,
-        split: bool = False,
         lower: Lower | None = None,
     ) -> None:
         self.function, self.sources, self.num_data = function, tuple(sources), num_data
-        self.name, self.say, self.split, self.lower = name, say or said(False), split, lower or inductor
+        self.name, self.say, self.lower = name, say or make_reporter(False), lower or inductor
         self.num_traces = 0
         self.reason: str | None = None  # why it is not compiled, once that is known
         self._kernels: list[_Kernels] = []  # one for each state that the sources were found in, the last used first
 
     def __call__(self, x: Tensor) -> Outputs:
-        return self.on(x)()
-
-    def on(self, x: Tensor) -> Callable[[], Outputs]:
-        """The function of one batch, to be run on it any number of times, on new draws each time."""
         if self.reason is None and len(x) == (self.num_data or len(x)):
             if not self.is_current():
                 self.num_data = len(x)
                 self._compile(x)
             if self.reason is None and self._kernels[0].form == Form.of(x):
-                return self._kernels[0].on(x)
-        return lambda: self.function(x)
+                return self._kernels[0](x)
+        return self.function(x)
 
     def is_current(self) -> bool:
         """Tell whether it is compiled for the state that its sources are in now."""
         for index, kernels in enumerate(self._kernels):
-            if kernels.trace.assumptions.hold():
+            if kernels.trace.guards.is_valid():
                 self._kernels.insert(0, self._kernels.pop(index))
                 return self.reason is None
         return False
@@ -139,15 +130,15 @@ class Compiled:
         self.num_traces += 1
         try:
             if self.num_traces > _MOST_TRACES:
-                broken = self._kernels[0].trace.assumptions.broken()
-                raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {broken}")
-            kernels = _Kernels(trace(self.function, self.sources, x), x, self.split, self.lower, self.num_traces)
+                change = self._kernels[0].trace.guards.first_change()
+                raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {change}")
+            kernels = _Kernels(trace(self.function, self.sources, x), x, self.lower, self.num_traces)
             kernels.check(self.function, x)
         except Exception as error:  # all that torch finds it cannot trace, or cannot compile
             text = next((line for line in str(error).splitlines() if line.strip()), "")
             self.reason = text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"
             self._kernels.clear()
-            warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=4)
+            warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=3)
             return
         self._kernels.insert(0, kernels)
         self.say(f"compiled the {self.name} in {time.monotonic() - started:.1f} s")
@@ -156,27 +147,14 @@ class Compiled:
 class _Kernels:
     """A trace compiled for batches of one form."""
 
-    def __init__(self, trace: Trace, x: Tensor, split: bool, lower: Lower, version: int) -> None:
+    def __init__(self, trace: Trace, x: Tensor, lower: Lower, version: int) -> None:
         self.trace, self.form, self.version = trace, Form.of(x), version
-        inputs = [x, *trace.tensors]
         with torch.no_grad():
-            self.before: Callable[..., Sequence[Tensor]] | None = None
-            if split:
-                before, after = split_at_draws(trace.graph.graph)
-                self.before = lower(before, inputs)
-                inputs += self.before(*inputs)
-            self.after = lower(after if split else trace.graph, inputs)
+            self.run = lower(trace.graph, [x, *trace.tensors])
 
-    def on(self, x: Tensor) -> Callable[[], Outputs]:
-        inputs = [x, *self.trace.tensors]
-        if self.before is not None:
-            with torch.no_grad():
-                inputs += self.before(*inputs)
-        return functools.partial(self._run, inputs)
-
-    def _run(self, inputs: list[Tensor]) -> Outputs:
-        with torch.no_grad():
-            outputs = iter(self.after(*inputs))
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Outputs:
+        outputs = iter(self.run(x, *self.trace.tensors))
         return [next(outputs) if given else None for given in self.trace.given]
 
     def check(self, function: Function, x: Tensor) -> None:
@@ -184,7 +162,7 @@ class _Kernels:
         with _put_back(self.trace.tensors, x.device):
             expected = function(x)
         with _put_back(self.trace.tensors, x.device):
-            found = self.on(x)()
+            found = self(x)
         pairs = [(value, output) for value, output in zip(expected, found, strict=True) if value is not None]
         sizes = [_size(value) for value, _ in pairs]
         least = max(0.1 * statistics.median(sizes), 1e-30)  # a gradient that is all rounding has no size of its own

@@ -1,30 +1,41 @@
-"""What is done to a graph of tensor operations before it is compiled. None of it changes what the graph computes."""
+"""Change a graph of tensor operations before it is compiled; it computes the same.
+
+=====================  ==========================================================================================
+Pass                   What it is for (median time without it, of that with it; one CPU thread)
+=====================  ==========================================================================================
+``merge``              ``log_likelihood`` of a ladder 1.19, its training step 1.05
+``add_biases_later``   ``log_likelihood`` 1.06 to 1.13, a step of IWAE with 50 particles 1.03
+``separate_outputs``   gradients that are clipped in place must not share memory
+=====================  ==========================================================================================
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 
-__all__ = ["add_biases_later", "merge", "separate_outputs", "split_at_draws"]
+__all__ = ["add_biases_later", "merge", "separate_outputs"]
 
 _aten = torch.ops.aten
-_PRODUCTS = ("mm.", "addmm.", "bmm.", "baddbmm.", "convolution.")
 
 
 def merge(graph: Graph) -> None:
     """Compute once what is computed twice, such as the way down that a ladder's model and guide share."""
     graph.eliminate_dead_code()
+    # a normal draw fills memory in place; as a function it lets the rest be merged
     for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
         (filled,) = node.all_input_nodes
         if filled.target is _aten.empty.memory_format and len(filled.users) == 1:
             node.target = _aten.normal_functional.default
-    if _writes(graph):
-        return
+    schemas = (getattr(node.target, "_schema", None) for node in graph.nodes)
+    if any(schema is not None and schema.is_mutable for schema in schemas):
+        return  # what is read twice may have changed in between
     seen: dict[tuple[Any, str, str], Node] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and not _is_draw(node):
+        is_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op == "call_function" and not is_draw:
             first = seen.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
             if first is not node:
                 node.replace_all_uses_with(first)
@@ -32,7 +43,7 @@ def merge(graph: Graph) -> None:
 
 
 def separate_outputs(graph: Graph) -> None:
-    """Give each output memory of its own: whoever changes one in place, as clipping does, changes no other."""
+    """Give each output memory of its own, so that one can be changed in place, as clipping does."""
     output = graph.output_node()
     nodes: Any = output.args[0]
     seen: set[Node] = set()
@@ -49,21 +60,11 @@ def separate_outputs(graph: Graph) -> None:
     output.args = (apart,)
 
 
-def _writes(graph: Graph) -> bool:
-    """Whether an operation changes a tensor that was there before."""
-    schemas = (getattr(node.target, "_schema", None) for node in graph.nodes)
-    return any(schema is not None and schema.is_mutable for schema in schemas)
-
-
-def _is_draw(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
 def add_biases_later(graph: Graph) -> None:
-    """Add the bias of a layer that has several batch dimensions where its output is next read.
+    """Add the bias of a layer with several batch dimensions after its product, where the output is next read.
 
-    Torch would copy it to every row first, for the product to be added to. Only where the product is given its batch
-    dimensions back is there a place for it: of a bare sum of product and bias TorchInductor would make torch's again.
+    Torch copies the bias to every row first, for the product to be added to. Applies only when a view follows;
+    otherwise TorchInductor fuses the bias again.
     """
     for layer in graph.find_nodes(op="call_function", target=_aten.addmm.default):
         (view, *others) = layer.users
@@ -80,45 +81,3 @@ def add_biases_later(graph: Graph) -> None:
         view.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
         layer.replace_all_uses_with(product)
         graph.erase_node(layer)
-
-
-def split_at_draws(graph: Graph) -> tuple[GraphModule, GraphModule]:
-    """Split a graph in two, so that what does not depend on random draws need not be computed again for each of them.
-
-    Returns
-    -------
-    tuple
-        ``before(*inputs)`` gives the products of matrices, and convolutions, that no draw enters; ``after(*inputs,
-        *products)`` all that ``graph(*inputs)`` does. A graph that writes to tensors is left whole, as the second.
-    """
-    drawn: set[Node] = set()
-    fixed: list[Node] = []
-    for node in graph.nodes:
-        if _is_draw(node) or any(source in drawn for source in node.all_input_nodes):
-            drawn.add(node)
-        elif str(node.target).removeprefix("aten.").startswith(_PRODUCTS):
-            fixed.append(node)
-    if _writes(graph):
-        fixed = []
-    copies: dict[Node, Node] = {}
-    after = Graph()
-    after.output(after.graph_copy(graph, copies))
-    last = [node for node in after.nodes if node.op == "placeholder"][-1]
-    handed: dict[Node, Node] = {}
-    for node in fixed:
-        with after.inserting_after(last):
-            last = handed[node] = after.placeholder(f"product_{len(handed)}")
-        last.meta = copies[node].meta
-        copies[node].replace_all_uses_with(last)
-        after.erase_node(copies[node])
-    after.eliminate_dead_code()
-    for node, stand_in in list(handed.items()):
-        if not stand_in.users:
-            after.erase_node(handed.pop(node))
-    before, copies = Graph(), {}
-    for node in graph.nodes:
-        if node.op != "output" and node not in drawn:
-            copies[node] = before.node_copy(node, copies.__getitem__)
-    before.output([copies[node] for node in handed])
-    before.eliminate_dead_code()
-    return GraphModule({}, before), GraphModule({}, after)

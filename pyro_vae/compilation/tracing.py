@@ -1,9 +1,8 @@
-"""A function of a batch as one flat graph of tensor operations.
+"""Write a function of a batch down as one flat graph of tensor operations.
 
-The function is run once on a batch without values. What it does to tensors, forward and backward, is written down; what
-Python does in between, the effect handlers and the checks of a pair, happens this once. The inputs of the graph are
-the batch and every tensor that was there before: parameters, buffers, the weight of an annealing, a mask that a program
-keeps. So each call reads them as they are then; all else is frozen, see :mod:`pyro_vae.compilation.guards`.
+The function is run once on a batch without values. The graph holds what it does to tensors, forward and backward; what
+Python does in between, such as effect handlers, happens this once. Its inputs are the batch and every tensor that was
+there before: parameters, buffers, a mask. All else is frozen, see :mod:`pyro_vae.compilation.guards`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.compilation.guards import Assumptions
+from pyro_vae.compilation.guards import Guards
 from pyro_vae.compilation.passes import add_biases_later, merge, separate_outputs
 
 __all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
@@ -40,11 +39,11 @@ class Trace(NamedTuple):
     graph: GraphModule
     tensors: list[Tensor]
     given: list[bool]
-    assumptions: Assumptions
+    guards: Guards
 
 
 def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
-    """Run a function on a batch like ``x``, without values, and write down what it does.
+    """Run a function on a batch like ``x``, without values, and return what it does as a graph.
 
     Parameters
     ----------
@@ -62,7 +61,7 @@ def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
         or NumPy's generator. What else torch cannot trace raises torch's own errors.
     """
     sources = tuple(sources)
-    before, generators = Assumptions(sources), _other_generators()
+    before, generators = Guards(sources), _other_generators()
     given: list[bool] = []
 
     def tensors_alone(x: Tensor) -> list[Tensor]:
@@ -77,17 +76,17 @@ def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
             warnings.simplefilter("ignore")  # what there is to say, the function says when it runs
             traced = make_fx(tensors_alone)(fake.from_tensor(x))
     finally:
-        broken = before.broken()
+        change = before.first_change()
         before.restore()
-        for tensor, value in numbers:  # which torch counts on in earnest, such as the batches of batch normalisation
+        for tensor, value in numbers:  # torch moves these even without values: the counts of batch normalisation
             if not torch.equal(tensor, value):
                 tensor.data.copy_(value)
-    if broken is not None:
-        raise UntraceableError(f"it changes as it runs: {broken}")
+    if change is not None:
+        raise UntraceableError(f"it changes as it runs: {change}")
     if _other_generators() != generators:
         raise UntraceableError("it draws from Python's or NumPy's generator")
     graph, tensors = _with_inputs(traced, fake)
-    return Trace(graph, tensors, given, Assumptions(sources, tensors))
+    return Trace(graph, tensors, given, Guards(sources, tensors))
 
 
 def _other_generators() -> tuple[Any, ...]:

@@ -16,17 +16,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.compilation.compiled import Compile, Compiled, said
+from pyro_vae.compilation import Compile, Compiled, make_reporter
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim
-from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
-from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
-from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -137,8 +134,8 @@ def log_likelihood(
     precision
         Of products of float32 matrices, see :func:`pyro_vae.runtime.precision.precise`.
     compile
-        Whether to compile the programs for whole chunks of whole batches, see :mod:`pyro_vae.compilation`; an encoder
-        then runs once a batch. ``"auto"`` does from two million draws on, which take longer than compiling.
+        Whether to compile the programs for whole chunks of whole batches, see :mod:`pyro_vae.compilation`. ``"auto"``
+        does from two million draws on, which take longer than compiling.
     seed
         Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
     max_plate_nesting
@@ -190,11 +187,11 @@ def log_likelihood(
         if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
             chunks = Compiled(
                 weigh, (*owners(model), *owners(guide)), num_data=batch_size, name="likelihood",
-                say=said(progress), split=True,
+                say=make_reporter(progress),
             )  # fmt: skip
         for batch in bar:
             weights = StreamingWeights(num_particles)
-            whole = functools.partial(weigh, batch) if chunks is None else chunks.on(batch)
+            whole = functools.partial(weigh if chunks is None else chunks, batch)
             for size in sizes:
                 (log_w,) = whole() if size == chunk_size else weigh(batch, size)
                 weights.update(log_w)

@@ -16,7 +16,7 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vae.compilation.compiled import Compile, said
+from pyro_vae.compilation.compiled import Compile, make_reporter
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import training_batches
 from pyro_vae.inference.annealing import Annealed
@@ -180,7 +180,9 @@ def fit(
         if folder is not None:
             facts = _facts(model, objective, state, batches, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        step, summed, reasons = make_steps(model, guide, pair, objective, batches.batch_size, compiled, said(progress))
+        step, summed, reasons = make_steps(
+            model, guide, pair, objective, batches.batch_size, compiled, make_reporter(progress)
+        )
         loop = Loop(
             model=model, guide=guide, pair=pair, schedules=schedules, objective=objective, batches=batches, lr=lr,
             num_epochs=num_epochs, update=make_update(Update(batches, step, made, clip_norm), pair, batches.batch_size),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pyro_vae import ELBO
-from pyro_vae.compilation.guards import Assumptions
+from pyro_vae.compilation.guards import Guards
 from pyro_vae.schedules import Linear
 
 
@@ -61,41 +61,41 @@ def reordered(numbers):
 
 
 def taken(module):
-    return Assumptions([module], module.state_dict(keep_vars=True).values())
+    return Guards([module], module.state_dict(keep_vars=True).values())
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_is_noticed(change):
     module = Module()
-    assumptions = taken(module)
-    assert assumptions.hold() and assumptions.broken() is None
+    guards = taken(module)
+    assert guards.is_valid() and guards.first_change() is None
     CHANGES[change](module)
-    assert not assumptions.hold()
-    assert assumptions.broken() is not None
+    assert not guards.is_valid()
+    assert guards.first_change() is not None
 
 
 @pytest.mark.parametrize("change", NO_CHANGES)
 def test_what_is_no_change_is_not(change):
     module = Module()
-    assumptions = taken(module)
+    guards = taken(module)
     NO_CHANGES[change](module)
-    assert assumptions.hold(), assumptions.broken()
+    assert guards.is_valid(), guards.first_change()
 
 
 def test_the_message_names_the_attribute():
     module = Module()
-    assumptions = taken(module)
+    guards = taken(module)
     module.options["sizes"][1] = 7
-    assert assumptions.broken() == "attribute 'options.sizes.1' of Module (found 7, it was 2)"
+    assert guards.first_change() == "attribute 'options.sizes.1' of Module (found 7, it was 2)"
 
 
 @pytest.mark.parametrize("change", [name for name in CHANGES if "parameter's" not in name and "type" not in name])
 def test_what_changed_is_put_back(change):
     module = Module()
-    assumptions = Assumptions([module])
+    guards = Guards([module])
     CHANGES[change](module)
-    assumptions.restore()
-    assert assumptions.hold(), assumptions.broken()
+    guards.restore()
+    assert guards.is_valid(), guards.first_change()
 
 
 class Watched(dict):
@@ -108,33 +108,33 @@ def test_what_has_not_changed_is_left_alone():
     module.options = Watched(sizes=[1, 2], names={0, 8})
     reordered(module.options["names"])
     order = list(module.options["names"])
-    assumptions = Assumptions([module])
+    guards = Guards([module])
     module.factor = 0.25
-    assumptions.restore()
+    guards.restore()
     assert module.factor == 0.5 and list(module.options["names"]) == order
 
 
 def test_an_objective_and_what_is_in_it():
     objective = ELBO(capacity=Linear(10))
-    assumptions = Assumptions([objective])
+    guards = Guards([objective])
     objective.capacity.step()
-    assert assumptions.hold()  # the value is a tensor
+    assert guards.is_valid()  # the value is a tensor
     objective.capacity.double()
     objective.free_bits = 0.5
-    assert assumptions.broken() == "attribute 'free_bits' of ELBO (found 0.5, it was 0.0)"
+    assert guards.first_change() == "attribute 'free_bits' of ELBO (found 0.5, it was 0.0)"
 
 
 def test_a_schedule_whose_tensor_is_another():
     schedule = Linear(10)
-    assumptions = Assumptions([schedule])
+    guards = Guards([schedule])
     schedule.value = torch.zeros((), dtype=torch.float64)
-    assert not assumptions.hold()
+    assert not guards.is_valid()
 
 
 def test_what_a_flow_remembers_of_its_last_call_is_none_of_it():
     flow = T.affine_autoregressive(2, [4])
-    assumptions = Assumptions([flow])
+    guards = Guards([flow])
     flow(torch.ones(3, 2)), flow.inv
-    assert assumptions.hold()
+    assert guards.is_valid()
     flow.eval()
-    assert not assumptions.hold()
+    assert not guards.is_valid()

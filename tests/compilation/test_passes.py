@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.compilation.passes import split_at_draws
 from pyro_vae.compilation.tracing import trace
 
-X = torch.arange(6.0).reshape(3, 2)
 LAYER = nn.Linear(2, 2)
 
 
@@ -42,31 +40,3 @@ class TestAddBiasesLater:
         found = trace(lambda x: [LAYER(x).view(3, 2, 1).exp()], [LAYER], x)
         assert "aten.addmm.default" in operations(found.graph.graph)
         torch.testing.assert_close(found.graph(x, *found.tensors)[0], LAYER(x).view(3, 2, 1).exp())
-
-
-class TestSplitAtDraws:
-    def test_the_products_before_a_draw_come_first(self):
-        def function(x):
-            h = LAYER(x)
-            return [LAYER((h + torch.randn(5, 3, 2)).tanh()) + h.exp()]
-
-        found = trace(function, [LAYER], X)
-        before, after = split_at_draws(found.graph.graph)
-        assert operations(before.graph).count("aten.addmm.default") == 1
-        assert "aten.randn.default" not in operations(before.graph)
-        assert operations(after.graph).count("aten.mm.default") == 1 and "aten.addmm.default" not in operations(
-            after.graph
-        )
-        products = before(X, *found.tensors)
-        for _ in range(2):  # on new draws
-            state = torch.get_rng_state()
-            split = after(X, *found.tensors, *products)
-            torch.set_rng_state(state)
-            torch.testing.assert_close(split, found.graph(X, *found.tensors))
-
-    def test_a_graph_that_writes_is_left_whole(self):
-        total = torch.zeros(2)
-        found = trace(lambda x: [total.add_(LAYER(x).detach().sum(0)) + torch.randn(2)], [LAYER], X)
-        before, after = split_at_draws(found.graph.graph)
-        assert before(X, *found.tensors) == []
-        assert operations(after.graph) == operations(found.graph.graph)
