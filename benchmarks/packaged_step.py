@@ -15,8 +15,7 @@ from pyro_vae import ELBO
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.training.checkpoint import as_module
 from pyro_vae.training.cuda_graph import make_update
-from pyro_vae.training.step import CompiledStep, EagerStep
-from pyro_vae.training.updates import Update
+from pyro_vae.training.step import CompiledStep, EagerStep, Update
 
 
 class PackagedStep:

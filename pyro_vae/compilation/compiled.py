@@ -6,9 +6,9 @@
     compile    let TorchInductor fuse the graph into a few kernels
     check      compare its first results with the function's own, on the same draws
 
-From then on a call runs the kernels alone. Guards (:mod:`pyro_vae.compilation.guards`) are compared before each one; where
-they fail, the function is traced again, unless it was compiled for that state before, such as eval mode. A function
-that reads a value to decide how to go on, or changes a Python attribute as it runs, cannot be traced. It runs
+From then on a call runs the kernels alone. Guards (:mod:`pyro_vae.compilation.guards`) are compared before each one;
+where they fail, the function is traced again, unless it was compiled for that state before, such as eval mode. A
+function that reads a value to decide how to go on, or changes a Python attribute as it runs, cannot be traced. It runs
 uncompiled, with one warning that names the reason.
 
 A graph cannot notice a change of what the function reads from outside its modules and tensors: a global, a clock.
@@ -122,7 +122,7 @@ class Compiled:
         return self._kernels[0].version if self._kernels else 0
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that the kernels read anew at each call, besides the batch."""
+        """Return the tensors that the kernels read anew at each call, besides the batch."""
         return self._kernels[0].trace.tensors if self._kernels else []
 
     def _compile(self, x: Tensor) -> None:

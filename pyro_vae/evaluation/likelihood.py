@@ -20,10 +20,13 @@ from pyro_vae.compilation import Compile, Compiled, make_reporter
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim
+from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive

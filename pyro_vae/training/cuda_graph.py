@@ -1,12 +1,12 @@
-"""An update of the weights on a GPU, recorded once and replayed.
+"""Capture an update of the weights as a CUDA graph, and replay it.
 
-A small model keeps a GPU busy for some microseconds a kernel, less than Python takes to launch one.
-:class:`ReplayedUpdate` has the GPU launch them: the kernels of one whole update, from the rows of the batch to the new
-weights, are recorded once as a CUDA graph (Gray, *Getting Started with CUDA Graphs*, 2019) and replayed at each step.
-The learning rate, the weights of annealing and the rows are tensors that it reads anew each time.
+A small model keeps a GPU busy for some microseconds a kernel, less than Python takes to launch one. So the kernels of
+one whole update, from the rows of the batch to the new weights, are captured once (Gray, *Getting Started with CUDA
+Graphs*, 2019) and replayed at each step. The learning rate, the weights of annealing and the rows are tensors that the
+graph reads anew.
 
-A graph cannot tell that what it was made from has changed, so all of it is compared before each replay; and what it
-does is held once against the update that it stands for, on the same draws.
+All that the graph was made from is compared before each replay; and its first replay is compared with the update that
+it stands for, on the same draws.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.runtime.state import generators, set_generators
-from pyro_vae.training.step import CompiledStep
-from pyro_vae.training.updates import Check, Update
+from pyro_vae.training.step import Check, CompiledStep, Update
 
-__all__ = ["Record", "ReplayedUpdate", "cuda_graph", "make_update"]
+__all__ = ["Capture", "ReplayedUpdate", "cuda_graph", "make_update"]
 
-Record = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], object], Tensor]]  # see cuda_graph
+Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], object], Tensor]]  # see cuda_graph
 
-_NUM_WARM_UP = 3  # updates before one is recorded: libraries and the optimiser allocate at the first ones
-_MOST_RECORDINGS = 8
+_NUM_WARM_UP = 3  # updates before one is captured: libraries and the optimiser allocate at the first ones
+_MOST_CAPTURES = 8
 _TOLERANCE = 1e-2  # of how far an update moves a tensor
 
 
 def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
-    """Record the kernels of a function without running them: what replays them, and the memory of the result."""
+    """Capture the kernels of a function without running them; return what replays them, and where the result lies."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with (
         torch.cuda.device(device),
@@ -47,7 +46,7 @@ def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Ca
 
 
 class ReplayedUpdate:
-    """An update of whole batches recorded once and replayed; others, and while it cannot be, as it is.
+    """An update of whole batches, captured once and replayed; any other batch is updated with as it is.
 
     Parameters
     ----------
@@ -57,44 +56,46 @@ class ReplayedUpdate:
         The modules that it trains.
     num_data
         The size of a whole batch.
-    record
-        What records the kernels of a function.
+    capture
+        What captures the kernels of a function.
     """
 
-    def __init__(self, update: Update, pair: nn.Module, num_data: int, record: Record | None = None) -> None:
-        self.update, self.pair, self.num_data, self.record = update, pair, num_data, record or cuda_graph
-        self.num_recorded = 0
-        self.reason: str | None = None  # why it is not recorded, once that is known
-        self._num_updates = 0  # since the update was last found changed
-        self._fixed: Any = None  # what the recording takes for granted
+    def __init__(self, update: Update, pair: nn.Module, num_data: int, capture: Capture | None = None) -> None:
+        self.update, self.pair, self.num_data, self.capture = update, pair, num_data, capture or cuda_graph
+        self.num_captures = 0
+        self.reason: str | None = None  # why it is not captured, once that is known
+        self._num_updates = 0  # since the step was last found changed
+        self._captured_from: Any = None
         self._replay: Callable[[], object] | None = None
 
     def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
-        """As :class:`Update`; a replay's bounds are overwritten by the next one."""
+        """Update as :class:`Update` does; a replay's bounds are overwritten by the next one."""
         whole = isinstance(pick, Tensor) and len(pick) == self.num_data
         if not whole or check is not None or self.reason is not None or _has_hooks(self.update.optimizer):
-            return self._as_it_is(pick, check)
-        assert isinstance(pick, Tensor)
-        if self._num_updates < _NUM_WARM_UP or not self._can_be_recorded():
+            return self._uncaptured(pick, check)
+        assert isinstance(pick, Tensor) and isinstance(self.update.take, CompiledStep)
+        if self._num_updates < _NUM_WARM_UP:
             self._num_updates += 1
-            return self._as_it_is(pick)
-        if self._fixed != self._now():
-            return self._recorded(pick)
-        self._replayed(pick)
+            return self._uncaptured(pick)
+        if not self.update.take.is_current():
+            self._num_updates = 1  # of the updates that it takes to be compiled and warm again
+            return self._uncaptured(pick)
+        if self._captured_from != self._fingerprint():
+            return self._update_and_capture(pick)
+        self._replay_with(pick)
         return self._bounds, self.num_data
 
-    def _as_it_is(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
-        """The update at rates rounded to float32, as the recording has them: so a run that is resumed is the same."""
-        with self._rates_of([float(np.float32(rate)) for rate in self._given_rates()], capturable=False):
+    def _uncaptured(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+        """Update at rates rounded to float32, as the graph has them: so a run that is resumed is the same."""
+        with self._using([float(np.float32(rate)) for rate in self._rates()], capturable=False):
             return self.update(pick, check)
 
-    def _given_rates(self) -> list[float]:
+    def _rates(self) -> list[float]:
         return [float(group["lr"]) for group in self.update.optimizer.param_groups]
 
     @contextmanager
-    def _rates_of(self, rates: Sequence[float | Tensor], capturable: bool) -> Iterator[None]:
-        groups = self.update.optimizer.param_groups
-        given = self._given_rates()
+    def _using(self, rates: Sequence[float | Tensor], capturable: bool) -> Iterator[None]:
+        groups, given = self.update.optimizer.param_groups, self._rates()
         try:
             for group, rate in zip(groups, rates, strict=True):
                 group.update(lr=rate, capturable=capturable)
@@ -103,24 +104,16 @@ class ReplayedUpdate:
             for group, rate in zip(groups, given, strict=True):
                 group.update(lr=rate, capturable=False)
 
-    def _can_be_recorded(self) -> bool:
-        """Whether the step is still the compiled one; if not, it takes its time to become that again."""
-        take = self.update.take
-        same = isinstance(take, CompiledStep) and take.is_current()
-        if not same:
-            self._num_updates = 0
-        return same
-
     def _tensors(self) -> list[Tensor]:
-        """All that it moves or reads, but for the data."""
+        """Return all that it moves or reads, but for the data."""
         assert isinstance(self.update.take, CompiledStep)
         slots = (value for values in self.update.optimizer.state.values() for value in values.values())
         tensors = [*self.pair.parameters(), *self.pair.buffers(), *self.update.take.tensors()]
         tensors += [slot for slot in slots if isinstance(slot, Tensor)]
         return list({id(tensor): tensor for tensor in tensors}.values())
 
-    def _now(self) -> tuple[Any, ...]:
-        """Which kernels, where tensors lie, and all settings but the rates, which the recording reads anew."""
+    def _fingerprint(self) -> tuple[Any, ...]:
+        """Return which kernels, where tensors lie, and all settings but the rates, which the graph reads anew."""
         assert isinstance(self.update.take, CompiledStep)
         settings = [
             {name: value for name, value in group.items() if name not in ("params", "lr")}
@@ -130,56 +123,49 @@ class ReplayedUpdate:
         places = [tensor.data_ptr() for tensor in self._tensors()]
         return self.update.take.gradients.version, places, settings, self.update.clip_norm, self.update.batches.form
 
-    def _recorded(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Update, and record that; the update stands, whatever becomes of the recording."""
+    def _update_and_capture(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Update, and capture that; the update stands, whatever becomes of the capture."""
         tensors, device = self._tensors(), rows.device
         before, drawn = _copies(tensors), generators(device)
-        result = self._as_it_is(rows)
+        result = self._uncaptured(rows)
         if len(self._tensors()) != len(tensors):  # the optimiser made slots, which the next update will find
             return result
         after, drawn_after = _copies(tensors), generators(device)
-
-        def again() -> None:
-            _put(before, tensors)
-            set_generators(drawn, device)
-
         try:
-            if self.num_recorded == _MOST_RECORDINGS:
-                raise RuntimeError(f"recorded {_MOST_RECORDINGS} times, it changed again")
+            if self.num_captures == _MOST_CAPTURES:
+                raise RuntimeError(f"captured {_MOST_CAPTURES} times, it changed again")
             if any(tensor.device != device for tensor in tensors):
                 raise RuntimeError("it reads a tensor that is elsewhere")
-            again()
-            bounds, _ = self._as_it_is(rows)
-            spread = [*_copies(tensors), bounds.clone()]
-            self._record(rows)
-            again()
-            self._replayed(rows)
-            zeros = torch.zeros_like(bounds)
-            _check([*before, zeros], [*after, result[0]], spread, [*tensors, self._bounds])
-            self._fixed = self._now()
-            self.num_recorded += 1
-        except Exception as error:  # all that a driver finds it cannot record
-            self.reason = _first_of(error)
-            self._replay = None
+            _put(before, tensors, drawn, device)
+            bounds, _ = self._uncaptured(rows)
+            rerun = [*_copies(tensors), bounds.clone()]
+            self._capture(rows)
+            _put(before, tensors, drawn, device)
+            self._replay_with(rows)
+            start = [*before, torch.zeros_like(bounds)]
+            _compare(start, [*after, result[0]], rerun, [*tensors, self._bounds])
+            self._captured_from = self._fingerprint()
+            self.num_captures += 1
+        except Exception as error:  # all that a driver finds it cannot capture
+            self.reason, self._replay = _first_of(error), None
             self.pair.zero_grad()  # gradients may lie in memory that was never written
         finally:
-            _put(after, tensors)
-            set_generators(drawn_after, device)
+            _put(after, tensors, drawn_after, device)
         if self.reason is not None:
-            warnings.warn(f"the update is not recorded as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
+            warnings.warn(f"the update is not captured as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
         return result
 
-    def _record(self, rows: Tensor) -> None:
-        self._replay = self._fixed = None  # the memory of the recording before
-        self._rows, self._read_rates = rows.clone(), self._given_rates()
-        self._rates = [torch.tensor(rate, dtype=torch.float32, device=rows.device) for rate in self._read_rates]
-        with self._rates_of(self._rates, capturable=True):
-            self._replay, self._bounds = self.record(lambda: self.update(self._rows)[0], rows.device)
+    def _capture(self, rows: Tensor) -> None:
+        self._replay = self._captured_from = None  # frees the memory of the graph before
+        self._rows, self._read_rates = rows.clone(), self._rates()
+        self._rate_tensors = [torch.tensor(rate, dtype=torch.float32, device=rows.device) for rate in self._read_rates]
+        with self._using(self._rate_tensors, capturable=True):
+            self._replay, self._bounds = self.capture(lambda: self.update(self._rows)[0], rows.device)
 
-    def _replayed(self, rows: Tensor) -> None:
+    def _replay_with(self, rows: Tensor) -> None:
         self._rows.copy_(rows)
-        rates = self._given_rates()
-        for tensor, rate, read in zip(self._rates, rates, self._read_rates, strict=True):
+        rates = self._rates()
+        for tensor, rate, read in zip(self._rate_tensors, rates, self._read_rates, strict=True):
             if rate != read:
                 tensor.fill_(rate)
         self._read_rates = rates
@@ -188,7 +174,7 @@ class ReplayedUpdate:
 
 
 def make_update(update: Update, pair: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
-    """The update, replayed where that can be: on CUDA, of resident data, compiled, with torch's fused Adam."""
+    """Return the update, replayed where it can be: on CUDA, of resident data, compiled, with torch's fused Adam."""
     optimizer = update.optimizer
     fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
         group["fused"] and not group["capturable"] and not isinstance(group["lr"], Tensor)
@@ -202,7 +188,7 @@ def make_update(update: Update, pair: nn.Module, num_data: int | None) -> Update
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether somebody's Python runs before or after the optimiser's step."""
+    """Return whether Python of somebody else runs before or after the optimiser's step."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
@@ -211,19 +197,21 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
 
-def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+def _put(values: Sequence[Tensor], tensors: Sequence[Tensor], drawn: dict[str, Tensor], device: torch.device) -> None:
+    """Set tensors to values, and generators to their states."""
+    set_generators(drawn, device)
     with torch.no_grad():
         for tensor, value in zip(tensors, values, strict=True):
             if not torch.equal(tensor, value):
                 tensor.copy_(value)
 
 
-def _check(before: list[Tensor], expected: list[Tensor], again: list[Tensor], found: list[Tensor]) -> None:
+def _compare(before: list[Tensor], expected: list[Tensor], rerun: list[Tensor], found: list[Tensor]) -> None:
     """Raise ``RuntimeError`` unless a replay moved every tensor as the update did, but for rounding.
 
-    Kernels that add up in any order differ from run to run, which a second run of the update, ``again``, shows.
+    Kernels that add up in any order differ from run to run, which the ``rerun`` of the update shows.
     """
-    for start, target, other, value in zip(before, expected, again, found, strict=True):
+    for start, target, other, value in zip(before, expected, rerun, found, strict=True):
         if torch.equal(value, target):
             continue
         finite = target.isfinite()
@@ -236,7 +224,7 @@ def _check(before: list[Tensor], expected: list[Tensor], again: list[Tensor], fo
 
 
 def _first_of(error: BaseException) -> str:
-    """The error that the others came of, in one line: after it a driver says only that there was one."""
+    """Return the error that the others came of, in one line: after it a driver says only that there was one."""
     while error.__context__ is not None:
         error = error.__context__
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -33,8 +33,7 @@ from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.training.run_state import RunState
-from pyro_vae.training.step import make_steps
-from pyro_vae.training.updates import Update
+from pyro_vae.training.step import Update, make_steps
 
 __all__ = ["fit"]
 

@@ -39,8 +39,8 @@ from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
 from pyro_vae.training.optimizers import set_rate
 from pyro_vae.training.progress import make_bar, show
 from pyro_vae.training.run_state import RunState
+from pyro_vae.training.step import Update
 from pyro_vae.training.untrained import Untrained
-from pyro_vae.training.updates import Update
 from pyro_vae.training.validation import Interrupted, Validation
 
 __all__ = ["Loop"]
@@ -218,7 +218,7 @@ class Loop:
                 raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
         fallbacks = self.reasons()
         if isinstance(self.update, ReplayedUpdate) and self.update.reason:
-            fallbacks.append(f"the update is not recorded as a CUDA graph: {self.update.reason}")
+            fallbacks.append(f"the update is not captured as a CUDA graph: {self.update.reason}")
         if fallbacks:
             record["fallback"] = "; ".join(fallbacks)
         return record

@@ -1,6 +1,9 @@
-"""One step's gradient, as it is and compiled: from a batch to ``.grad`` of every parameter and the summed bounds.
+r"""Make one step of training: set the gradients by a batch, compiled or not, clip them, step the optimiser.
 
-.. math:: g = \\nabla\\, \\frac1B \\sum_b \\mathrm{loss}(x_b)
+.. math:: g = \nabla\, \frac1B \sum_b \mathrm{loss}(x_b), \qquad
+          \theta \leftarrow \mathrm{Adam}\bigl(\theta,\; g \min(1, c / \lVert g \rVert)\bigr)
+
+On a GPU all of it can be captured and replayed, see :mod:`pyro_vae.replay`.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compilation.compiled import Compiled, Outputs
+from pyro_vae.data.batches import Batches
 from pyro_vae.evaluation.bounds import summed_bounds
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.frozen import with_copied_buffers
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.objectives import Objective
+from pyro_vae.runtime.state import generators
 
-__all__ = ["CompiledStep", "EagerStep", "Step", "make_steps"]
+__all__ = ["Check", "CompiledStep", "EagerStep", "Step", "Update", "make_steps"]
 
 Step = Callable[[Tensor], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
+Check = Callable[[Tensor, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
 
 
 class EagerStep:
@@ -90,15 +96,15 @@ class CompiledStep:
         return bounds
 
     def is_current(self) -> bool:
-        """Whether it is compiled, and what it was compiled from is unchanged."""
+        """Return whether it is compiled, and what it was compiled from is unchanged."""
         return not self._has_hooks() and self.gradients.is_current()
 
     def tensors(self) -> list[Tensor]:
-        """The tensors that the kernels read anew at each call, besides the batch."""
+        """Return the tensors that the kernels read anew at each call, besides the batch."""
         return self.gradients.tensors()
 
     def _has_hooks(self) -> bool:
-        """Whether parameters have hooks."""
+        """Return whether parameters have hooks."""
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
     def _gradients(self, x: Tensor) -> list[Tensor | None]:
@@ -111,6 +117,39 @@ class CompiledStep:
             for parameter, gradient in zip(self.parameters, gradients, strict=True)
         ]
         return [*dense, torch.stack([true_bound.detach().sum(), bound.detach().sum()])]
+
+
+class Update:
+    """One update of the weights: read a batch, set the gradients, clip them, step the optimiser."""
+
+    def __init__(self, batches: Batches, take: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
+        self.batches, self.take, self.optimizer, self.clip_norm = batches, take, optimizer, clip_norm
+
+    def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+        """Update the weights with the batch of a pick.
+
+        Parameters
+        ----------
+        pick
+            One of the batches' ``picks``.
+        check
+            Called when the gradients are there, before the weights change.
+
+        Returns
+        -------
+        tuple
+            The summed bounds, as a step returns them, and the number of data.
+        """
+        x = self.batches.read(pick)
+        before = {} if check is None else generators(x.device)
+        bounds = self.take(x)
+        if check is not None:
+            check(x, bounds, before)
+        if self.clip_norm is not None:
+            stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(stepped, self.clip_norm)
+        self.optimizer.step()
+        return bounds, len(x)
 
 
 def make_steps(

@@ -12,16 +12,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class Tape(TorchDispatchMode):
-    """Writes down each operation. What was recorded on it is as if it had not been run: nothing is moved.
+    """Writes down each operation. What was captured on it is as if it had not been run: nothing is moved.
 
-    ``recorded`` counts, and ``replayed`` too. Reading a value into Python raises, as a driver does that records.
+    ``captured`` counts, and ``replayed`` too. Reading a value into Python raises, as a driver does that captures.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorded, self.replayed = 0, 0
+        self.captured, self.replayed = 0, 0
 
-    def record(self, function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+    def capture(self, function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
         """As :func:`pyro_vae.training.cuda_graph.cuda_graph`."""
         self.operations: list[tuple[Any, Any, Any, Any]] = []
         self.before: list[tuple[Tensor, Tensor]] = []  # tensors written to, with what was in them
@@ -35,7 +35,7 @@ class Tape(TorchDispatchMode):
                     output.detach().fill_(torch.nan)  # memory that nothing has been written to
         for tensor, value in reversed(self.before):
             tensor.detach().copy_(value)
-        self.recorded += 1
+        self.captured += 1
         return lambda tape=self.operations: self.replay(tape), result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""One update of the weights, recorded and replayed: what it must give, what it must notice, what it must survive."""
+"""One update of the weights, captured and replayed: what it must give, what it must notice, what it must survive."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from pyro_vae.schedules import Linear
 from pyro_vae.training import cuda_graph as replay
 from pyro_vae.training import fitting as training
 from pyro_vae.training.cuda_graph import ReplayedUpdate, make_update
-from pyro_vae.training.step import make_steps
-from pyro_vae.training.updates import Update
+from pyro_vae.training.step import Update, make_steps
 from tests.support.programs import PAIRS, TutorialGuide, TutorialModel, bits, check_close, same, traced, vae, weights
 from tests.support.tape import Tape
 
@@ -36,7 +35,7 @@ def tape(monkeypatch):
     """Makes ``fit`` replay on the CPU."""
     tape = Tape()
     monkeypatch.setattr(
-        training, "make_update", lambda update, pair, size: ReplayedUpdate(update, pair, size, tape.record)
+        training, "make_update", lambda update, pair, size: ReplayedUpdate(update, pair, size, tape.capture)
     )
     return tape
 
@@ -64,7 +63,7 @@ def trained(name="tutorial", num_epochs=3, **options):
 class Unit:
     """An update of a small VAE, with the parts it is made of, as ``fit`` makes it."""
 
-    def __init__(self, record, guide=TutorialGuide):
+    def __init__(self, capture, guide=TutorialGuide):
         torch.manual_seed(1)
         self.model, self.guide = TutorialModel(), guide()
         self.pair = torch.nn.ModuleList([self.model, self.guide])
@@ -73,7 +72,7 @@ class Unit:
         batches = pyro_vae.data.conversion.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
         take, _, _ = make_steps(self.model, self.guide, self.pair, pyro_vae.ELBO(), 4, True, lambda line: None)
         plain = Update(batches, take, self.optimizer, None)
-        self.update = plain if record is None else ReplayedUpdate(plain, self.pair, 4, record)
+        self.update = plain if capture is None else ReplayedUpdate(plain, self.pair, 4, capture)
         self.generator = torch.Generator().manual_seed(3)
 
     def run(self, num_updates):
@@ -83,9 +82,9 @@ class Unit:
             self.update(rows)
 
 
-def ends(change, record):
+def ends(change, capture):
     """The weights after updates, a change of the unit, and updates again."""
-    unit = Unit(record)
+    unit = Unit(capture)
     torch.manual_seed(5)
     unit.run(5)
     change(unit)
@@ -110,8 +109,8 @@ class TestReplay:
     @pytest.mark.parametrize("name", ["tutorial", "ladder"])
     def test_a_run_is_the_same_to_the_last_bit(self, name, tape, monkeypatch):
         found = trained(name)
-        # 18 whole batches: the first 3 warm up, the fourth is recorded and tried, 14 are replayed
-        assert (tape.recorded, tape.replayed) == (1, 15)
+        # 18 whole batches: the first 3 warm up, the fourth is captured and tried, 14 are replayed
+        assert (tape.captured, tape.replayed) == (1, 15)
         monkeypatch.undo()
         monkeypatch.setattr(compilation, "inductor", traced)
         expected = trained(name)
@@ -127,7 +126,7 @@ class TestReplay:
     def test_the_rate_of_a_scheduler_is_read_anew(self, tape, monkeypatch):
         schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
         found = trained(lr=2**-6, scheduler=schedule)
-        assert tape.recorded == 1
+        assert tape.captured == 1
         monkeypatch.undo()
         monkeypatch.setattr(compilation, "inductor", traced)
         assert same(found[0], trained(lr=2**-6, scheduler=schedule)[0])
@@ -216,58 +215,58 @@ class TestChanges:
     def test_none_is_missed(self, change):
         tape = Tape()
         with pytest.warns(UserWarning, match="a parameter has a hook") if change is hook else nullcontext():
-            found, expected = ends(change, tape.record), ends(change, None)
+            found, expected = ends(change, tape.capture), ends(change, None)
         assert same(found, expected)
-        assert tape.recorded == CHANGES[change]
+        assert tape.captured == CHANGES[change]
 
     def test_a_guide_that_counts_its_calls(self):
         units = []
-        for record in (Tape().record, None):
-            unit = Unit(record, OddGuide)
+        for capture in (Tape().capture, None):
+            unit = Unit(capture, OddGuide)
             torch.manual_seed(5)
             unit.run(6)
             units.append(unit)
-        assert units[0].update.num_recorded == 1
+        assert units[0].update.num_captures == 1
         assert torch.equal(units[0].guide.calls, units[1].guide.calls)
         assert same(*(weights(unit.model, unit.guide) for unit in units))
 
-    def test_one_that_changes_too_often_is_no_longer_recorded(self, monkeypatch):
-        monkeypatch.setattr(replay, "_MOST_RECORDINGS", 1)
-        with pytest.warns(UserWarning, match="recorded 1 times, it changed again"):
-            found = ends(move_a_parameter, Tape().record)
+    def test_one_that_changes_too_often_is_no_longer_captured(self, monkeypatch):
+        monkeypatch.setattr(replay, "_MOST_CAPTURES", 1)
+        with pytest.warns(UserWarning, match="captured 1 times, it changed again"):
+            found = ends(move_a_parameter, Tape().capture)
         assert same(found, ends(move_a_parameter, None))
 
 
 class TestRefusals:
     @pytest.mark.parametrize("fault", ["nothing", "another batch", "raises", "reads"])
     def test_what_cannot_be_replayed_is_said_once_and_runs_as_before(self, fault):
-        def record(function, device):
+        def capture(function, device):
             if fault == "raises":
                 raise RuntimeError("operation not permitted when stream is capturing")
             if fault == "reads":
-                return Tape().record(lambda: function() * float(function()[0].item()), device)
-            replay, bounds = Tape().record(function, device)
+                return Tape().capture(lambda: function() * float(function()[0].item()), device)
+            replay, bounds = Tape().capture(function, device)
             if fault == "nothing":
                 return lambda: None, bounds
             return lambda: (torch.rand(3), replay()), bounds
 
-        with pytest.warns(UserWarning, match="the update is not recorded as a CUDA graph") as said:
-            found = ends(nothing, record)
+        with pytest.warns(UserWarning, match="the update is not captured as a CUDA graph") as said:
+            found = ends(nothing, capture)
         assert len(said) == 1
         assert same(found, ends(nothing, None))
 
     def test_a_tensor_elsewhere(self, monkeypatch):
         tape = Tape()
         monkeypatch.setattr(ReplayedUpdate, "_tensors", lambda self: [torch.empty(1, device="meta")])
-        monkeypatch.setattr(replay, "_put", lambda values, tensors: None)
+        monkeypatch.setattr(replay, "_put", lambda *args: None)
         with pytest.warns(UserWarning, match="reads a tensor that is elsewhere"):
-            ends(nothing, tape.record)
-        assert tape.recorded == 0
+            ends(nothing, tape.capture)
+        assert tape.captured == 0
 
 
 class TestWhereItIsUsed:
     def test_on_a_cpu_the_update_stays_as_it_is(self):
-        unit = Unit(Tape().record)
+        unit = Unit(Tape().capture)
         assert make_update(unit.update.update, unit.pair, 4) is unit.update.update
 
     @pytest.mark.gpu
@@ -288,4 +287,4 @@ class TestWhereItIsUsed:
     def test_the_smallest_vae(self, tape):
         small = vae()
         training.fit(small.model, small.guide, bits(24), batch_size=4, num_epochs=2, compile=True, progress=False)
-        assert tape.recorded == 1
+        assert tape.captured == 1
