@@ -22,8 +22,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -35,7 +34,7 @@ from pyro_vae.compilation.guards import Form
 from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableError, trace
 from pyro_vae.runtime.state import generators, set_generators
 
-__all__ = ["Compile", "Compiled", "Lower", "Outputs", "inductor", "make_reporter"]
+__all__ = ["Compile", "Compiled", "Lower", "Outputs", "Snapshot", "inductor", "make_reporter"]
 
 Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
 Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
@@ -109,7 +108,7 @@ class Compiled:
         return self.function(x)
 
     def is_current(self) -> bool:
-        """Tell whether it is compiled for the state that its sources are in now."""
+        """Return whether it is compiled for the state that its sources are in now."""
         for index, kernels in enumerate(self._kernels):
             if kernels.trace.guards.is_valid():
                 self._kernels.insert(0, self._kernels.pop(index))
@@ -118,7 +117,7 @@ class Compiled:
 
     @property
     def version(self) -> int:
-        """The number of the trace whose kernels ran last; 0 before the first."""
+        """Return the number of the trace whose kernels ran last; 0 before the first."""
         return self._kernels[0].version if self._kernels else 0
 
     def tensors(self) -> list[Tensor]:
@@ -159,10 +158,13 @@ class _Kernels:
 
     def check(self, function: Function, x: Tensor) -> None:
         """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved."""
-        with _put_back(self.trace.tensors, x.device):
+        before = Snapshot(self.trace.tensors, x.device)  # the statistics of batch normalisation move with each run
+        try:
             expected = function(x)
-        with _put_back(self.trace.tensors, x.device):
+            before.restore()
             found = self(x)
+        finally:
+            before.restore()
         pairs = [(value, output) for value, output in zip(expected, found, strict=True) if value is not None]
         sizes = [_size(value) for value, _ in pairs]
         least = max(0.1 * statistics.median(sizes), 1e-30)  # a gradient that is all rounding has no size of its own
@@ -174,19 +176,21 @@ class _Kernels:
 
 
 def _size(tensor: Tensor) -> float:
-    """The norm of what is finite."""
+    """Return the norm of what is finite."""
     return torch.where(tensor.isfinite(), tensor, 0.0).norm().item()
 
 
-@contextmanager
-def _put_back(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """Leave generators as they were, and tensors too: the statistics of batch normalisation move with each run."""
-    states, kept = generators(device), [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        set_generators(states, device)
-        with torch.no_grad():
-            for tensor, value in zip(tensors, kept, strict=True):
-                if not torch.equal(tensor, value):
-                    tensor.copy_(value)
+class Snapshot:
+    """The values of tensors and the states of generators, to go back to."""
+
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
+        self.tensors, self.device = tensors, device
+        self.values, self.states = [tensor.detach().clone() for tensor in tensors], generators(device)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to them."""
+        set_generators(self.states, self.device)
+        for tensor, value in zip(self.tensors, self.values, strict=True):
+            if not torch.equal(tensor, value):
+                tensor.copy_(value)

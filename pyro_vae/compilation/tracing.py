@@ -45,20 +45,9 @@ class Trace(NamedTuple):
 def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
     """Run a function on a batch like ``x``, without values, and return what it does as a graph.
 
-    Parameters
-    ----------
-    function
-        Takes a batch to tensors, or to ``None`` for some of them.
-    sources
-        The modules and objectives that it runs.
-    x
-        ``(B, *data_shape)``; its values are not used.
-
-    Raises
-    ------
-    UntraceableError
-        If it reads the value of a tensor into Python, changes a Python attribute of its sources, or draws from Python's
-        or NumPy's generator. What else torch cannot trace raises torch's own errors.
+    ``sources`` are the modules and objectives that it runs. Raises ``UntraceableError`` if it reads the value of a
+    tensor into Python, changes a Python attribute of its sources, or draws from Python's or NumPy's generator. What
+    else torch cannot trace raises torch's own errors.
     """
     sources = tuple(sources)
     before, generators = Guards(sources), _other_generators()

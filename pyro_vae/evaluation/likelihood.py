@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae.compilation import Compile, Compiled, make_reporter
+from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from pyro_vae.runtime.state import generators, set_generators
+from pyro_vae.compilation.compiled import Snapshot
 from pyro_vae.training.step import Check, CompiledStep, Update
 
 __all__ = ["Capture", "ReplayedUpdate", "cuda_graph", "make_update"]
@@ -48,16 +48,8 @@ def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Ca
 class ReplayedUpdate:
     """An update of whole batches, captured once and replayed; any other batch is updated with as it is.
 
-    Parameters
-    ----------
-    update
-        Of resident data, with a compiled step and a fused optimiser.
-    pair
-        The modules that it trains.
-    num_data
-        The size of a whole batch.
-    capture
-        What captures the kernels of a function.
+    ``update`` is of resident data, with a compiled step and a fused optimiser; ``pair`` holds the modules that it
+    trains, ``num_data`` is the size of a whole batch, and ``capture`` captures the kernels of a function.
     """
 
     def __init__(self, update: Update, pair: nn.Module, num_data: int, capture: Capture | None = None) -> None:
@@ -126,34 +118,38 @@ class ReplayedUpdate:
     def _update_and_capture(self, rows: Tensor) -> tuple[Tensor, int]:
         """Update, and capture that; the update stands, whatever becomes of the capture."""
         tensors, device = self._tensors(), rows.device
-        before, drawn = _copies(tensors), generators(device)
+        if self.num_captures == _MOST_CAPTURES:
+            self._give_up(f"captured {_MOST_CAPTURES} times, it changed again")
+        elif any(tensor.device != device for tensor in tensors):
+            self._give_up("it reads a tensor that is elsewhere")
+        if self.reason is not None:
+            return self._uncaptured(rows)
+        before = Snapshot(tensors, device)
         result = self._uncaptured(rows)
         if len(self._tensors()) != len(tensors):  # the optimiser made slots, which the next update will find
             return result
-        after, drawn_after = _copies(tensors), generators(device)
+        after = Snapshot(tensors, device)
         try:
-            if self.num_captures == _MOST_CAPTURES:
-                raise RuntimeError(f"captured {_MOST_CAPTURES} times, it changed again")
-            if any(tensor.device != device for tensor in tensors):
-                raise RuntimeError("it reads a tensor that is elsewhere")
-            _put(before, tensors, drawn, device)
+            before.restore()
             bounds, _ = self._uncaptured(rows)
-            rerun = [*_copies(tensors), bounds.clone()]
+            rerun = [*Snapshot(tensors, device).values, bounds.clone()]
             self._capture(rows)
-            _put(before, tensors, drawn, device)
+            before.restore()
             self._replay_with(rows)
-            start = [*before, torch.zeros_like(bounds)]
-            _compare(start, [*after, result[0]], rerun, [*tensors, self._bounds])
+            start = [*before.values, torch.zeros_like(bounds)]
+            _compare(start, [*after.values, result[0]], rerun, [*tensors, self._bounds])
             self._captured_from = self._fingerprint()
             self.num_captures += 1
         except Exception as error:  # all that a driver finds it cannot capture
-            self.reason, self._replay = _first_of(error), None
+            self._give_up(_first_of(error))
             self.pair.zero_grad()  # gradients may lie in memory that was never written
         finally:
-            _put(after, tensors, drawn_after, device)
-        if self.reason is not None:
-            warnings.warn(f"the update is not captured as a CUDA graph: {self.reason}", UserWarning, stacklevel=3)
+            after.restore()
         return result
+
+    def _give_up(self, reason: str) -> None:
+        self.reason, self._replay = reason, None
+        warnings.warn(f"the update is not captured as a CUDA graph: {reason}", UserWarning, stacklevel=4)
 
     def _capture(self, rows: Tensor) -> None:
         self._replay = self._captured_from = None  # frees the memory of the graph before
@@ -191,19 +187,6 @@ def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
     """Return whether Python of somebody else runs before or after the optimiser's step."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
-
-
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in tensors]
-
-
-def _put(values: Sequence[Tensor], tensors: Sequence[Tensor], drawn: dict[str, Tensor], device: torch.device) -> None:
-    """Set tensors to values, and generators to their states."""
-    set_generators(drawn, device)
-    with torch.no_grad():
-        for tensor, value in zip(tensors, values, strict=True):
-            if not torch.equal(tensor, value):
-                tensor.copy_(value)
 
 
 def _compare(before: list[Tensor], expected: list[Tensor], rerun: list[Tensor], found: list[Tensor]) -> None:
