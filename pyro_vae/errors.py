@@ -1,4 +1,4 @@
-"""The package's own exceptions, and how the errors of other people's programs are told."""
+"""The package's exceptions, and a context manager that names the data on which a user's program fails."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "pyro_error_reaso
 
 
 class ConcurrentRunError(RuntimeError):
-    """A run that was refused, as another thread of the process has one under way."""
+    """Raised when another thread of the process has a run under way."""
 
 
 class ProgramError(ValueError):
-    """A model and a guide that do not form a pair: the message names the site, what was found and what was expected."""
+    """Raised when a model and a guide do not form a pair; the message names the site."""
 
 
 def pyro_error_reason(error: Exception) -> str:
@@ -25,9 +25,10 @@ def pyro_error_reason(error: Exception) -> str:
 
 @contextmanager
 def failing_on(name: str, x: Tensor) -> Iterator[None]:
-    """Turn the error of a program that fails on data ``x`` into a ``ValueError`` that names their argument.
+    """Raise ``ValueError`` with the argument's name where a program fails on the data ``x``.
 
-    A ``ProgramError`` stays what it is, and so do an index out of range, a lack of memory, a bound that is not finite.
+    Some errors pass unchanged: ``ProgramError``, an index out of range, too little memory and a bound that is not
+    finite.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-r"""Numbers that follow the training step: the weight of a KL term while training warms up, or its capacity.
+r"""Schedules: numbers that change with the training step, such as the weight of a KL term during warm-up.
 
-A schedule says its value at any step, :meth:`Schedule.at`, and holds the current one as a tensor on the device, so that
-what reads it need not be run or compiled anew when it changes. :func:`pyro_vae.fit` moves it on; in a loop of your own
-``schedule.step()`` does, once a training step, like torch's learning rates.
+:meth:`Schedule.at` returns the value at any step. The current value is a tensor on the device, so that a compiled step
+reads it without being compiled again. :func:`pyro_vae.fit` advances the schedule. In your own training loop, call
+``schedule.step()`` once per training step, as for torch's learning rates.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Cosine", "Cyclical", "Linear", "Schedule"]
 class Schedule(nn.Module):
     """A number that goes from ``start`` to ``end`` in ``num_steps`` training steps and stays there.
 
-    A subclass says how, in :meth:`shape`.
+    A subclass defines the curve in :meth:`shape`.
 
     Parameters
     ----------
     num_steps
-        After so many steps the schedule has arrived.
+        T, the number of training steps from ``start`` to ``end``.
     start, end
-        Its values before the first step and from then on; finite, 0 or more.
+        The values before the first step and after the last; finite, 0 or more.
 
     Raises
     ------
@@ -47,27 +47,27 @@ class Schedule(nn.Module):
         super().__init__()
         self.num_steps, self.start, self.end = num_steps, float(start), float(end)
         self.num_taken = 0
-        # float64, which as a tensor without dimensions leaves the type of what it multiplies alone
+        # A float64 tensor without dimensions does not promote the float32 tensors that it multiplies.
         self.register_buffer("value", torch.tensor(self.start, dtype=torch.float64), persistent=False)
 
     @abstractmethod
     def shape(self, fraction: float) -> float:
-        """How far from ``start`` (0) to ``end`` (1) the schedule is when a ``fraction`` in [0, 1) of it is over."""
+        """Return the progress from ``start`` (0) to ``end`` (1) after a ``fraction`` in [0, 1) of the steps."""
 
     @checked
     def at(self, step: NonNegativeInteger) -> float:
-        """The value after ``step`` training steps."""
+        """Return the value after ``step`` training steps."""
         arrived = step >= self.num_steps
         return self.start + (self.end - self.start) * (1.0 if arrived else self.shape(step / self.num_steps))
 
     @checked
     def set_step(self, step: NonNegativeInteger) -> None:
-        """Take the value after ``step`` training steps, in place."""
+        """Set the current value to that after ``step`` training steps, in place."""
         self.num_taken = step
         self.value.fill_(self.at(step))
 
     def step(self) -> None:
-        """Move on by one training step."""
+        """Advance by one training step."""
         self.set_step(self.num_taken + 1)
 
     def extra_repr(self) -> str:
@@ -75,7 +75,7 @@ class Schedule(nn.Module):
 
 
 class Linear(Schedule):
-    r"""A straight line.
+    r"""A linear schedule.
 
     .. math:: v(t) = v_0 + (v_1 - v_0) \min(t / T, 1)
 
@@ -91,7 +91,7 @@ class Linear(Schedule):
 
 
 class Cosine(Schedule):
-    r"""Half a wave, level at both ends.
+    r"""Half a cosine wave, flat at both ends.
 
     .. math:: v(t) = v_0 + (v_1 - v_0) \, \tfrac12 \bigl(1 - \cos(\pi \min(t / T, 1))\bigr)
 
@@ -106,20 +106,20 @@ class Cosine(Schedule):
 
 
 class Cyclical(Schedule):
-    r"""Warm-ups one after the other: each of M cycles rises in a line for a part R of it, then stays at the end.
+    r"""M linear warm-ups in a row: each rises during the first part R of its cycle and then stays at ``end``.
 
     .. math:: v(t) = v_0 + (v_1 - v_0) \min(\tau / R, 1), \qquad \tau = (M t / T) \bmod 1
 
     Parameters
     ----------
     num_steps
-        T, the length of all cycles together.
+        T, the number of steps of all cycles together.
     start, end
-        The values between which it rises.
+        The values at the beginning and at the end of each rise.
     num_cycles
-        M.
+        M, the number of cycles.
     ramp
-        R, in (0, 1].
+        R, the part of a cycle that rises, in (0, 1].
 
     Raises
     ------

@@ -1,18 +1,19 @@
-r"""A codebook: K vectors that stand for all others, learnt by following what is nearest to each.
+r"""A codebook: K vectors, each of which stands for the vectors nearest to it.
 
 .. math:: k(z_e) = \arg\min_k \lVert z_e - e_k \rVert
 
-Vector quantisation has no gradient by which the codes could be learnt. Each code follows a moving average of the
-vectors that chose it, in batch after batch, :math:`n_k` vectors :math:`z_{k,1}, z_{k,2}, \dots`:
+Quantisation has no gradient for the codes to learn from. Instead each code is a moving average of the vectors nearest
+to it, of which a batch has :math:`n_k`, :math:`z_{k,1}, z_{k,2}, \dots`:
 
 .. math:: N_k \leftarrow \gamma N_k + (1 - \gamma)\, n_k, \qquad
           m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_j z_{k,j}, \qquad e_k = m_k / N_k
 
-(van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017, appendix A.1): k-means, a batch
-at a time. A code that nothing chooses would stay where it is for ever. One that is used less than a small part of what
-codes are on the mean is dead, and starts again at a vector drawn from the batch (Dhariwal et al., *Jukebox*, 2020,
-section 3.1). As all averages begin at zero, the first update puts each code at the mean of what chose it, and the codes
-that nothing chose at vectors of the first batch: no other initialisation is needed.
+This is k-means, a batch at a time (van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*,
+2017, appendix A.1). A code that is nearest to nothing would never move. A code used much less than the average code
+counts as dead and restarts at a vector drawn from the batch (Dhariwal et al., *Jukebox*, 2020, section 3.1).
+
+All averages start at zero, so the first update initialises the codebook: each code moves to the mean of its vectors,
+and unused codes move to vectors of the batch.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["ChosenVectors", "CodeVectors", "Codebook"]
 
 
 class Codebook(Rebuildable):
-    r"""K codes, vectors of length D, as buffers: no optimiser moves them, a checkpoint holds them.
+    r"""A codebook of K vectors of length D, held as buffers: checkpoints save them and optimisers leave them alone.
 
     .. math:: k(z_e) = \arg\min_k \lVert z_e - e_k \rVert
 
@@ -42,16 +43,16 @@ class Codebook(Rebuildable):
     num_codes, code_dim
         K and D.
     decay
-        γ of the moving averages, in [0, 1).
+        The decay γ of the moving averages, in [0, 1).
     restart_below
-        A code starts again when :math:`N_k` is below this part of the codes' mean, in (0, 1). It is then counted as
-        used like the mean, so that it has some :math:`\log(\text{restart\_below}) / \log\gamma` updates to prove
-        itself.
+        A code restarts when :math:`N_k` falls below this fraction of the mean over the codes, in (0, 1). Its count is
+        then set to that mean, so an unused code restarts again after about
+        :math:`\log(\text{restart\_below}) / \log\gamma` updates.
 
     Raises
     ------
     ValueError
-        For a size that is not a positive integer, or a number outside of its range.
+        For a size that is not a positive integer, or a number outside its range.
 
     References
     ----------
@@ -85,12 +86,12 @@ class Codebook(Rebuildable):
         self.register_buffer("sums", torch.zeros(num_codes, code_dim))
 
     def forward(self, z: Tensor) -> Tensor:
-        """The codes nearest to vectors, ``(*batch, code_dim)`` to integers ``(*batch)``; the first of several."""
+        """Return the nearest codes, integers ``(*batch)``, of vectors ``(*batch, code_dim)``; ties go to the first."""
         return _nearest(z, self.vectors)[1]
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
-        """Move the codes by one batch of vectors, ``(*batch, code_dim)``: the moving averages, then new starts."""
+        """Update the moving averages by a batch of vectors, ``(*batch, code_dim)``, and restart dead codes."""
         z = z.reshape(-1, self.code_dim)  # (M, D)
         chosen = (self(z)[:, None] == torch.arange(self.num_codes, device=z.device)).to(z)  # (M, K)
         counts = self.decay * self.counts + (1 - self.decay) * chosen.sum(0)  # (K,)
@@ -107,9 +108,9 @@ class Codebook(Rebuildable):
 
 
 def _nearest(z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance of each of ``(*batch, D)`` to the nearest of ``(K, D)``, and which that is, ``(*batch)`` each.
+    """Return the distance of each vector ``(*batch, D)`` to the nearest of ``(K, D)``, and its index, ``(*batch)``.
 
-    By differences and not by products, whose rounding would part a code from itself: its distance is zero here.
+    Distances are computed from differences, so that a code's distance to itself is exactly zero.
     """
     flat = z.detach().reshape(-1, z.shape[-1])
     distances = torch.cdist(flat, vectors, compute_mode="donot_use_mm_for_euclid_dist")  # (M, K)
@@ -118,9 +119,9 @@ def _nearest(z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CodeVectors(TorchDistribution):
-    r"""A distribution of codes as one of their vectors: ``(*code_shape, D)`` instead of integers ``code_shape``.
+    r"""A distribution of codes over their vectors, ``(*code_shape, D)``, instead of integers, ``code_shape``.
 
-    .. math:: p(z = e_k) = p(k), \qquad p(z) = 0 \text{ of all else}
+    .. math:: p(z = e_k) = p(k), \qquad p(z) = 0 \text{ elsewhere}
 
     Parameters
     ----------
@@ -166,9 +167,9 @@ class CodeVectors(TorchDistribution):
 
 
 class ChosenVectors(dist.Delta):
-    """A one-point distribution whose log-density, a constant zero with a gradient, enters its KL as well.
+    """A point mass whose log-density enters the KL too; it is zero in value but carries a gradient.
 
-    Pyro's own takes log q to be zero there, gradient and all.
+    Pyro's own KL drops the log-density, and the gradient with it.
     """
 
 

@@ -1,7 +1,7 @@
-"""Networks between an image and a grid of vectors, each of which tells of one part of the image.
+"""Networks between an image and a grid of vectors, each of which describes one part of the image.
 
-Convolutions halve the image a few times and stay convolutions: a vector of the grid sees its surroundings alone, and
-the same weights serve all of them. The vectors stand last, ``(*batch, height, width, D)``.
+Convolutions halve the image a few times. Each vector of the grid sees its surroundings alone, and all share the same
+weights. The vectors are the last dimension, ``(*batch, height, width, D)``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pyro_vae.runtime.kinds import Sizes
 
 __all__ = ["Channels", "GridDecoder", "GridEncoder"]
 
-
 Channels = Annotated[Sequence[int], Sizes("one positive integer or more", count=1)]
 
 
@@ -29,21 +28,21 @@ def _levels(in_shape: Sequence[int], channels: Sequence[int]) -> list[Level]:
 
 
 class GridEncoder(Rebuildable):
-    """Halve an image once for each entry of ``channels``: ``(*batch, *data_shape)`` to ``(*batch, h, w, code_dim)``.
+    """A convolutional encoder from an image, ``(*batch, *data_shape)``, to a grid, ``(*batch, h, w, code_dim)``.
 
     Parameters
     ----------
     data_shape
-        One image, ``(H, W)`` or ``(C, H, W)``.
+        The shape of one image, ``(H, W)`` or ``(C, H, W)``.
     code_dim
-        Length of each vector.
+        The length of each vector.
     channels
-        Channels of each level, from the image up.
+        The channels of each level, from the image up; each level halves the image once.
 
     Raises
     ------
     ValueError
-        If ``data_shape`` is no image, or ``channels`` no list of positive integers.
+        If ``data_shape`` is not that of an image, or ``channels`` is not a list of positive integers.
 
     Examples
     --------
@@ -70,19 +69,19 @@ class GridEncoder(Rebuildable):
 
 
 class GridDecoder(Rebuildable):
-    """The way back, from the vectors of a grid in one row: ``(*batch, h * w * code_dim)`` to an image.
+    """The mirror of :class:`GridEncoder`: from a flattened grid, ``(*batch, h * w * code_dim)``, to an image.
 
     Parameters
     ----------
     code_dim, data_shape, channels
-        As of :class:`GridEncoder`; the channels are its own, from the image up.
+        As in :class:`GridEncoder`; the channels too are listed from the image up.
     num_outputs
-        How many images; several come as ``(*batch, num_outputs, *data_shape)``.
+        The number of images; several have the shape ``(*batch, num_outputs, *data_shape)``.
 
     Raises
     ------
     ValueError
-        As :class:`GridEncoder`.
+        As in :class:`GridEncoder`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Convolutional networks: an image to a vector, and a vector to an image."""
+"""Convolutional networks from an image to a vector, and from a vector to an image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,11 @@ from pyro_vae.nn.layers import ACTIVATIONS, Activation, Shape, Size, as_shape, c
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import DataShape, Widths
 
-__all__ = [
-    "ImageDecoder",
-    "ImageEncoder",
-    "as_image",
-]
+__all__ = ["ImageDecoder", "ImageEncoder", "as_image"]
 
 
 def as_image(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
-    """``(H, W)`` or ``(C, H, W)`` as ``(C, H, W)``."""
+    """Return the shape ``(C, H, W)`` of an image given as ``(H, W)`` or ``(C, H, W)``."""
     sizes = as_shape(shape)
     if len(sizes) not in (2, 3):
         raise ValueError(f"{argument}: found {sizes}, expected an image, (height, width) or (channels, height, width)")
@@ -33,21 +29,23 @@ def _halved(size: int) -> int:
 
 
 class ImageEncoder(Rebuildable):
-    """Convolutions that halve an image, then an affine map: ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``.
+    """Convolutions and an affine map, from ``(*batch, *in_shape)`` to ``(*batch, *out_shape)``.
 
     Parameters
     ----------
     in_shape
-        One image, ``(H, W)`` or ``(C, H, W)``; any height and width.
+        The shape of one image, ``(H, W)`` or ``(C, H, W)``, of any height and width.
     out_shape
-        Shape of one output.
+        The shape of one output.
     channels
-        Channels of each stage (kernel 3, stride 2).
+        The channels of each convolution (kernel 3, stride 2), which halves the image.
+    activation
+        The name of the activation after each convolution.
 
     Raises
     ------
     ValueError
-        If ``in_shape`` is no image, or the input has another shape.
+        If ``in_shape`` is not that of an image, or the input has another shape.
 
     Examples
     --------
@@ -88,16 +86,20 @@ class ImageDecoder(Rebuildable):
     Parameters
     ----------
     in_features
-        Length of the latent vector.
+        The length of the latent vector.
     out_shape
-        One image, ``(H, W)`` or ``(C, H, W)``; with ``num_outputs > 1`` so many of them, ``(num_outputs, *image)``.
+        The shape of one image, ``(H, W)`` or ``(C, H, W)``.
     channels
-        Channels of each stage, from the smallest image up.
+        The channels of each transposed convolution, from the smallest image up.
+    activation
+        The name of the activation before each transposed convolution.
+    num_outputs
+        The number of images; several have the shape ``(*batch, num_outputs, *out_shape)``.
 
     Raises
     ------
     ValueError
-        If ``out_shape`` is no image, there is no stage, or the input has another length.
+        If ``out_shape`` is not that of an image, ``channels`` is empty, or the input has another length.
 
     Examples
     --------

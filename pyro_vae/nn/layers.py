@@ -1,4 +1,4 @@
-"""What the networks share: shapes, activations, and the first values of weights."""
+"""Parts that the networks share: shapes, activations and initial weights."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from torch import Tensor, nn
 
 from pyro_vae.runtime.kinds import Integers, Sizes
 
-__all__ = [
-    "Activation",
-]
-
+__all__ = ["Activation"]
 
 Shape = Annotated[int | Sequence[int], Sizes("positive integers", bounded=True, or_one=True)]
-
-
 Size = Annotated[int, Integers("positive integers", 1)]
-
-
 Activation = Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
-
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -34,13 +26,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "sigmoid": nn.Sigmoid,
 }
-
-
 _SATURATING = ("tanh", "sigmoid", "softplus")
 
 
 def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: str | None) -> None:
-    """Glorot's weights for saturating activations and for outputs, He's for rectifiers; biases zero.
+    """Initialise weights as Glorot does for saturating activations and outputs, as He does for rectifiers; biases at 0.
 
     Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010; He et al.,
     *Delving deep into rectifiers*, 2015.
@@ -57,10 +47,12 @@ def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: st
 
 
 def as_shape(shape: Shape) -> tuple[int, ...]:
-    return (shape,) if isinstance(shape, int) else tuple(map(int, shape))  # some of them may be NumPy's
+    """Return a shape, or the length of a vector, as a tuple of Python's integers."""
+    return (shape,) if isinstance(shape, int) else tuple(map(int, shape))
 
 
 def check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless the last dimensions of a network's input have a shape."""
     if tuple(x.shape[x.dim() - len(shape) :]) != shape:
         raise ValueError(
             f"{type(network).__name__}: found an input of shape {tuple(x.shape)}, expected (*batch, "

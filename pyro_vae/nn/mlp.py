@@ -1,9 +1,9 @@
-"""Networks: tensor to tensor, with any number of leading batch dimensions.
+"""Multilayer perceptrons with any number of leading batch dimensions.
 
-A network knows the shape of one input and of one output and nothing of probability. ``MLP`` and ``ImageEncoder`` turn
-an image into the parameters of q(z|x), ``MLP`` and ``ImageDecoder`` a latent vector into those of p(x|z). Because every
-leading dimension is a batch dimension, a decoder takes one latent a datum, ``(B, latent_dim)``, and K of them,
-``(K, B, latent_dim)``, alike.
+A network knows the shape of one input and of one output, and nothing of probability. ``MLP`` and ``ImageEncoder`` turn
+an image into the parameters of q(z|x). ``MLP`` and ``ImageDecoder`` turn a latent vector into those of p(x|z). Every
+leading dimension is a batch dimension, so a decoder takes one latent vector per datum, ``(B, latent_dim)``, or K of
+them, ``(K, B, latent_dim)``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from pyro_vae.nn.layers import ACTIVATIONS, Activation, Shape, as_shape, check_t
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import Widths
 
-__all__ = [
-    "MLP",
-    "ConditionalMLP",
-]
+__all__ = ["MLP", "ConditionalMLP"]
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all leading dimensions, those of the particles too."""
+    """Batch normalisation over all leading dimensions, including particles."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.reshape(-1, x.shape[-1])).reshape(x.shape)
@@ -38,21 +35,22 @@ class MLP(Rebuildable):
     Parameters
     ----------
     in_shape, out_shape
-        Shape of one input and of one output; an integer is a vector of that length. Without an ``out_shape`` the last
-        hidden layer is the output, :math:`y = h_n`.
+        The shapes of one input and of one output; an integer is a vector of that length. With ``out_shape=None`` the
+        last hidden layer is the output, :math:`y = h_n`.
     hidden_dims
-        Widths of the hidden layers; empty for an affine map.
+        The widths of the hidden layers; empty for an affine map.
     activation
-        Name of f. Weights start as Glorot's for ``"tanh"`` and its like and as He's for rectifiers.
+        The name of f. It decides the initial weights: Glorot's for ``"tanh"``, ``"sigmoid"`` and ``"softplus"``, He's
+        for rectifiers.
     batch_norm
         Normalise each hidden layer over the batch before f (Ioffe and Szegedy, 2015). In train mode the data of a batch
-        are then no longer independent of each other; what is reported is computed in eval mode.
+        then depend on each other. Scores are computed in eval mode, where they do not.
 
     Raises
     ------
     ValueError
-        For an unknown activation, a shape that is not positive, neither hidden layers nor an output, or an input of
-        another shape.
+        For an unknown activation, a shape that is not positive, an input of another shape, or if there is neither a
+        hidden layer nor an ``out_shape``.
 
     Examples
     --------
@@ -94,26 +92,26 @@ class MLP(Rebuildable):
 
 
 class ConditionalMLP(Rebuildable):
-    r"""A multilayer perceptron of x and z that sees x alone at first: from ``x, z`` to ``(*batch, *out_shape)``.
+    r"""A multilayer perceptron of x and z, in which z enters at the last hidden layer.
 
     .. math:: y = W f\bigl(g(x) + V z\bigr) + b
 
-    g is an :class:`MLP` with all the hidden layers. It runs once a datum, while z may hold K particles of each:
+    g is an :class:`MLP` with all the hidden layers. It runs once per datum, even if z holds K particles of each datum:
     ``(B, *x_shape)`` and ``(K, B, *z_shape)`` give ``(K, B, *out_shape)``.
 
     Parameters
     ----------
     x_shape, z_shape, out_shape
-        Shapes of one x, one z and one output.
+        The shapes of one x, one z and one output.
     hidden_dims
-        Widths of the hidden layers of g; that of f is the last of them. Empty for an affine map of x and z.
+        The widths of the hidden layers of g, of which the last is also the width of f; empty for an affine map.
     activation
-        Name of f, and of that within g.
+        The name of f, which g uses too.
 
     Raises
     ------
     ValueError
-        As for :class:`MLP`.
+        As in :class:`MLP`.
 
     Examples
     --------

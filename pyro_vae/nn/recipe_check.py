@@ -1,10 +1,10 @@
-"""Whether a program is still what its recipe says.
+"""A check that a program still matches its recipe.
 
-A recipe is what the constructor was given. A part that is replaced afterwards, ``vae.model.likelihood = Laplace(...)``,
-is not in it, and a file with that recipe would load back as the old part with the new weights. So before a recipe is
-written, it is built, and the program is compared with what it gives, module by module: types, attributes, hooks, names
-and shapes of parameters and buffers, what is shared with what, and the values of those buffers that no file holds.
-Weights are not compared, nor dtypes, devices, ``requires_grad`` and the mode of training.
+A recipe holds the arguments of a constructor. It misses a part that was replaced later, as in
+``vae.model.likelihood = Laplace(...)``, and a file with that recipe would load the old part with the new weights. So
+before a recipe is written, a program is built from it and compared with the given one, module by module. Compared are
+types, attributes, hooks, shared parts, the names and shapes of parameters and buffers, and the values of buffers that
+no file holds. Weights, dtypes, devices, ``requires_grad`` and train/eval modes are not compared.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _MISSING = object()
 
 
 class _Different(Exception):
-    """The first difference: where it is, what was found, and what the recipe has."""
+    """Raised at the first difference, with its place, the part found and that of the recipe."""
 
 
 def check_recipe(recipe: Any, program: nn.Module) -> None:
-    """Refuse a program that is no longer what its recipe builds.
+    """Raise ``ValueError`` unless a program matches its recipe.
 
     Parameters
     ----------
     recipe
         Plain data, see :mod:`pyro_vae.nn.recipes`.
     program
-        The program, or the two halves of it as an ``nn.ModuleDict`` of ``model`` and ``guide``.
+        The program, or its two halves as an ``nn.ModuleDict`` of ``model`` and ``guide``.
 
     Raises
     ------
@@ -63,9 +63,9 @@ def check_recipe(recipe: Any, program: nn.Module) -> None:
         ) from None
 
 
-@functools.lru_cache(maxsize=4)  # a run saves one and the same program again and again
+@functools.lru_cache(maxsize=4)  # a run saves the same program many times
 def _built(recipe: str, dtype: torch.dtype) -> Any:
-    """Build a recipe, in the default ``dtype`` of now, and keep no weights."""
+    """Build a program from a recipe without its weights; ``dtype``, the default one, is only a key of the cache."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         program = build(without_references(json.loads(recipe)))
     shapes: dict[Tensor, Tensor] = {}  # a tensor's hash is its identity
@@ -78,10 +78,10 @@ def _built(recipe: str, dtype: torch.dtype) -> Any:
 
 
 class _Comparison:
-    """Two structures of modules and plain objects, walked side by side."""
+    """A walk through two structures of modules and plain objects, side by side."""
 
     def __init__(self) -> None:
-        self.partners: dict[int, Any] = {}  # of each object met, found or expected, the one that it goes with
+        self.partners: dict[int, Any] = {}  # the counterpart of each object met, found or expected
         self.paths: dict[int, str] = {}
 
     def compare(self, path: str, found: Any, expected: Any) -> None:
@@ -118,7 +118,7 @@ class _Comparison:
             raise _Different(_sentence(path, found, expected))
 
     def _is_known(self, path: str, found: Any, expected: Any) -> bool:
-        """Whether this pair was met before; what is one object in one of the two has to be one in the other."""
+        """Return true if this pair was met before; raise if an object is shared in only one of the two structures."""
         partners = [self.partners.get(id(each)) for each in (found, expected)]
         if partners == [None, None]:
             self.partners |= {id(found): expected, id(expected): found}
@@ -159,7 +159,7 @@ class _Comparison:
                     self.compare(inside, new, old)
 
     def _compare_entries(self, path: str, found: Any, expected: Any, owner: Any = None) -> None:
-        """Compare dictionaries; of a module's attributes those that nothing in it has a use for may be more."""
+        """Compare dictionaries; an extra attribute that a module's class does not know is ignored."""
         for name in {**expected, **found}:
             old, new = expected.get(name, _MISSING), found.get(name, _MISSING)
             if old is _MISSING and owner is not None and not hasattr(owner, name):
@@ -169,7 +169,7 @@ class _Comparison:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Those that make a difference: no internals of torch and Pyro, no caches."""
+    """Return an object's attributes without the internals of torch and Pyro and without caches."""
     caches = ("_cached", "_inv") if isinstance(owner, Transform) else ()
     hidden = _INTERNAL if isinstance(owner, nn.Module) else ()
     return {
@@ -180,7 +180,7 @@ def _attributes(owner: Any) -> dict[str, Any]:
 
 
 def _equal_tensors(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, but for what a cast to another dtype and back rounds off."""
+    """Return true if two tensors are equal, up to the rounding of a cast to another dtype and back."""
     if found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point():
         return False
     found, expected = found.detach().cpu(), expected.detach().cpu()
@@ -201,7 +201,7 @@ def _sentence(path: str, found: Any, expected: Any) -> str:
         "part" if isinstance(expected, (nn.Module, Tensor)) or isinstance(found, (nn.Module, Tensor)) else "attribute"
     )
     shown = [_shown(found), _shown(expected)]
-    if shown[0] == shown[1]:  # of a name, or of a shape
+    if shown[0] == shown[1]:  # such as two functions of one name, or two tensors of one shape
         shown[0] = f"another {shown[0]}"
     return f"{kind} {path or 'the whole'!r}: found {shown[0]}, its recipe has {shown[1]}"
 

@@ -1,14 +1,15 @@
-"""What the package asks of a module: where it lives, and how it was built.
+"""Recipes: the class and constructor arguments of a module, from which a checkpoint rebuilds it.
 
-A packaged module remembers the arguments of its constructor as a *recipe*, plain data that JSON can hold:
+A packaged module stores the arguments of its constructor as a *recipe*, plain data that JSON can hold::
 
     {"class": "StandardNormal", "arguments": {"latent_dim": 50}}
 
-A module among the arguments is stored as its own recipe, so the recipe of a whole program nests. One that is there
-twice, such as the posterior that a VampPrior shares, is one and the same dictionary in both places, and in a file a
-reference to the first of them, ``{"same_as": ["prior", "posterior"]}``. ``build`` reads a recipe back. It only ever
-calls classes that registered themselves by inheriting :class:`Rebuildable` inside this package, so a recipe from a
-stranger is data and cannot name other code.
+A module among the arguments is stored as its own recipe, so the recipe of a whole program is nested. A module that
+occurs twice, such as the posterior that a VampPrior shares, is the same dictionary in both places. In a file the second
+is a reference to the first, ``{"same_as": ["prior", "posterior"]}``.
+
+``build`` turns a recipe into a module. It calls no classes but those of this package that inherit
+:class:`Rebuildable`, so a recipe from a stranger cannot name other code.
 """
 
 from __future__ import annotations
@@ -21,20 +22,15 @@ from torch import nn
 
 from pyro_vae.runtime.arguments import checked_constructor
 
-__all__ = [
-    "Rebuildable",
-    "build",
-    "with_references",
-    "without_references",
-]
+__all__ = ["Rebuildable", "build", "with_references", "without_references"]
 
 _registry: dict[str, type[Rebuildable]] = {}
 
 
 class Rebuildable(nn.Module):
-    """A module with a ``recipe``: its class and constructor arguments as JSON data, or ``None`` if it has none.
+    """A module with a ``recipe``: its class and constructor arguments as JSON data.
 
-    There is no recipe when an argument is neither plain data nor a module with a recipe, or when the class was defined
+    The recipe is ``None`` if an argument is neither plain data nor a module with a recipe, or if the class was defined
     outside this package.
     """
 
@@ -74,7 +70,7 @@ def _as_data(value: Any) -> Any:
 
 
 def with_references(recipe: Any) -> Any:
-    """A recipe as a file can hold it: what occurs again is a reference, the path to where it stands first.
+    """Return a recipe in which a part that occurs again is a reference, the path of its first occurrence.
 
     >>> inner = {"class": "StandardNormal", "arguments": {"latent_dim": 3}}
     >>> with_references({"class": "Pair", "arguments": {"a": inner, "b": inner}})["arguments"]["b"]
@@ -97,7 +93,7 @@ def with_references(recipe: Any) -> Any:
 
 
 def without_references(data: Any) -> Any:
-    """The recipe that :func:`with_references` was given, or one equal to it.
+    """Return the recipe from which :func:`with_references` made ``data``.
 
     Raises
     ------
@@ -128,12 +124,12 @@ def without_references(data: Any) -> Any:
 
 
 def build(recipe: Any) -> Any:
-    """Rebuild what ``recipe`` describes; a dictionary that occurs in it twice becomes one module.
+    """Build the module that a recipe describes; a dictionary that occurs twice becomes one module.
 
     Raises
     ------
     ValueError
-        If the recipe names a class that is not one of this package's modules, or arguments the class does not take.
+        If the class is not one of this package's modules, or does not take the arguments.
 
     Examples
     --------
@@ -144,7 +140,7 @@ def build(recipe: Any) -> Any:
     try:
         return _built(recipe, {}, "")
     except RecursionError:
-        raise ValueError("recipe: found parts in parts without end, expected a program's") from None
+        raise ValueError("recipe: found parts that are nested too deeply, expected those of a program") from None
 
 
 def _built(recipe: Any, parts: dict[int, Any], path: str) -> Any:

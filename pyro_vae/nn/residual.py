@@ -1,15 +1,15 @@
-r"""Residual networks on images, for a ladder: how one goes up a level, and down again.
+r"""Residual networks on images, for the levels of a ladder.
 
-A residual block leaves what it is given and adds to it,
+A residual block adds to its input,
 
 .. math:: h \leftarrow h + W_2\, f\bigl(W_1\, f(h)\bigr),
 
-so that a hundred of them still pass the gradient on (He et al., *Identity Mappings in Deep Residual Networks*, 2016).
-Here :math:`W_1` is 3 × 3 and :math:`W_2` is 1 × 1, and the latter starts small, by one over the root of the number of
-blocks: the sum of all additions is then of the size of one, however deep the network (Child, *Very Deep VAEs*, 2021).
+so that gradients pass through a hundred blocks (He et al., *Identity Mappings in Deep Residual Networks*, 2016). Here
+:math:`W_1` is 3 × 3 and :math:`W_2` is 1 × 1. The initial :math:`W_2` is divided by the root of the number of blocks,
+so that the sum of all additions does not grow with the depth (Child, *Very Deep VAEs*, 2021).
 
-The images of a level have half the height and width of those of the level below; at the top they are single pixels,
-vectors that see the whole image. Leading dimensions, ``(*batch, channels, height, width)``, are free.
+The images of a level have half the height and width of those below. At the top they are single pixels: vectors that
+see the whole image. Any number of dimensions may stand before ``(channels, height, width)``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pyro_vae.nn.images import as_image
 __all__ = ["Convolution", "Level", "Pixels", "ResidualBlock", "Resize", "Upward", "levels_of"]
 
 Level = tuple[int, int, int]
-"""Channels, height and width of an image."""
+"""The channels, height and width of an image."""
 
 
 def levels_of(image: Level, channels: Sequence[int]) -> list[Level]:
-    """The images of each level, from the data up: halved again and again, and the top a single pixel.
+    """Return the image of each level, from the data up: each is half as large, the top one is a single pixel.
 
     >>> levels_of((1, 28, 28), (32, 64, 64))
     [(32, 14, 14), (64, 7, 7), (64, 1, 1)]
@@ -44,15 +44,12 @@ def levels_of(image: Level, channels: Sequence[int]) -> list[Level]:
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """The same images, the channels of a pixel next to each other in memory: convolutions are faster on a CPU so."""
+    """Lay the channels of a pixel next to each other in memory, which makes convolutions faster on a CPU."""
     return images.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that keeps the size, or halves it, over any number of leading dimensions.
-
-    ``factor`` shrinks the first weights.
-    """
+    """A convolution that keeps the size or halves it; ``factor`` multiplies the initial weights."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, factor: float = 1.0, stride: int = 1
@@ -69,7 +66,7 @@ class Convolution(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """Add to an image what a small network makes of each pixel and its neighbours.
+    """A residual block of two convolutions.
 
     >>> ResidualBlock((8, 4, 4))(torch.zeros(2, 5, 8, 4, 4)).shape
     torch.Size([2, 5, 8, 4, 4])
@@ -85,10 +82,11 @@ class ResidualBlock(nn.Module):
 
 
 class Resize(nn.Module):
-    """From the images of a level to those of the next, half or twice as high and wide, or to and from a single pixel.
+    """A map between the images of adjacent levels, of half or twice the size, or to and from a single pixel.
 
-    Down by a convolution with stride, up by one whose four outputs a pixel are set side by side (Shi et al., *Real-Time
-    Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network*, 2016).
+    Downwards it is a convolution with stride 2. Upwards a convolution gives four outputs per pixel, which become four
+    pixels (Shi et al., *Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network*, 2016). To and from a single pixel it is a linear map.
 
     >>> Resize((8, 7, 7), (4, 14, 14))(torch.zeros(2, 5, 8, 7, 7)).shape
     torch.Size([2, 5, 4, 14, 14])
@@ -115,7 +113,7 @@ class Resize(nn.Module):
 
 
 class Upward(nn.Module):
-    """From an image to the features of every level, from the data up, a number of residual blocks at each.
+    """The bottom-up network: from an image to the features of every level, with residual blocks at each.
 
     >>> upward = Upward((1, 28, 28), [(8, 14, 14), (16, 7, 7), (32, 1, 1)], num_blocks=2)
     >>> [tuple(features.shape) for features in upward(torch.zeros(5, 1, 28, 28))]
@@ -139,9 +137,9 @@ class Upward(nn.Module):
 
 
 class Pixels(nn.Module):
-    """From the state nearest the data, as a vector, to what the likelihood takes: images, or several of each.
+    """The output layer: from the lowest level, as a vector, to the images that the likelihood takes.
 
-    The convolution gives four pixels for each of the state's, which are then set side by side.
+    The convolution gives four outputs per pixel, which become four pixels.
     """
 
     def __init__(self, level: Level, data_shape: tuple[int, ...], num_outputs: int) -> None:

@@ -1,4 +1,4 @@
-"""Scales that stay between two bounds, as a smooth function of a number without any."""
+"""Scales between two bounds, as a smooth function of an unbounded number."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = [
-    "bounded_scale",
-    "check_bounds",
-    "inverse_bounded_scale",
-]
+__all__ = ["bounded_scale", "check_bounds", "inverse_bounded_scale"]
 
 
 def check_bounds(low: float, high: float) -> None:
-    """Raise ``ValueError`` unless a scale can lie between two bounds."""
+    """Raise ``ValueError`` unless ``0 < low < high``."""
     if not 0 < low < high:
         raise ValueError(f"low, high: found {low!r} and {high!r}, expected 0 < low < high")
 
 
 def bounded_scale(raw: Tensor, low: float, high: float) -> Tensor:
-    r"""Map the real line smoothly onto a scale in ``(low, high)``, through a bounded log-scale.
+    r"""Map the real line smoothly onto scales in ``(low, high)``, through a bounded log-scale.
 
     .. math:: \log\sigma = m + h \tanh(\mathrm{raw} / h), \quad
               m = \tfrac12 (\log \mathrm{high} + \log \mathrm{low}),\;
               h = \tfrac12 (\log \mathrm{high} - \log\mathrm{low})
 
-    Around ``raw = 0`` this is the plain :math:`\sigma = e^{m + \mathrm{raw}}`; far from it, where an exponential
-    overflows early in training, it saturates. No finite or infinite ``raw`` gives NaN, zero or infinity.
+    Around ``raw = 0`` this is the plain :math:`\sigma = e^{m + \mathrm{raw}}`. Far from 0, where an exponential would
+    overflow early in training, it saturates. No finite or infinite ``raw`` gives NaN, zero or infinity.
 
     Raises
     ------

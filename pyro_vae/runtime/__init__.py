@@ -1,1 +1,1 @@
-"""The state and the calls of a process: what the package asks of Python and torch, whatever is computed with them."""
+"""The process around a computation: checks of arguments, files, precision, random generators, locks."""

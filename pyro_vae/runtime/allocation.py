@@ -1,14 +1,14 @@
-"""A limit to what a block of code may allocate.
+"""A limit on the memory that a block of code may allocate.
 
-A recipe from a stranger is data, and yet a short one can ask for a network of 10⁹ units. The file of its weights says
-how large the program honestly is: n tensors of S bytes in all. Building it makes those and little else. So every
-operation of torch is run *without values* first, which tells the size of its result, and refused when
+A recipe may come from a stranger, and a short one can ask for a network of 10⁹ units. The file of weights tells the
+true size of the program: n tensors of S bytes in all. Building the program allocates these and little else. So every
+operation of torch first runs *without values*, which gives the size of its result. The operation is refused if
 
-* it makes a new tensor and all that were made come to more than 2 S, or 4 n of them, or
-* it computes one, from others, of more than 2 S.
+* it creates a tensor and all tensors created so far exceed 2 S bytes or 4 n in number, or
+* it computes a tensor of more than 2 S bytes from others.
 
-Measured over the programs and parts in the tests, an honest one makes 1.1 S at most, in 1.4 n tensors. To both limits
-come a few MiB, and some tensors, for small programs. Buffers that no file holds can take more, such as the mask of an
+The programs and parts in the tests create at most 1.1 S bytes in 1.4 n tensors. Both limits are raised a little, by
+4 MiB and 64 tensors, for the sake of small programs. Buffers that no file holds may exceed them, such as the mask of an
 autoregressive prior over thousands of codes.
 """
 
@@ -28,16 +28,16 @@ _SPARE_BYTES, _SPARE_TENSORS = 4 << 20, 64
 
 
 class TooLargeError(ValueError):
-    """More was to be allocated than the limit."""
+    """Raised before an allocation beyond the limit."""
 
 
 class BoundedAllocation(TorchDispatchMode):
-    """Refuse to allocate much more than ``tensors`` take, on any device, while this context manager is active.
+    """Refuse to allocate much more than ``tensors`` take, on any device, inside a ``with`` block.
 
     Raises
     ------
     TooLargeError
-        Before an operation that would.
+        Before an operation that would exceed the limit.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class BoundedAllocation(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # no graph is compiled here, and torch would load its compiler, a second, to say so
+        return False  # nothing is compiled here, and torch would take a second to load its compiler and find that out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -66,7 +66,7 @@ class BoundedAllocation(TorchDispatchMode):
         is_new = not any(isinstance(value, Tensor) for value in tree_iter((args, kwargs)))
         try:
             foreseen = func(*tree_map(_without_values, args), **tree_map(_without_values, kwargs))
-        except Exception:  # the result's size hangs on the values of the inputs; what is wrong will show in the run
+        except Exception:  # the size of the result depends on values, or the call is wrong: the real run tells which
             result = func(*args, **kwargs)
             self._count(result, is_new)
             return result
@@ -86,11 +86,13 @@ class BoundedAllocation(TorchDispatchMode):
                 f"{self.max_bytes / 1e6:.0f} MB: twice the tensors that are to be there"
             )
         if self.num_tensors > self.max_tensors:
-            raise TooLargeError(f"found more than {self.max_tensors} tensors to be made, expected no such number")
+            raise TooLargeError(
+                f"found more than {self.max_tensors} tensors to be made, expected at most {self.max_tensors}"
+            )
 
 
 def _num_bytes(tensor: Tensor) -> int:
-    """What a tensor takes, or would take before it was cast to a shorter type."""
+    """Return the bytes of a tensor, or those it had before a cast to a shorter type."""
     return tensor.numel() * max(tensor.element_size(), torch.get_default_dtype().itemsize)
 
 

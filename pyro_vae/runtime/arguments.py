@@ -1,16 +1,16 @@
-r"""Arguments held against the annotations of a signature: what is wrong is refused by name, before anything runs.
+r"""Checks of arguments against the annotations of a signature, before anything runs.
 
-An annotation is read as a set of values, and every argument that is given has to be in its own,
+An annotation stands for a set of values, and every argument must belong to its set,
 
 .. math:: a_i \in A_i .
 
-Known are ``bool``, ``float``, ``str``, ``None``, ``Literal``, classes, ``Callable``, sequences and unions of these. A
-range is said by an annotation that carries one of the :mod:`~pyro_vae.runtime.kinds`; the usual ones have names here::
+``bool``, ``float``, ``str``, ``None``, ``Literal``, classes, ``Callable``, sequences and unions of these are known. A
+range is an annotation that carries one of the :mod:`~pyro_vae.runtime.kinds`; the usual ones have names here::
 
     def fit(..., num_epochs: PositiveInteger = 20, lr: PositiveNumber = 1e-3, device: Device | None = None)
 
-Words beside a type, ``Annotated[nn.Module, "a module whose forward is a distribution"]``, are those of the message. All
-other annotations, a plain ``int`` among them, are left to the function.
+A string beside a type, as in ``Annotated[nn.Module, "a module whose forward is a distribution"]``, describes the set in
+messages. Other annotations, such as a plain ``int``, are not checked.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _PLAIN: dict[Any, Kind] = {
 
 
 def kind_of(annotation: Any) -> Kind | None:
-    """The set of values that an annotation stands for; ``None`` for one that is not known.
+    """Return the set of values that an annotation stands for, or ``None`` if it is not known.
 
     >>> kind_of(typing.Literal["mean", "draw"] | None).accepts("median")
     False
@@ -129,7 +129,7 @@ def _listed(choices: tuple[Any, ...]) -> str:
 
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, Kind]:
-    """What is known of the arguments of a function, by name."""
+    """Return the sets of a function's arguments by name, as far as they are known."""
     hints = typing.get_type_hints(function, include_extras=True)
     kinds = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -141,12 +141,12 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Kind]:
 
 
 def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Hold named arguments against the annotations of a function.
+    """Check named arguments against the annotations of a function.
 
     Raises
     ------
     ValueError, TypeError
-        For the first of them that does not belong to what its annotation stands for.
+        For the first argument that does not belong to its set.
     """
     for name, kind in _kinds(function).items():
         if name in arguments:
@@ -154,7 +154,7 @@ def check(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
 
 
 def checked(function: _Function) -> _Function:
-    """Check the arguments of a function at each call, which takes some microseconds.
+    """Check the arguments of a function at each call, which takes a few microseconds.
 
     >>> @checked
     ... def sample(num_samples: PositiveInteger, mode: typing.Literal["mean", "draw"] = "draw") -> int:
@@ -171,7 +171,7 @@ def checked(function: _Function) -> _Function:
         args, kwargs = tuple(map(_plain, args)), {name: _plain(value) for name, value in kwargs.items()}
         try:
             arguments = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # of which Python itself says more: how many are missing
+        except TypeError:  # the call below raises it with Python's own message, which names what is missing
             arguments = {}
         check(function, arguments)
         return function(*args, **kwargs)
@@ -180,11 +180,11 @@ def checked(function: _Function) -> _Function:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a number of NumPy into one of Python, which can be written to a file and is what functions expect."""
+    """Convert a NumPy number to a Python number, which files can hold and functions expect."""
     return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
 def checked_constructor(cls: type) -> None:
-    """Check the arguments of a class's own constructor; also when a subclass of somebody else calls it."""
+    """Check the arguments of a class's own constructor, also when a subclass calls it."""
     if "__init__" in vars(cls):
         cls.__init__ = checked(cls.__init__)  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""Checksums of what is in a file.
+"""Checksums of the content of a file.
 
-A bit that flips on a disk changes a weight and no shape, so nothing but a checksum can tell. It is taken of what the
-file means and not of its bytes: of each tensor, by name, its dtype, shape and values, and of the text beside them.
+A bit that flips on a disk changes a weight but no shape, so only a checksum can detect it. The checksum covers the
+content and not the bytes of the file: the name, dtype, shape and values of each tensor, and the text beside them.
 
-It guards against accidents. Who edits a file on purpose can compute another one.
+It guards against accidents alone. Whoever edits a file on purpose can compute a new one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["digest_of_data", "digest_of_tensors"]
 
 
 def digest_of_data(data: Any) -> str:
-    """Return the SHA-256 of plain data, as JSON with sorted keys writes them.
+    """Return the SHA-256 of plain data, written as JSON with sorted keys.
 
     >>> digest_of_data({"a": 1, "b": [2.0]}) == digest_of_data({"b": [2.0], "a": 1})
     True

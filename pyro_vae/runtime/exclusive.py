@@ -1,8 +1,7 @@
-"""One run at a time in a process.
+"""A lock that allows one run at a time in a process.
 
-Pyro's stack of effect handlers and its parameter store, torch's generators and the settings that a run borrows belong
-to all threads of a process. A second run in another thread would see the first one's sample sites, and its draws would
-move the first one's generators; so it is refused.
+All threads of a process share Pyro's effect handlers, its parameter store and torch's generators. A second run in
+another thread would see the sample sites of the first and advance its generators, so it is refused.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ _holder: tuple[str, str] | None = None  # the long run under way, and the name o
 
 @contextmanager
 def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
-    """Hold the process for a run; runs within it, of the same thread, are part of it.
+    """Lock the process for a run; runs inside it, in the same thread, are part of it.
 
     Parameters
     ----------
     name
-        What runs, for messages.
+        The name of the run, for messages.
     brief
-        A run of the programs that takes a moment: others wait for it, where a long one makes them fail.
+        Mark a run that takes a moment: other threads wait for it, whereas a long run makes them fail.
 
     Raises
     ------

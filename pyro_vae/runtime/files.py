@@ -1,9 +1,8 @@
-"""Files written whole or not at all.
+"""Atomic writes: a file is written whole or not at all.
 
-A run may die at any moment; what it leaves on disk must still be readable. Everything this package writes
-therefore goes to a temporary name in the same folder, reaches the disk, and is then renamed over the old file, which
-POSIX and Windows both do atomically. A disk that is full, or a folder that cannot be written to, is said with the name
-of the file that was to be, not of the temporary one.
+A run may die at any moment, and its files must stay readable. So this package writes to a temporary file in the same
+folder, flushes it to the disk and renames it over the old file. The renaming is atomic on POSIX and Windows. An error
+such as a full disk names the file that was to be written, not the temporary one.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _MARK = ".unfinished-"  # in the name of a file that is not whole
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to ``path`` if the block succeeds.
+    """Yield a temporary path to write to, and rename it to ``path`` if the block succeeds.
 
-    The folder is made when missing. On an exception the temporary file is removed and ``path`` keeps its old content.
+    A missing folder is created. On an exception the temporary file is removed and ``path`` keeps its old content.
 
     Raises
     ------
     OSError
-        If it cannot be written: the error has the number and the reason that the system gave, and names ``path``.
+        If the file cannot be written; the error has the system's number and reason, and names ``path``.
 
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -50,16 +49,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the user's colleagues
             os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None and type(error) is not OSError:  # of what was to be written, such as a download
+        if error.errno is None and type(error) is not OSError:  # not an error of writing: a failed download, say
             raise
         if error.errno is None:
             raise OSError(f"{path}: {error}") from error
-        raise OSError(error.errno, error.strerror, str(path)) from error  # of the class that the number stands for
+        raise OSError(error.errno, error.strerror, str(path)) from error  # Python picks the subclass by the number
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Make an empty file beside ``path``, and remove it in the end if it still has that name."""
+    """Create an empty file beside ``path``, and remove it after the block unless it was renamed."""
     if path.parent.exists() and not path.parent.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,18 +67,18 @@ def _temporary(path: Path) -> Iterator[Path]:
     try:
         yield Path(name)
     finally:
-        with suppress(OSError):  # the folder may be gone, and what went wrong first is what counts
+        with suppress(OSError):  # the folder may be gone, and an error of the block matters more
             os.unlink(name)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a process left in a folder which was killed while it wrote."""
+    """Remove the temporary files of a process that was killed while it wrote to a folder."""
     for path in folder.glob(f".*{_MARK}*"):
         with suppress(OSError):
             path.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replace the content of ``path`` by ``text`` (UTF-8), atomically."""
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,13 +1,13 @@
-r"""Sets of values that an argument may have, and the errors for the others.
+r"""Sets of values that an argument may have.
 
 .. math:: A = \{1, 2, \dots\}, \quad A = (0, \infty), \quad A = \{\text{'tanh'}, \text{'relu'}\}, \quad \dots
 
-A set is a :class:`Kind`, which tells whether it ``accepts`` a value and refuses another by the argument's name, with
-what was found and what was expected: by a ``TypeError`` where an object of a class was expected, such as a module, and
-by a ``ValueError`` where it was a number, a name or a list of these.
+A set is a :class:`Kind`. Its ``check`` raises an error for any other value, with the name of the argument, the value
+found and the values expected. It is a ``TypeError`` where an instance of a class was expected, such as a module, and a
+``ValueError`` where a number, a name or a list of these was.
 
-Numbers are those of Python and NumPy; ``True`` is none. An integer is at most :math:`2^{31} - 1`, and so is the number
-of entries of one datum: beyond, torch runs out of memory, or of bits, in the middle of the work.
+Python's and NumPy's numbers count as numbers, ``True`` does not. An integer is at most :math:`2^{31} - 1`, and so is
+the number of entries of one datum: beyond that, torch runs out of memory or overflows in the middle of the work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST = 2**31 - 1
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: short, on one line, and without what a tensor or a module holds.
+    """Return a short description of a value, for messages: one line, without the numbers in a tensor or a module.
 
     >>> shown((3, 2.5)), shown(torch.zeros(2, 3)), shown(nn.Linear(1, 1))
     ('(3, 2.5)', 'a tensor of shape (2, 3) and torch.float32', 'Linear')
@@ -48,18 +48,18 @@ def shown(value: Any) -> str:
 
 
 def refuse(name: str, value: Any, expected: str) -> NoReturn:
-    """Raise ``ValueError``: the argument ``name`` has another value than was expected."""
+    """Raise ``ValueError`` for an argument ``name`` whose value is not as expected."""
     raise ValueError(f"{name}: found {shown(value)}, expected {expected}")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A set of values; ``expected`` says in words which."""
+    """A set of values; ``expected`` describes it in words."""
 
     expected: str
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value belongs to the set."""
+        """Return true if a value belongs to the set."""
         raise NotImplementedError
 
     def check(self, name: str, value: Any) -> None:
@@ -92,7 +92,7 @@ class Integers(Kind):
 
 @dataclass(frozen=True)
 class Numbers(Kind):
-    """The real numbers from ``low`` to ``high``, NaN not among them; ``open`` says which ends do not belong.
+    """The real numbers from ``low`` to ``high`` without NaN; ``open`` names the ends that are excluded.
 
     >>> Numbers("a number in [0, 1)", 0, 1, "high").check("decay", 1.0)
     Traceback (most recent call last):
@@ -122,7 +122,7 @@ def _exceeds_64_bits(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Floats(Kind):
-    """All real numbers, and NaN too: what a plain ``float`` may be, whose range the function knows."""
+    """The real numbers and NaN, for a plain ``float`` whose range the function checks itself."""
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and not _exceeds_64_bits(value)
@@ -130,10 +130,10 @@ class Floats(Kind):
 
 @dataclass(frozen=True)
 class Sizes(Kind):
-    """Sequences of integers from ``least`` up, ``count`` of them or more.
+    """Sequences of at least ``count`` integers, each ``least`` or more.
 
-    With ``bounded``, the product of them is bounded too; with ``or_one``, an integer stands for a sequence of itself.
-    An integer in a sequence may also be one of NumPy's, and the sequence an array of these.
+    With ``bounded``, their product is bounded too. With ``or_one``, a single integer stands for a sequence of one.
+    NumPy's integers and arrays of them are accepted.
     """
 
     least: int = 1
@@ -167,7 +167,7 @@ class Sizes(Kind):
 
 @dataclass(frozen=True)
 class Names(Kind):
-    """One of some values, most often strings."""
+    """A few values, most often strings."""
 
     choices: tuple[Any, ...]
 
@@ -185,7 +185,7 @@ class Flags(Kind):
 
 @dataclass(frozen=True)
 class Anything(Kind):
-    """Every value: what only the function itself can judge."""
+    """Every value, where only the function itself can judge."""
 
     def accepts(self, value: Any) -> bool:
         return True

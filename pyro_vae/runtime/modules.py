@@ -1,4 +1,4 @@
-"""Where the modules are that a program is made of, and on which device their parameters lie."""
+"""The modules that a program is made of, and the device of their parameters."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = [
-    "owners",
-    "placement",
-]
+__all__ = ["owners", "placement"]
 
 
 def owners(program: Any) -> Iterator[nn.Module]:
-    """Go through the modules that a callable is made of.
+    """Yield the modules that a callable is made of.
 
-    They are itself, a method's object, what a handler or ``partial`` wraps, and what a function closes over or knows by
-    a global name.
+    These are the callable itself, the object of a method, the content of a handler or ``partial``, and the modules that
+    a function uses from its closure or by a global name.
 
     >>> layer = nn.Linear(1, 1)
     >>> list(owners(functools.partial(layer.forward, torch.ones(1))))
@@ -41,7 +38,7 @@ def owners(program: Any) -> Iterator[nn.Module]:
 
 
 def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the floating dtype of the first parameter or buffer found (else the CPU and the default).
+    """Return the device and floating dtype of the first parameter or buffer, else the CPU and the default dtype.
 
     >>> placement(nn.Linear(1, 1).double())
     (device(type='cpu'), torch.float64)

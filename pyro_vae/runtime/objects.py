@@ -1,4 +1,4 @@
-"""Sets of objects that an argument may be: instances, functions, lists of them, devices, arrays, and unions of sets."""
+"""Sets of objects that an argument may be: instances, functions, lists, devices, arrays and unions of these."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Arrays", "Callables", "Data", "Devices", "Either", "Instances", "OrN
 
 @dataclass(frozen=True)
 class _Objects(Kind):
-    """A set told from its class, so that a message shows the class of another value and the error is a TypeError."""
+    """A set of objects: for another value, the error is a ``TypeError`` and the message shows its class."""
 
     def check(self, name: str, value: Any) -> None:
         if not self.accepts(value):
@@ -27,7 +27,7 @@ class _Objects(Kind):
 
 @dataclass(frozen=True)
 class Instances(_Objects):
-    """The instances of a class, or of several; a message shows another value's class, or with ``by_value`` itself."""
+    """The instances of one class or several; with ``by_value``, messages show a wrong value instead of its class."""
 
     classes: type | tuple[type, ...]
     by_value: bool = False
@@ -43,7 +43,7 @@ class Instances(_Objects):
 
 @dataclass(frozen=True)
 class Callables(_Objects):
-    """What can be called, but for instances of some classes; ``type`` excludes the classes themselves."""
+    """The callables, except instances of the ``excluded`` classes; ``type`` excludes classes themselves."""
 
     excluded: tuple[type, ...] = ()
 
@@ -53,7 +53,7 @@ class Callables(_Objects):
 
 @dataclass(frozen=True)
 class Sequences(_Objects):
-    """Sequences, lists of modules among them, each ``item`` of which is of one kind."""
+    """Sequences and lists of modules whose entries all belong to the set ``item``."""
 
     item: Kind
 
@@ -68,7 +68,7 @@ class Sequences(_Objects):
 
 @dataclass(frozen=True)
 class Devices(Kind):
-    """Devices that hold values, with ``meta`` also one that does not; those found here, if to be ``present``."""
+    """Devices: with ``present``, those of this machine only; with ``meta``, the one without values too."""
 
     present: bool = True
     meta: bool = False
@@ -78,17 +78,17 @@ class Devices(Kind):
             return False
         try:
             device = torch.empty(0, device=value).device if self.present else torch.device(value)
-        except (RuntimeError, AssertionError, NotImplementedError):  # torch's words for a device that is not there
+        except (RuntimeError, AssertionError, NotImplementedError):  # torch has all three for a missing device
             return False
         return self.meta or device.type != "meta"
 
 
 @dataclass(frozen=True)
 class Arrays(Kind):
-    """Tensors, and arrays, of real numbers that have their values at hand, of ``least_dims`` dimensions or more.
+    """Dense tensors and arrays of real numbers, of ``least_dims`` dimensions or more.
 
-    Not among them are arrays with ``tensors_alone``; with ``lists``, so is what else torch makes a tensor of. With
-    ``meta`` the values may be missing.
+    With ``tensors_alone``, arrays are refused. With ``lists``, whatever torch can convert is accepted. With ``meta``,
+    the values may be missing.
     """
 
     least_dims: int = 1
@@ -119,7 +119,7 @@ def _is_at_hand(x: Tensor, meta: bool = False) -> bool:
 
 @dataclass(frozen=True)
 class Data(Kind):
-    """Everything but tensors that do not have their values at hand; what is in it is judged when it is read."""
+    """Everything but sparse, quantised and meta tensors; the content is checked when it is read."""
 
     def accepts(self, value: Any) -> bool:
         return not isinstance(value, Tensor) or _is_at_hand(value)
@@ -127,7 +127,7 @@ class Data(Kind):
 
 @dataclass(frozen=True)
 class Either(Kind):
-    """What belongs to one of several sets."""
+    """The union of several sets."""
 
     kinds: tuple[Kind, ...]
 
@@ -148,7 +148,7 @@ class Either(Kind):
 
 @dataclass(frozen=True)
 class OrNone(Kind):
-    """``None``, or what belongs to another set; the message leaves the first unsaid."""
+    """``None`` and another set; messages mention the latter alone."""
 
     kind: Kind
 

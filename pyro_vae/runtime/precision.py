@@ -1,9 +1,8 @@
-"""How exactly float32 matrices are multiplied; all else, densities and sums among it, stays in float32 or better.
+"""The precision of float32 matrix products; densities, sums and all else stay in float32 or better.
 
-On a CPU, torch multiplies float32 matrices by one of two libraries. At ``"highest"`` it is the older one, at
-``"medium"`` oneDNN, which many processors run faster and which may round to bfloat16 where they have units for that.
-Whether it does on this processor is found out once, by multiplying two matrices; where it does not, full precision
-takes oneDNN too.
+On a CPU, torch multiplies float32 matrices by one of two libraries: an older one at ``"highest"``, oneDNN at
+``"medium"``. oneDNN is faster on many processors, but may round to bfloat16 where they have units for it. A product of
+two matrices shows if it rounds on this processor. If it does not, full precision uses oneDNN too.
 """
 
 from __future__ import annotations
@@ -26,27 +25,27 @@ __all__ = ["Precision", "precise"]
 Precision = Literal["highest", "high", "medium", "bf16"]
 AnyDevice = Annotated[torch.device | str, Devices("a device that holds values, such as 'cpu'", present=False)]
 
-_FULL = 2e-6  # relative error of products in float32; three pieces of bfloat16 give 1e-5, one 2e-3
+_FULL = 2e-6  # products in float32 have a smaller relative error; three pieces of bfloat16 give 1e-5, one gives 2e-3
 
 
 @checked
 @contextmanager
 def precise(precision: Precision, device: AnyDevice = "cpu") -> Iterator[None]:
-    """Multiply float32 matrices on ``device`` with some precision for a block.
+    """Set the precision of float32 matrix products on ``device`` for a block.
 
     Parameters
     ----------
     precision
-        ``"highest"`` for float32, by the faster of two ways on a CPU. ``"high"`` and ``"medium"`` are torch's own: TF32
-        or three pieces of bfloat16, and bfloat16, where the hardware is faster at these. ``"bf16"`` rounds the factors
-        of products and convolutions to bfloat16, by torch's autocast, on any hardware.
+        ``"highest"`` is float32, by the faster of the two libraries on a CPU. ``"high"`` (TF32, or three pieces of
+        bfloat16) and ``"medium"`` (bfloat16) are torch's own and round only where that is faster. ``"bf16"`` rounds the
+        factors of products and convolutions to bfloat16 on any hardware, by torch's autocast.
     device
-        Where the matrices are.
+        The device of the matrices.
 
     Raises
     ------
     ValueError
-        For any other precision.
+        For an unknown precision.
 
     Examples
     --------
@@ -77,7 +76,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
 
 @functools.cache
 def medium_is_exact() -> bool:
-    """Whether ``"medium"`` multiplies in full float32 on this CPU."""
+    """Return true if ``"medium"`` multiplies in full float32 on this CPU."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(512, 512, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()
@@ -87,7 +86,7 @@ def medium_is_exact() -> bool:
 
 
 class _Bfloat16Products(TorchFunctionMode):
-    """Autocast products and convolutions, each by itself, and return them in the type that they would have had."""
+    """Run each product and convolution under autocast and return its result in float32."""
 
     products = frozenset(
         (

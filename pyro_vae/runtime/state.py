@@ -1,8 +1,8 @@
-"""Global state, borrowed and given back.
+"""Global state, changed for a block and restored.
 
-Some state belongs to the whole process: Pyro's parameter store, the random number generators, the handlers of
-Ctrl-C and SIGTERM, and, for all that hold a module, its train/eval mode. Each function here changes one
-of them for the length of a block and restores it on the way out, also after an exception.
+The random number generators and the handlers of Ctrl-C and SIGTERM belong to the whole process, and the train/eval mode
+of a module to everything that holds the module. Each context manager here changes one of them and restores it after the
+block, also after an exception.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's generators (the CPU's and ``device``'s) for a block; with ``None``, leave them alone.
+    """Seed torch's generators of the CPU and of ``device`` for a block; ``None`` leaves them alone.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(0):
@@ -50,7 +50,7 @@ def seeded(seed: int | None, device: torch.device | str = "cpu") -> Iterator[Non
 
 
 def generators(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's generators that a run on ``device`` draws from."""
+    """Return the states of the torch generators that a run on ``device`` draws from."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -58,7 +58,7 @@ def generators(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
-    """Go back to what :func:`generators` returned."""
+    """Restore the states that :func:`generators` returned."""
     torch.set_rng_state(states["cpu"].cpu())
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
@@ -66,7 +66,7 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
 
 @contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics), then restore each flag."""
+    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics) for a block."""
     modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
     training = [module.training for module in modules]
     try:
@@ -80,11 +80,11 @@ def evaluating(*programs: Any) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM of a block into an event, so that it never falls inside an update.
+    """Turn the first Ctrl-C or SIGTERM of a block into an event, so that it never interrupts an update.
 
-    The second one ends the block as it would without this. A handler of SIGTERM that somebody else has set is left to
-    its work. A signal to a whole process group ends a loader's workers too, of which torch would tell by an error in
-    the midst of an update; from the first one on it does not.
+    The second signal ends the block as usual. A SIGTERM handler of the user's own stays in place. A signal to a whole
+    process group also ends the workers of a data loader, and torch reports that by an error in the middle of an update.
+    After the first signal this report is silenced.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,6 +1,6 @@
-"""Files of named tensors and text, with a checksum of both in their header.
+"""Files of named tensors and text, with a checksum of both in the header.
 
-The format is safetensors: a JSON header and plain numbers, which nothing can hide code in.
+The format is safetensors: a JSON header and plain numbers, so that a file cannot contain code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     Raises
     ------
     OSError
-        If it cannot be written, a full disk for example.
+        If the file cannot be written, for example to a full disk.
     """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     text = dict(metadata or {})
@@ -43,20 +43,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, header)
-        except SafetensorError as error:  # without a path, and not of a class that callers expect
+        except SafetensorError as error:  # names no path and is no OSError
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error)) from error
 
 
 def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors, on the CPU, and its text. A file of before, without a checksum, is taken.
+    """Return the tensors, on the CPU, and the text of a safetensors file.
+
+    Older files have no checksum and are accepted.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not a whole safetensors file, or not what was written, which is looked at unless ``verify`` is false.
+        If it is not a whole safetensors file, or if ``verify`` is true and the checksum differs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"found no {path.name} in {path.parent}, expected a folder that save or fit wrote")
@@ -66,8 +68,8 @@ def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor],
             header = file.metadata() or {}
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    except Exception as error:  # the library has errors of several kinds for a file that is none of its own
-        raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
+    except Exception as error:  # the library has several classes of error for a broken file
+        raise ValueError(f"{path}: found {error}, expected a whole safetensors file") from error
     text = parse(path, header[_TEXT]) if _TEXT in header else header
     if not isinstance(text, dict) or not all(isinstance(value, str) for value in text.values()):
         raise ValueError(f"{path}: found text of another form in its header, expected strings by name")
@@ -78,16 +80,16 @@ def read_tensors(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor],
 
 
 def parse(source: object, text: str) -> Any:
-    """Read JSON.
+    """Parse JSON text.
 
     Raises
     ------
     ValueError
-        If it is none, or lists in lists without end.
+        If the text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError(f"{source}: found lists in lists without end, expected JSON of some levels") from None
+        raise ValueError(f"{source}: found JSON that is nested too deeply, expected a few levels") from None
     except ValueError as error:
-        raise ValueError(f"{source}: not JSON: {error}") from error
+        raise ValueError(f"{source}: found {error}, expected JSON") from error
