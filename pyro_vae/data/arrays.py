@@ -1,4 +1,4 @@
-"""Arrays as people have them, checked and made tensors: what an array hides or loses on the way is refused."""
+"""Checks of arrays, and their conversion to tensors without loss: masked and sparse data are refused."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ def check_array(x: object, name: str) -> Tensor:
     Raises
     ------
     TypeError
-        For anything else than a tensor or NumPy array, or one of objects, strings or complex numbers.
+        For anything but a tensor or a NumPy array, and for arrays of objects, strings or complex numbers.
     ValueError
-        If there is no datum, no first dimension, or a number that is NaN or infinite. It says where.
+        If there is no datum or no first dimension, or if a number is NaN or infinite; the message gives its index.
 
     Examples
     --------
     >>> check_array(np.array([[0.0, 1.0], [np.nan, 2.0]]), "x")
     Traceback (most recent call last):
     ...
-    ValueError: x must be finite, found nan at index (1, 0) of shape (2, 2)
+    ValueError: x: found nan at index (1, 0) of shape (2, 2), expected finite numbers
     """
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"{name} must be a tensor or a NumPy array, found {kind_of(x)}")
+        raise TypeError(f"{name}: found {kind_of(x)}, expected a tensor or a NumPy array")
     check_whole(x, name)
     if x.dtype.is_complex if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be real numbers, found dtype {x.dtype}")
+        raise TypeError(f"{name}: found dtype {x.dtype}, expected real numbers")
     if x.ndim == 0 or 0 in x.shape:
-        raise ValueError(f"{name} must hold data (N, *data_shape) with N of 1 or more, found shape {tuple(x.shape)}")
+        raise ValueError(f"{name}: found shape {tuple(x.shape)}, expected data (N, *data_shape) with N of 1 or more")
     if isinstance(x, np.ndarray):  # torch takes neither foreign byte orders nor, without a warning, read-only memory
         x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
     x = x.detach()
@@ -43,15 +43,14 @@ def check_array(x: object, name: str) -> Tensor:
     if x.is_floating_point() and not bool((finite := torch.isfinite(x)).all()):
         first = np.unravel_index(int(finite.flatten().byte().argmin()), x.shape)
         where = tuple(int(i) for i in first)
-        raise ValueError(f"{name} must be finite, found {x[where].item()} at index {where} of shape {tuple(x.shape)}")
+        raise ValueError(
+            f"{name}: found {x[where].item()} at index {where} of shape {tuple(x.shape)}, expected finite numbers"
+        )
     return x
 
 
 def check_whole(x: object, name: str) -> None:
-    """Raise ``ValueError`` for an array of which entries are masked, and for a sparse tensor.
-
-    PyTorch reads what a mask of :mod:`numpy.ma` hides as if it were data.
-    """
+    """Raise ``ValueError`` for a sparse tensor, and for an array with masked entries, which torch reads as data."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise ValueError(
             f"{name}: found {int(np.ma.getmaskarray(x).sum())} masked entries of {x.size}, expected none; "
@@ -67,9 +66,9 @@ def as_tensor(x: Any, name: str, device: torch.device | None = None) -> Tensor:
     Raises
     ------
     ValueError
-        As :func:`check_whole`.
+        As in :func:`check_whole`.
     TypeError
-        For what cannot become a tensor.
+        If ``x`` cannot become a tensor.
     """
     check_whole(x, name)
     try:
@@ -79,11 +78,12 @@ def as_tensor(x: Any, name: str, device: torch.device | None = None) -> Tensor:
 
 
 def check_exact(x: Tensor, dtype: torch.dtype, name: str) -> None:
-    """Raise ``ValueError`` if whole numbers would be rounded to others."""
+    """Raise ``ValueError`` if whole numbers are too large for a floating point type to hold them exactly."""
     exact = int(2 / torch.finfo(dtype).eps)  # the first whole number whose successor is rounded
     if x.is_floating_point() or x.dtype == torch.bool or torch.iinfo(x.dtype).max <= exact:
         return
-    largest = max(abs(int(bound)) for bound in torch.aminmax(x.long())) if x.numel() else 0  # not all have a minimum
+    # As int64, since torch has no minimum of some integer types.
+    largest = max(abs(int(bound)) for bound in torch.aminmax(x.long())) if x.numel() else 0
     if largest > exact:
         raise ValueError(
             f"{name}: found the whole number {largest}, expected at most {exact}, from where on {dtype} rounds; "

@@ -1,4 +1,4 @@
-"""Floating point batches of a split or of a loader, epoch after epoch, from generators that can be set back."""
+"""Floating point batches of a split or a loader, drawn from generators whose states can be restored."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from pyro_vae.data.arrays import check_exact, check_whole, kind_of
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.state import generators, set_generators
 
-__all__ = [
-    "Batches",
-]
+__all__ = ["Batches"]
 
 
 class _Begun(NamedTuple):
-    """A pass through a loader whose first batch was asked for, and the generators before and after that."""
+    """A pass through a loader whose first batch was read, and the generators' states before and after."""
 
     before: dict[str, Tensor]
     after: dict[str, Tensor]
@@ -29,10 +27,10 @@ class _Begun(NamedTuple):
 
 
 class Batches:
-    """Floating point batches on one device, epoch after epoch: each ``iter()`` goes through the data once.
+    """Floating point batches on one device; each ``iter()`` goes through the data once.
 
-    ``num_data`` is the number of data, or ``None`` where it cannot be known (an iterable data set without a length);
-    ``len()``, the number of batches, then raises ``TypeError``. :func:`as_batches` makes them.
+    They are made by :func:`as_batches`. ``num_data`` is the number of data, or ``None`` for an iterable data set
+    without a length. ``len()``, the number of batches, then raises ``TypeError``.
     """
 
     def __init__(
@@ -45,36 +43,36 @@ class Batches:
         self._shuffle = shuffle
         self._begun: _Begun | None = None
         self._check: Callable[[Tensor, int], None] | None = None
-        self._start = 0  # the place in the epoch of the batch that was picked last
+        self._start = 0  # the index, in the epoch, of the first datum of the batch picked last
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self._device
 
     @property
     def batch_size(self) -> int | None:
-        """The number of data in a whole batch, or ``None`` for a loader whose own sampler decides it."""
+        """The number of data in a whole batch, or ``None`` for a loader whose sampler decides it."""
         return self._batch_size if isinstance(self._source, Split) else self._source.batch_size
 
     @property
     def resident(self) -> bool:
-        """Whether the data lie on the device, so that going through them costs little."""
+        """True if the data lie on the device, so that a pass through them costs little."""
         return isinstance(self._source, Split)
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """What a batch of resident data is made of, besides its rows: compares equal while that stays."""
+        """A key of everything but the rows that a batch of resident data is made from."""
         split = self._source
         assert isinstance(split, Split)
         return split.values.data_ptr(), split.levels, split.binarize, split.dequantize
 
     def generators(self) -> dict[str, Tensor]:
-        """The states of the generators that a pass draws from: torch's, and those of a loader that has its own."""
+        """Return the states of the generators that a pass draws from: torch's and the loader's own."""
         return generators(self._device) | {name: own.get_state() for name, own in self._own_generators().items()}
 
     def set_generators(self, states: dict[str, Tensor]) -> None:
-        """Go back to what :meth:`generators` returned."""
+        """Restore the states that :meth:`generators` returned."""
         set_generators(states, self._device)
         for name, own in self._own_generators().items():
             own.set_state(states[name].to(own.device))
@@ -109,9 +107,9 @@ class Batches:
         return Batches(self._source, self._batch_size, self._device, self._dtype, shuffle=False)
 
     def first(self) -> Tensor | None:
-        """Return the first batch, or ``None`` if there is none, without taking it from the next pass.
+        """Return the first batch, or ``None`` if there is none; the next pass still begins with it.
 
-        A data set that can be gone through only once would lose it otherwise. Generators are left as they were.
+        The generators' states are restored.
         """
         if self._begun is not None:
             return self._begun.x
@@ -127,9 +125,9 @@ class Batches:
         return x
 
     def start_workers(self) -> None:
-        """Start the workers of a loader that keeps them; generators are left as they were.
+        """Start the workers of a loader that keeps them, and restore the generators' states.
 
-        Such a loader draws a seed for them in its first pass and in no later one.
+        Such a loader draws a seed for its workers in its first pass alone.
         """
         if isinstance(self._source, DataLoader) and self._source.persistent_workers and self._source._iterator is None:
             before = self.generators()
@@ -137,7 +135,7 @@ class Batches:
             self.set_generators(before)
 
     def check_first_pass(self, check: Callable[[Tensor, int], None]) -> None:
-        """Call ``check(x, start)`` on each batch that is read until the end of a pass, ``start`` being its place."""
+        """Call ``check(x, start)`` on each batch until a pass ends; ``start`` is the index of its first datum."""
         self._check = check
 
     def __len__(self) -> int:
@@ -149,7 +147,7 @@ class Batches:
         return map(self.read, self.picks())
 
     def picks(self) -> Iterator[Tensor | slice]:
-        """What to :meth:`read` each batch of an epoch from: rows of resident data, or what the loader gives."""
+        """Yield the rows of each batch of resident data, or each batch of the loader, for :meth:`read`."""
         if isinstance(self._source, Split):
             yield from self._source.rows(self._batch_size, self._shuffle)
             return
@@ -162,7 +160,7 @@ class Batches:
         self._check = None
 
     def _loaded(self) -> Iterator[Any]:
-        """Go through the loader: on with the pass that was begun, unless another order is to be drawn now."""
+        """Return an iterator over the loader: the pass that :meth:`first` began, or a new one with a new order."""
         assert isinstance(self._source, DataLoader)
         begun, self._begun = self._begun, None
         if begun is not None:
@@ -170,12 +168,12 @@ class Batches:
             if all(torch.equal(now[name], state) for name, state in begun.before.items()):
                 self.set_generators(begun.after)
                 return begun.batches
-            if isinstance(self._source.dataset, IterableDataset):  # whose order is its own
+            if isinstance(self._source.dataset, IterableDataset):  # has no order to draw anew
                 return begun.batches
         return iter(self._source)
 
     def read(self, pick: Tensor | slice) -> Tensor:
-        """The batch that a pick stands for, on the device."""
+        """Return a batch on the device, from the rows or the loader's batch that :meth:`picks` yielded."""
         if isinstance(self._source, Split):
             return self._source.read(pick, self._dtype)
         assert isinstance(pick, Tensor)
@@ -190,9 +188,9 @@ class Batches:
 
 
 def _data_of(batch: Any) -> Tensor:
-    """The data of what a loader gives: it, or the first of a tuple or list."""
+    """Return the data in a batch of a loader: the batch itself, or the first entry of a tuple or list."""
     x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(x, Tensor):
-        raise TypeError(f"a batch must be a tensor, or a tuple or list that starts with one, found {kind_of(x)}")
+        raise TypeError(f"batch: found {kind_of(x)}, expected a tensor, or a tuple or list that starts with one")
     check_whole(x, "data")
     return x

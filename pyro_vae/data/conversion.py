@@ -1,4 +1,4 @@
-"""One kind of batches from every kind of data that training and scoring accept."""
+"""Conversion of every kind of data that training and scoring accept to one kind of batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.split import Split, check_batch_size
 
-__all__ = [
-    "as_batches",
-]
+__all__ = ["as_batches"]
 
 
 def as_batches(
@@ -34,27 +32,27 @@ def as_batches(
     Parameters
     ----------
     data
-        A tensor, array or :class:`Split` moves to the device whole; numbers in a plain tensor or array are taken
-        as they are, never scaled. Any other ``Dataset`` goes through a ``DataLoader``. A ``DataLoader`` keeps its
-        own order and batch size. Of a batch that is a tuple or list, such as ``(x, label)``, the first is used.
-        Batches come back as they are.
+        A tensor, array or :class:`Split` moves to the device whole. Numbers in a tensor or array are never scaled. Any
+        other ``Dataset`` is read through a ``DataLoader``. A ``DataLoader`` keeps its own order and batch size. Of a
+        batch that is a tuple or list, such as ``(x, label)``, the first entry is used. :class:`Batches` are returned
+        unchanged.
     batch_size
-        Data in a batch, 1 or more; the last one may be smaller.
+        The number of data in a batch, 1 or more; the last one may be smaller.
     device
-        Where the batches are to be.
+        The device of the batches.
     dtype
-        What they are to be made of, a floating point type.
+        The floating point type of the batches.
     shuffle
-        Draw a new order for each epoch; iterable data sets come in their own order always.
+        Draw a new order for each epoch. Iterable data sets and loaders keep their own order.
     name
-        What error messages call the data.
+        The name of the data in error messages.
 
     Raises
     ------
     TypeError
         For any other kind of data, or of batch.
     ValueError
-        For an array or set that holds no data, NaN or infinity, or a ``batch_size`` below 1.
+        For an array or data set that is empty or not finite, or a ``batch_size`` below 1.
 
     Examples
     --------
@@ -80,12 +78,12 @@ def as_batches(
         source = data
     elif isinstance(data, Dataset):
         if not isinstance(data, IterableDataset) and len(data) == 0:  # type: ignore[arg-type]
-            raise ValueError(f"{name} must hold one datum or more, found an empty {kind_of(data)}")
+            raise ValueError(f"{name}: found an empty {kind_of(data)}, expected one datum or more")
         source = DataLoader(data, batch_size, shuffle=shuffle and not isinstance(data, IterableDataset))
     else:
         raise TypeError(
-            f"{name} must be a tensor, a NumPy array, a Dataset, a DataLoader or one split of what load returned "
-            f"(such as its .train), found {kind_of(data)}"
+            f"{name}: found {kind_of(data)}, expected a tensor, a NumPy array, a Dataset, a DataLoader or one split of "
+            "what load returned (such as its .train)"
         )
     return Batches(source, batch_size, device, dtype, shuffle)
 
@@ -98,7 +96,7 @@ def training_batches(
     Raises
     ------
     ValueError
-        As :func:`as_batches`, and if a batch is larger than the training data.
+        As in :func:`as_batches`, and if a batch is larger than the training data.
     """
     train = data.train if isinstance(data, Splits) else data
     valid = data.valid if isinstance(data, Splits) and valid is None else valid

@@ -1,12 +1,12 @@
-r"""A name or an array in, training, validation and test data out.
+r"""Training, validation and test data, from the name of a data set or from an array.
 
-Published numbers hang on details of the data: which images are held out, and which bits a grey image becomes. Here
-both are fixed. Splits do not depend on the seed (see :func:`load`), and under ``binarize="dynamic"``, the protocol of
-Burda et al. (2015), only training images are drawn anew at each use: validation and test images are drawn once, so that
-two runs, on whatever devices, score the same bits.
+Published numbers depend on details of the data: which images are held out, and which bits a grey image becomes. Both
+are fixed here. The splits of a named data set do not depend on the seed (see :func:`load`). With
+``binarize="dynamic"``, the protocol of Burda et al. (2015), only training images are drawn anew at each use. Validation
+and test images are drawn once, so that two runs score the same bits on any device.
 
-Every random choice here comes from ``numpy.random.RandomState``, whose streams NumPy has promised never to change (NEP
-19), and none from a global generator.
+All random choices come from ``numpy.random.RandomState``, whose streams NumPy has promised never to change (NEP 19),
+and none from a global generator.
 """
 
 from __future__ import annotations
@@ -26,17 +26,12 @@ from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Data, Instances, OrNone
 
-__all__ = [
-    "Binarize",
-    "Split",
-    "Splits",
-    "load",
-]
+__all__ = ["Binarize", "Split", "Splits", "load"]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What :func:`load` returns: ``train``, ``valid`` and ``test``, and the ``name`` they were loaded by."""
+    """The result of :func:`load`: ``train``, ``valid`` and ``test``, and the ``name`` of the data set."""
 
     train: Split
     valid: Split
@@ -61,7 +56,7 @@ def load(
     labels: Annotated[Tensor | npt.NDArray[Any] | None, Data("labels, dense and with their values")] = None,
     dequantize: bool = False,
 ) -> Splits:
-    r"""Load a data set by name, or split an array of your own. The splits lie on the CPU.
+    r"""Load a data set by name, or split an array of your own, on the CPU.
 
     =================  ============  ========================  =================================================
     name               data shape    train / valid / test      order, of which the end is held out
@@ -76,37 +71,38 @@ def load(
     Parameters
     ----------
     name
-        One of the names above, or a tensor or array ``(N, *data_shape)`` of at least 10 data. Bytes (uint8) are
-        grey levels 0..255, and read as [0, 1], unless none is above 1; other numbers are taken as they are.
+        One of the names above, or a tensor or array ``(N, *data_shape)`` of at least 10 data. Bytes (uint8) are read as
+        grey levels 0..255 and scaled to [0, 1], unless none is above 1. Other numbers are taken as they are.
     root
-        The folder that holds, or shall hold, ``MNIST/raw/*``, ``FashionMNIST/raw/*`` (torchvision's layout) and
-        ``FreyFace/frey_rawface.mat``; by default the environment variable ``PYRO_VAE_DATA`` names it, else it is
+        The folder of ``MNIST/raw/*``, ``FashionMNIST/raw/*`` (torchvision's layout) and ``FreyFace/frey_rawface.mat``,
+        to which missing files are downloaded. By default it is that of the environment variable ``PYRO_VAE_DATA``, else
         ``$XDG_CACHE_HOME/pyro_vae`` or ``~/.cache/pyro_vae``.
     binarize
-        ``"dynamic"``: training data are a new Bernoulli draw from the grey levels at each use, validation and
-        test data one draw by ``seed``. ``"static"``: all are one draw by ``seed``. ``"threshold"``: 1 where the
-        grey level is above 0.5. ``None``: as they are. ``"auto"``: ``"dynamic"`` for the black and white images
-        (digits and both MNIST), ``None`` for the Frey faces and for arrays.
+        ``"dynamic"``: a new Bernoulli draw from the grey levels at each use for training data, one draw by ``seed`` for
+        validation and test data. ``"static"``: one draw by ``seed`` for all. ``"threshold"``: 1 where the grey level is
+        above 0.5. ``None``: the values as they are. ``"auto"``: ``"dynamic"`` for the black and white images (digits
+        and both MNIST), ``None`` for the Frey faces and for arrays.
     seed
-        Of the bits that are drawn once and of the split of an array, 0 or more and below 2**32.
+        The seed of bits that are drawn once and of the split of an array, from 0 to 2**32 - 1.
     labels
-        ``(N,)`` integers that go with an array; the named sets bring their own, the Frey faces have none.
+        Integers ``(N,)`` that belong to an array. Named data sets have their own labels, except the Frey faces.
     dequantize
-        Make real numbers in [0, 1) of grey levels, for a density, by noise (:mod:`pyro_vae.data.dequantisation`): of
-        training data anew at each use, of validation and test data once, by ``seed``. ``"auto"`` is then ``None``.
+        Turn grey levels into real numbers in [0, 1) by noise (:mod:`pyro_vae.data.dequantisation`), so that a density
+        can model them: anew at each use for training data, once by ``seed`` for validation and test data. With it,
+        ``"auto"`` means ``None``.
 
     Raises
     ------
     ValueError
-        For an unknown name or mode, values outside [0, 1] that are to be binarised, values that are to be dequantised
-        and are binarised or no grey levels, an array that is empty, not finite or too small to be split, labels that do
-        not fit, and a file that is truncated or corrupt.
+        For an unknown name or mode, an array that is empty, not finite or too small to split, labels that do not fit,
+        and a truncated or corrupt file. Also for binarising values outside [0, 1], and for dequantising values that are
+        binarised or not grey levels.
     TypeError
         For anything but a name, a tensor or an array of numbers.
     FileNotFoundError
-        For a file that is missing and cannot be downloaded; it says what to put where.
+        If a file is missing and cannot be downloaded; the message names the file and its place.
     ImportError
-        If the library that a named set comes with is missing or broken.
+        If the library of a named data set is missing or broken.
 
     Examples
     --------
@@ -119,10 +115,10 @@ def load(
     (3,)
     """
     if binarize not in ("auto", None, *get_args(Binarize)):
-        raise ValueError(f"binarize must be one of {('auto', *get_args(Binarize))} or None, found {binarize!r}")
+        raise ValueError(f"binarize: found {binarize!r}, expected one of {('auto', *get_args(Binarize))} or None")
     if isinstance(name, str):
         if labels is not None:
-            raise ValueError(f"labels go with an array of your own, but the data are {name!r}")
+            raise ValueError(f"labels: found some for the data set {name!r}, expected them for an array alone")
         source, title = named_source(name, data_folder(root)), str(name)
     else:
         source, title = own_source(name, labels, seed), "array"

@@ -1,8 +1,7 @@
-"""Where data come from: files in a folder, downloaded where missing, a library, or an array.
+"""Sources of data: files, downloaded if missing, a library, or an array.
 
-Files are looked for in a folder and, where missing, downloaded to it. A download reaches its final name only when it is
-complete and its checksum is right, so one that was killed starts again as if it had never been (all it can leave behind
-is a hidden temporary file or folder).
+A download gets its final name only once it is complete and its checksum is right. A download that was killed is
+repeated from the start; it can leave nothing behind but a hidden temporary file or folder.
 """
 
 from __future__ import annotations
@@ -28,16 +27,13 @@ from torch import Tensor
 from pyro_vae.data.arrays import check_array
 from pyro_vae.runtime.files import replacing
 
-__all__ = [
-    "Name",
-]
-
+__all__ = ["Name"]
 
 Name: TypeAlias = Literal["digits", "mnist", "fashion_mnist", "frey_faces"]
 
 
 class Source(NamedTuple):
-    """Data before they are split: rows of ``order``, cut into pieces of ``sizes``, are train, valid and test."""
+    """Data before they are split; ``order`` is cut into pieces of ``sizes``, the rows of train, valid and test."""
 
     values: Tensor  # (N, *data_shape)
     labels: Tensor | None  # (N,)
@@ -48,6 +44,7 @@ class Source(NamedTuple):
 
 
 def named_source(name: str, folder: Path) -> Source:
+    """Return a data set by its name."""
     if name == "digits":
         return _digits()
     if name == "mnist":
@@ -56,18 +53,21 @@ def named_source(name: str, folder: Path) -> Source:
         return _mnist(name, "FashionMNIST", folder)
     if name == "frey_faces":
         return _frey_faces(folder)
-    raise ValueError(f"name must be one of {get_args(Name)}, or a tensor or array, found {name!r}")
+    raise ValueError(f"name: found {name!r}, expected one of {get_args(Name)}, or a tensor or array")
 
 
 def own_source(data: object, labels: object, seed: int) -> Source:
+    """Return an array of the user's own as a data set, in an order drawn by ``seed``."""
     values = check_array(data, "data").cpu()
     n = len(values)
     if n < 10:
-        raise ValueError(f"at least 10 data are needed for a split of 80/10/10 %, found {n}")
+        raise ValueError(f"data: found {n} of them, expected at least 10 for a split of 80/10/10 %")
     if labels is not None:
         labels = check_array(labels, "labels").cpu()
-        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # 0., 1. as a table has them are labels too
-            raise ValueError(f"labels must be {n} integers, found shape {tuple(labels.shape)}, dtype {labels.dtype}")
+        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # tables have labels as 0., 1., ...
+            raise ValueError(
+                f"labels: found shape {tuple(labels.shape)} and dtype {labels.dtype}, expected {n} integers"
+            )
         labels = labels.long()
     levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
     values = values.byte() if values.dtype == torch.bool else values
@@ -83,7 +83,7 @@ def _digits() -> Source:
     return Source(values, torch.from_numpy(labels).long(), 16, True, order, (1_297, 250, 250))
 
 
-# The four files of an MNIST: IDX format, bytes.
+# The files of MNIST and of Fashion-MNIST, bytes in the IDX format.
 _IDX_SHAPES = {
     "train-images-idx3-ubyte": (60_000, 28, 28),
     "train-labels-idx1-ubyte": (60_000,),
@@ -120,8 +120,6 @@ def _check_idx(path: Path, shape: tuple[int, ...]) -> None:
 
 
 _FREY_URL = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
-
-
 _FREY_SHA256 = "550eae79320df8860495da26be88f5b9d7acf9a666fa83b80ad55a0a8a44f348"
 
 
@@ -140,6 +138,7 @@ def _frey_faces(folder: Path) -> Source:
 
 
 def data_folder(root: str | os.PathLike[str] | None) -> Path:
+    """Return the folder of the data: ``root``, that of the environment, or one in the user's cache."""
     if root is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         root = os.environ.get("PYRO_VAE_DATA") or cache / "pyro_vae"
@@ -147,7 +146,7 @@ def data_folder(root: str | os.PathLike[str] | None) -> Path:
 
 
 def _imported(module: str, package: str, name: str, fix: str) -> Any:
-    """Import ``module`` when its data are asked for, and not before: a broken torchvision must break nothing else."""
+    """Import ``module`` only when its data are wanted, so that a broken torchvision breaks nothing else."""
     try:
         return importlib.import_module(module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
@@ -155,19 +154,21 @@ def _imported(module: str, package: str, name: str, fix: str) -> Any:
             found = f"{package} {version(package)} with torch {version('torch')}"
         except PackageNotFoundError:
             found = f"no {package} with torch {version('torch')}"
-        raise ImportError(f"{name} needs {package}, and importing it failed (found {found}): {fix}") from error
+        raise ImportError(f"{name}: found {found}, expected a {package} that can be imported: {fix}") from error
 
 
 @contextmanager
 def _saying_where(name: str, folder: Path, files: list[str]) -> Iterator[None]:
+    """Raise ``FileNotFoundError`` if a download fails, with the place where the files may be put by hand."""
     try:
         yield
-    except (OSError, RuntimeError, HTTPException) as error:  # torchvision and torch.hub report in all three
+    except (OSError, RuntimeError, HTTPException) as error:  # torchvision and torch.hub raise all three
         raise FileNotFoundError(
-            f"{name} could not be downloaded: put {', '.join(files)} into {folder}, or say by root= or the environment "
-            f"variable PYRO_VAE_DATA which folder holds them"
+            f"{name}: found a download that failed, expected {', '.join(files)} in {folder}: put them there, or say by "
+            "root= or the environment variable PYRO_VAE_DATA which folder holds them"
         ) from error
 
 
 def _corrupt(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is truncated or corrupt ({reason}): delete it and load again")
+    found = f"{path}: found a truncated or corrupt file ({reason})"
+    return ValueError(f"{found}, expected a whole one: delete it and load again")

@@ -1,13 +1,13 @@
-r"""N data on one device, as the bytes they came in, and the rows of the batches drawn from them.
+r"""Data on one device, stored as the bytes they came in, and batches of them.
 
-A model of 28 x 28 images takes a step in about a millisecond, and a loader that fetches, converts and stacks a hundred
-images one by one takes longer than that. So a :class:`Split` lies on the device whole, and a batch is one gather, one
-division and, for dynamically binarised images, one draw:
+A model of 28 x 28 images takes a training step in about a millisecond. A loader that fetches, converts and stacks a
+hundred images one by one takes longer. So a :class:`Split` lies on the device as a whole, and a batch is one gather,
+one division and, for dynamically binarised images, one draw:
 
 .. math:: x = \mathbb{1}[u < g], \qquad u \sim \mathrm{Uniform}(0, 1), \qquad g = \text{value} / \text{levels} .
 
-Each use of an image is then a new Bernoulli draw from its grey levels :math:`g`, which keeps a model from learning the
-training bits by heart (Salakhutdinov & Murray, `On the Quantitative Analysis of Deep Belief Networks
+Each use of an image is a new Bernoulli draw from its grey levels :math:`g`, which keeps a model from memorising the
+training bits (Salakhutdinov & Murray, `On the Quantitative Analysis of Deep Belief Networks
 <https://doi.org/10.1145/1390156.1390266>`_, 2008; Burda et al., `Importance Weighted Autoencoders
 <https://arxiv.org/abs/1509.00519>`_, 2015).
 """
@@ -28,39 +28,34 @@ from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Arrays, Devices, Instances, OrNone
 
-__all__ = [
-    "Binarize",
-    "Split",
-    "check_probabilities",
-]
-
+__all__ = ["Binarize", "Split", "check_probabilities"]
 
 Binarize: TypeAlias = Literal["dynamic", "static", "threshold"]
 
 
 class Split(Dataset[Tensor]):
-    r"""N data on one device, read as floating point tensors; a map-style ``Dataset``, so a ``DataLoader`` takes it too.
+    r"""N data on one device, read as floating point tensors; a map-style ``Dataset`` that a ``DataLoader`` accepts.
 
     Parameters
     ----------
     values
-        ``(N, *data_shape)``, as stored. They are not copied.
+        The stored values, ``(N, *data_shape)``, which are not copied.
     levels
-        The stored value that means 1: 255 for bytes, 16 for scikit-learn's digits, 1 for values to be taken as
+        The stored value that stands for 1: 255 for bytes, 16 for scikit-learn's digits, 1 for values that are taken as
         they are.
     binarize
-        ``"dynamic"`` draws every pixel anew at each use, from the device's global generator. ``"static"``
-        (drawn once) and ``"threshold"`` say how the values became the bits they are; ``None``: they are as given.
+        ``"dynamic"`` draws every pixel anew at each use, from the device's global generator. ``"static"`` (drawn once)
+        and ``"threshold"`` tell how the values became bits. ``None`` takes the values as they are.
     labels
-        ``(N,)``, carried along and never returned by indexing, or ``None``.
+        The labels ``(N,)`` or ``None``; indexing never returns them.
     dequantize
         Add uniform noise at each use and divide by ``levels + 1``, see :mod:`pyro_vae.data.dequantisation`.
 
     Raises
     ------
     ValueError
-        For an unknown ``binarize``, when there are not as many labels as values, or for ``dequantize`` of values that
-        are binarised or no whole grey levels.
+        For an unknown ``binarize``, if there are not as many labels as values, or for ``dequantize`` with values that
+        are binarised or not whole grey levels.
 
     Examples
     --------
@@ -84,9 +79,9 @@ class Split(Dataset[Tensor]):
         dequantize: bool = False,
     ) -> None:
         if binarize is not None and binarize not in get_args(Binarize):
-            raise ValueError(f"binarize must be one of {get_args(Binarize)} or None, found {binarize!r}")
+            raise ValueError(f"binarize: found {binarize!r}, expected one of {get_args(Binarize)} or None")
         if labels is not None and len(labels) != len(values):
-            raise ValueError(f"labels: one a datum is needed, found {len(labels)} labels for {len(values)} data")
+            raise ValueError(f"labels: found {len(labels)} labels for {len(values)} data, expected one a datum")
         if dequantize and (binarize is not None or levels == 1 or values.is_floating_point()):
             found = f"levels={levels}, binarize={binarize!r} and {values.dtype}"
             raise ValueError(f"dequantize: found {found}, expected whole grey levels that are not binarised")
@@ -98,7 +93,7 @@ class Split(Dataset[Tensor]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(N, *data_shape)``."""
+        """The shape of the data, ``(N, *data_shape)``."""
         return tuple(self.values.shape)
 
     @property
@@ -108,12 +103,12 @@ class Split(Dataset[Tensor]):
 
     @property
     def device(self) -> torch.device:
-        """Where the values lie, and so where every batch is made."""
+        """The device of the values and of the batches."""
         return self.values.device
 
     @checked
     def to(self, device: Annotated[torch.device | str, Devices("a device that there is here", meta=True)]) -> Split:
-        """Return a copy on ``device`` that shares no memory with this split."""
+        """Return a copy on ``device``, which shares no memory with this split."""
         labels = None if self.labels is None else self.labels.to(device, copy=True)
         values = self.values.to(device, copy=True)
         return Split(values, levels=self.levels, binarize=self.binarize, labels=labels, dequantize=self.dequantize)
@@ -127,10 +122,10 @@ class Split(Dataset[Tensor]):
         *,
         dtype: Annotated[torch.dtype, "a dtype of torch"] = torch.float32,
     ) -> Iterator[Tensor]:
-        """Go through the data once, ``(batch_size, *data_shape)`` at a time; the last batch may be smaller.
+        """Yield all data once, in batches ``(batch_size, *data_shape)``; the last one may be smaller.
 
-        The order is drawn from torch's global CPU generator when the first batch is asked for, so one seed gives one
-        order on every device.
+        The order is drawn from torch's global CPU generator when the first batch is asked for, so that a seed gives the
+        same order on every device.
 
         Raises
         ------
@@ -141,7 +136,7 @@ class Split(Dataset[Tensor]):
         return (self.read(rows, dtype) for rows in self.rows(batch_size, shuffle, drop_last))
 
     def rows(self, batch_size: int, shuffle: bool, drop_last: bool = False) -> Iterator[Tensor | slice]:
-        """The rows of each batch, ``(batch_size,)`` where they are shuffled; the order is that of :meth:`batches`."""
+        """Yield the rows of each batch of :meth:`batches`: ``(batch_size,)`` if they are shuffled, else a slice."""
         order = torch.randperm(len(self)).to(self.device) if shuffle else None
         stop = len(self) - len(self) % batch_size if drop_last else len(self)
         for start in range(0, stop, batch_size):
@@ -149,32 +144,32 @@ class Split(Dataset[Tensor]):
             yield rows if order is None else order[rows]
 
     def read(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        """The batch of these rows; it is here that noise is drawn."""
+        """Return the batch of some rows, and draw its noise."""
         # index_select is several times as fast as values[rows] on a CPU
         chosen = self.values[rows] if isinstance(rows, slice) else self.values.index_select(0, rows)
         return self._read(chosen, dtype)
 
     def mean(self) -> Tensor:
-        """Return the mean datum ``(*data_shape)``, of the grey levels where they are known; float32."""
+        """Return the mean of the data or of their grey levels, ``(*data_shape)`` in float32."""
         return (self.values.sum(0, dtype=torch.float64) / (len(self) * self.levels)).float()
 
     def pixel_entropy(self) -> float:
-        r"""Return the entropy in nats that binarising adds to a datum, which no model can predict.
+        r"""Return the mean entropy in nats of the bits of an image given its grey levels.
 
         .. math:: \frac{1}{N} \sum_{n,d} h(g_{nd}), \qquad h(g) = -g \log g - (1 - g) \log(1 - g)
 
-        The bits of an image are independent given its grey levels :math:`g`, so this is their entropy given the image,
-        and the cross-entropy of any model to dynamically binarised images is at least as large: 45.53 for the test
+        The bits are independent given the grey levels :math:`g`. No model can predict them, so the negative
+        log-likelihood of any model of dynamically binarised images is at least as large. It is 45.53 for the test
         images of MNIST.
 
         Raises
         ------
         ValueError
-            If the grey levels are gone (binarised already) or are no probabilities (outside [0, 1]).
+            If the values are binarised already, or lie outside [0, 1].
         """
         bits = self.values.dtype == torch.uint8 and self.levels == 1
         if bits or self.binarize in ("static", "threshold"):
-            raise ValueError(f"pixel_entropy needs grey levels, but {self!r} is binarised: load with binarize=None")
+            raise ValueError(f"pixel_entropy: found {self!r}, expected grey levels: load with binarize=None")
         check_probabilities(self, "pixel_entropy")
         total = 0.0
         for values in torch.split(self.values, 1_000):  # float64 copies of a whole training set would take gigabytes
@@ -187,23 +182,23 @@ class Split(Dataset[Tensor]):
 
     def __getitem__(self, index: int | slice | Tensor | npt.NDArray[Any] | list[int]) -> Tensor:
         if isinstance(index, tuple):
-            raise TypeError(f"a Split is indexed by its first dimension alone, found the tuple {index!r}")
+            raise TypeError(f"index: found the tuple {index!r}, expected an index of the first dimension alone")
         return self._read(self.values[index], torch.float32)
 
     def _read(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        # At least 32 bits, as bfloat16 would round the probabilities; a copy, so that writing to a batch is harmless.
+        # At least 32 bits, since bfloat16 would round the probabilities; a copy, so that a batch may be written to.
         x = values.to(torch.promote_types(dtype, torch.float32), copy=True)
         if self.dequantize:
             return dequantized(x, self.levels + 1, torch.rand_like(x)).to(dtype)
         if self.levels != 1:
             x /= self.levels
         if self.binarize == "dynamic":
-            return torch.rand_like(x).lt_(x).to(dtype)  # torch.bernoulli, at a fourth of its time on a CPU
+            return torch.rand_like(x).lt_(x).to(dtype)  # takes a fourth of the time of torch.bernoulli on a CPU
         return x.to(dtype)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
-            raise ValueError("a Split cannot become an array without a copy: its values are stored in another form")
+            raise ValueError("copy: found False, expected True or None: a Split stores its values in another form")
         return self[:].cpu().numpy().astype(dtype or np.float32, copy=False)
 
     def __repr__(self) -> str:
@@ -214,12 +209,13 @@ class Split(Dataset[Tensor]):
 
 
 def check_probabilities(split: Split, purpose: str) -> None:
-    """Raise ``ValueError`` unless every datum lies in [0, 1]; ``purpose`` says what needs that."""
+    """Raise ``ValueError`` unless all values lie in [0, 1]; ``purpose`` names the argument or method that needs it."""
     low, high = (float(bound) / split.levels for bound in torch.aminmax(split.values))
     if low < 0 or high > 1:
-        raise ValueError(f"{purpose} needs values in [0, 1], found values from {low:g} to {high:g}")
+        raise ValueError(f"{purpose}: found values from {low:g} to {high:g}, expected values in [0, 1]")
 
 
 def check_batch_size(batch_size: int) -> None:
+    """Raise ``ValueError`` for a batch size below 1."""
     if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, found {batch_size}")
+        raise ValueError(f"batch_size: found {batch_size}, expected 1 or more")

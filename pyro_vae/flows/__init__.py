@@ -1,16 +1,15 @@
-r"""Normalising flows: noise sent through invertible maps, with the density that this gives.
+r"""Normalising flows: noise through invertible maps, and the density of the result.
 
 .. math:: \epsilon \sim p_0(\epsilon|c), \qquad z = f(\epsilon; c), \qquad
           \log p(z|c) = \log p_0(\epsilon|c) - \log \Bigl|\det \frac{\partial f}{\partial \epsilon}\Bigr|
 
-The maps are other people's: any flow of Zuko, any transform module of Pyro. What this file adds is how they are used
-here. A map has a cheap direction and, most often, one that costs as many passes as z has entries (an autoregressive
-map) or does not exist at all (a planar one). A posterior is drawn from at each step, so there the cheap direction makes
-z from the noise: a masked autoregressive map becomes *inverse autoregressive flow* (Kingma et al., 2016). A prior is
-asked for densities, so there the cheap direction makes noise from z (Papamakarios et al., *Masked Autoregressive Flow
-for Density Estimation*, 2017).
+The maps are flows of Zuko or transform modules of Pyro. A map has a cheap direction. The other direction costs as many
+passes as z has entries (an autoregressive map) or does not exist (a planar map). A posterior is drawn from at each
+training step, so its cheap direction maps noise to z: a masked autoregressive map becomes an *inverse autoregressive
+flow* (Kingma et al., 2016). A prior is evaluated at each step, so its cheap direction maps z to noise (Papamakarios et
+al., *Masked Autoregressive Flow for Density Estimation*, 2017).
 
-Zuko's own distributions are not used: one that is imported into Pyro by Pyro's wrapper keeps every draw and its graph.
+Zuko's own distributions are not used, because Pyro's wrapper of them keeps every draw and its graph.
 """
 
 from pyro_vae.flows.distribution import AnyFlow, FlowDistribution, check_flow, flow_distribution

@@ -1,4 +1,4 @@
-"""The distribution that a transform makes of noise."""
+"""The distribution of transformed noise."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["AnyFlow", "FlowDistribution", "check_flow", "flow_distribution"]
 
 
 class FlowDistribution(dist.TorchDistribution):
-    r"""What noise becomes under a transform, drawn and scored in one pass.
+    r"""The distribution of noise under a transform; a draw and its density take one pass.
 
     .. math:: \log p(z) = \log p_0\bigl(f^{-1}(z)\bigr) - \log \Bigl|\det \frac{\partial f}{\partial \epsilon}\Bigr|
 
-    The density of the last draw is known since it was drawn. That of any other value, be it equal, is computed through
-    the inverse, with the parameters that there are then. A transform without an inverse (a planar one, say) can score
-    only what a distribution of the same parameters drew and :meth:`hand_on` handed on with its noise; the inverse is
-    then needed for the gradient alone, and to first order,
+    The density of the last draw is stored with it. That of any other tensor, even an equal one, is computed through the
+    inverse with the current parameters. A transform without an inverse, such as a planar one, can only score draws of a
+    distribution with the same parameters that :meth:`hand_on` returned together with their noise. The inverse is then
+    needed for the gradient alone, and to first order,
 
     .. math:: f^{-1}(z) \approx \epsilon + J^{-1} (z - f(\epsilon)), \qquad J = \frac{\partial f}{\partial \epsilon} .
 
@@ -29,12 +29,12 @@ class FlowDistribution(dist.TorchDistribution):
     base
         The distribution of the noise, with one event dimension.
     transform
-        f, from noise to z: a :class:`torch.distributions.Transform` between vectors.
+        The map f from noise to z, a :class:`torch.distributions.Transform` between vectors.
 
     Raises
     ------
     NotImplementedError
-        From ``log_prob``, where the transform has no inverse and the noise is not known.
+        By ``log_prob``, if the transform has no inverse and the noise is not known.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class FlowDistribution(dist.TorchDistribution):
         return z
 
     def hand_on(self, z: Tensor) -> Tensor:
-        """The last draw as a new tensor, which is not recognised but remembers its noise, as a constant."""
+        """Return a draw as a new tensor; if it is the last draw, its noise goes with it, as a constant."""
         again: Any = z.view_as(z)
         if self._drawn is not None and z is self._drawn[0]:
             again.noise = self._drawn[2].detach()
@@ -79,15 +79,17 @@ class FlowDistribution(dist.TorchDistribution):
         value = value.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape) + self.event_shape)
         try:
             noise, log_det = _call(self.transform.inv, value)
-        except KeyError as error:  # Pyro's word for it
+        except KeyError as error:  # how Pyro reports a transform without an inverse
             if known is None:
-                raise NotImplementedError("a transform without an inverse cannot score what it did not draw") from error
+                raise NotImplementedError(
+                    "value: found one that was not drawn here, expected a draw, as the transform has no inverse"
+                ) from error
             noise = known + self._solved(known, value - value.detach())
             log_det = -_call(self.transform, noise)[1]
         return self.base.log_prob(noise) + log_det
 
     def _solved(self, noise: Tensor, change: Tensor) -> Tensor:
-        """How the noise changes with z, to first order: the change of z, which is zero, divided by the Jacobian."""
+        """Return the change of the noise for a change of z to first order, as the solution of a linear system."""
         with torch.enable_grad():
             noise = noise.detach().requires_grad_()
             z = _call(self.transform, noise)[0]
@@ -97,12 +99,12 @@ class FlowDistribution(dist.TorchDistribution):
 
     @property
     def center(self) -> Tensor:
-        """What becomes of the mean of the noise; the mean of z is not known."""
+        """The image of the mean of the noise; the mean of z has no formula."""
         return _call(self.transform, self.base.mean)[0]
 
 
 def _call(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A transform's value and log-determinant, ``(*batch,)``, computed together; nothing stays with the transform."""
+    """Return a transform's value and log-determinant, ``(*batch,)``, and clear its caches."""
     if hasattr(transform, "call_and_ladj"):  # Zuko's
         y, log_det = transform.call_and_ladj(x)
     else:
@@ -113,7 +115,7 @@ def _call(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forget(transform: Any) -> None:
-    """Clear what Pyro's transforms, which are modules and stay, remember of their last call: tensors, their graph."""
+    """Clear the caches of Pyro's transforms, which would keep the tensors of the last call and their graph."""
     if isinstance(transform, torch.distributions.transforms._InverseTransform):
         transform = transform.inv
     for part in getattr(transform, "transforms", []):
@@ -126,7 +128,7 @@ AnyFlow = Annotated[nn.Module, "a Flow, or a flow of Zuko"]
 
 
 def check_flow(flow: Any) -> None:
-    """Raise ``TypeError`` unless there is a transform and a base to call."""
+    """Raise ``TypeError`` unless a module has a transform and a base to call."""
     if not isinstance(flow, nn.Module) or not all(
         callable(getattr(flow, name, None)) for name in ("transform", "base")
     ):
@@ -134,10 +136,10 @@ def check_flow(flow: Any) -> None:
 
 
 def flow_distribution(flow: Any, context: Tensor | None, cheap: Literal["draws", "scores"]) -> FlowDistribution:
-    """The distribution that a flow gives under a context, its cheap direction put to use.
+    """Return the distribution of a flow under a context, with the cheap direction for draws or for scores.
 
-    ``flow`` has a ``transform`` and a ``base``, modules or methods that take the context, ``(*batch, context_dim)`` or
-    ``None``, to a transform and to a distribution, as Zuko's flows and :class:`Flow` do.
+    ``flow`` has a ``transform`` and a ``base``, like :class:`Flow` and Zuko's flows. Both are called with the context,
+    ``(*batch, context_dim)`` or ``None``, and return a transform and a distribution.
     """
     transform, base = flow.transform(context), flow.base(context)
     if context is not None:

@@ -1,4 +1,4 @@
-"""Flows by name: chains of the transforms of Zuko and Pyro over a Gaussian."""
+"""Flows by name: chains of transforms of Zuko and Pyro over a Gaussian."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyro_vae.runtime.kinds import Integers
 
 __all__ = ["Flow", "FlowName", "load_zuko"]
 
-_BINS = 8  # of a spline
+_BINS = 8  # per spline
 
 FlowName = Literal["autoregressive", "spline", "coupling", "planar", "householder", "sylvester"]
 Transforms = Annotated[
@@ -38,30 +38,30 @@ class Flow(Rebuildable):
     .. math:: \epsilon \sim \mathcal{N}\bigl(\mu(c), \mathrm{diag}\,\sigma^2(c)\bigr), \qquad
               z = f_n(\cdot\,; c) \circ \dots \circ f_1(\epsilon; c)
 
-    It is one for :class:`~pyro_vae.posteriors.FlowPosterior`; without a context it has a standard normal base and suits
-    a :class:`~pyro_vae.priors.FlowPrior`.
+    With a context it suits a :class:`~pyro_vae.posteriors.FlowPosterior`. Without one its base is the standard normal,
+    and it suits a :class:`~pyro_vae.priors.FlowPrior`.
 
     Parameters
     ----------
     transforms
-        ``"autoregressive"`` (affine; in a posterior IAF, in a prior MAF), ``"spline"`` (autoregressive rational
-        quadratic splines, on [-5, 5]), ``"coupling"`` (Real NVP, two halves), all three of Zuko; ``"planar"``,
-        ``"householder"``, both of Pyro; ``"sylvester"``. Or a list of transform modules of Pyro, conditional ones or
-        not, or of lazy transforms of Zuko.
+        A name, or a list of transform modules of Pyro or of lazy transforms of Zuko. Of Zuko are ``"autoregressive"``
+        (affine: IAF in a posterior, MAF in a prior), ``"spline"`` (autoregressive rational quadratic splines on
+        [-5, 5]) and ``"coupling"`` (Real NVP, two halves). Of Pyro are ``"planar"`` and ``"householder"``.
+        ``"sylvester"`` is :class:`Sylvester`.
     latent_dim
-        Length of z.
+        The length of z.
     context_dim
-        Length of c, or 0 for a flow without a context.
+        The length of c; 0 for a flow without a context.
     num_transforms
-        How many transforms, for those made by name.
+        The number of transforms, if they are given by name.
     hidden_dims
-        Hidden layers of the networks in them.
+        The widths of the hidden layers in each of these.
 
     Raises
     ------
     ValueError
-        For an unknown name, a size that is not positive, or Pyro's own Sylvester transform, whose log-determinant is
-        not that of its map.
+        For an unknown name, a size that is not positive, or Pyro's own Sylvester transform, whose log-determinant does
+        not belong to its map.
 
     References
     ----------
@@ -100,12 +100,12 @@ class Flow(Rebuildable):
         self.base = _Start(latent_dim, context_dim)
 
     def transform(self, context: Tensor | None = None) -> Transform:
-        """The chain of transforms under a context, ``(*batch, context_dim)``."""
+        """Return the chain of transforms under a context, ``(*batch, context_dim)``."""
         conditioned = []
         for transform in self.transforms:
             if isinstance(transform, ConditionalTransformModule):
                 conditioned.append(transform.condition(context))
-            elif isinstance(transform, Transform):  # one of Pyro's with parameters of its own
+            elif isinstance(transform, Transform):  # a module of Pyro that takes no context
                 conditioned.append(transform)
             else:
                 conditioned.append(transform(context))
@@ -113,7 +113,7 @@ class Flow(Rebuildable):
 
 
 def _named(name: str, latent_dim: int, context_dim: int, count: int, hidden_dims: tuple[int, ...]) -> list[nn.Module]:
-    """So many transforms of a kind, those with networks near the identity to begin with."""
+    """Return ``count`` transforms of a kind; those of Zuko start near the identity."""
     if name in ("autoregressive", "spline", "coupling"):
         options: dict[str, Any] = {"hidden_features": hidden_dims, "passes": 2 if name == "coupling" else None}
         if name == "spline":
@@ -136,7 +136,7 @@ def _named(name: str, latent_dim: int, context_dim: int, count: int, hidden_dims
 
 
 def _quiet(transform: nn.Module) -> nn.Module:
-    """Let the networks of a transform begin with small outputs, where it is nearly the identity."""
+    """Shrink the initial outputs of a transform's network, so that it starts near the identity."""
     last = [layer for layer in transform.modules() if isinstance(layer, nn.Linear)][-1:]
     with torch.no_grad():
         for layer in last:
@@ -146,10 +146,7 @@ def _quiet(transform: nn.Module) -> nn.Module:
 
 
 def load_zuko() -> Any:
-    """The library, loaded when a flow of it is wanted.
-
-    Its import turns off the validation of every distribution in the process; here that is put back.
-    """
+    """Import Zuko, and restore the validation of distributions, which its import turns off in the whole process."""
     library, kept = torch.distributions.Distribution, {}
     if "zuko" not in sys.modules:
         kept = {name: vars(library)[name] for name in ("_validate_args", "arg_constraints")}
@@ -160,7 +157,7 @@ def load_zuko() -> Any:
 
 
 class _Start(nn.Module):
-    """The Gaussian that a flow begins with: an affine function of the context, or the standard normal."""
+    """The Gaussian base of a flow: an affine function of the context, or the standard normal."""
 
     loc: Tensor
     scale: Tensor

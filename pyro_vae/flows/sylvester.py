@@ -1,12 +1,12 @@
-r"""The Sylvester flow: a planar one with several directions at once.
+r"""The Sylvester flow: a planar flow with several directions at once.
 
 .. math:: z = \epsilon + Q R \tanh\bigl(\tilde R Q^\top \epsilon + b\bigr), \qquad
           \log \Bigl|\det \frac{\partial z}{\partial \epsilon}\Bigr|
           = \sum_d \log \bigl(1 + \tanh'(\cdot)_d\, \tilde R_{dd} R_{dd}\bigr)
 
-with Q orthogonal, here a product of Householder reflections, and R, R̃ upper triangular: by Sylvester's identity the
-determinant is that of :math:`I + \mathrm{diag}(\tanh')\, \tilde R Q^\top Q R`, which is triangular. (Pyro's transform
-of the name multiplies in another order, where Q does not cancel, and gives that same sum.)
+Q is orthogonal, here a product of Householder reflections, and R and R̃ are upper triangular. By Sylvester's identity
+the determinant is that of :math:`I + \mathrm{diag}(\tanh')\, \tilde R Q^\top Q R`, which is triangular. Pyro's
+transform of this name multiplies in another order, where Q does not cancel, but returns the same sum.
 
 Van den Berg, Hasenclever, Tomczak and Welling, *Sylvester Normalizing Flows for Variational Inference*, 2018.
 """
@@ -25,10 +25,19 @@ __all__ = ["Sylvester"]
 
 
 class Sylvester(nn.Module):
-    """Takes a context, ``(*batch, context_dim)`` or ``None``, to a transform of vectors.
+    """A Sylvester transform whose parameters depend on a context, ``(*batch, context_dim)``, if there is one.
 
-    Its diagonals are bounded, so that the transform is invertible; the inverse has no formula. It starts near the
-    identity.
+    The diagonals of R and R̃ are bounded, so that the transform is invertible, but its inverse has no formula. It starts
+    near the identity.
+
+    Parameters
+    ----------
+    latent_dim
+        The length D of the vectors.
+    context_dim
+        The length of the context; 0 for a transform without one.
+    num_reflections
+        The number of Householder reflections in Q.
 
     Examples
     --------
@@ -46,7 +55,7 @@ class Sylvester(nn.Module):
         self.latent_dim, self.num_reflections = latent_dim, num_reflections
         count = num_reflections * latent_dim + 2 * latent_dim**2 + latent_dim
         start = 0.01 * torch.randn(count)
-        start[: num_reflections * latent_dim] *= 100  # directions have no length
+        start[: num_reflections * latent_dim] *= 100  # reflections are normalised: their length has no effect
         self.start = nn.Parameter(start)
         self.from_context = nn.Linear(context_dim, count, bias=False) if context_dim else None
         if self.from_context is not None:
@@ -66,7 +75,7 @@ class Sylvester(nn.Module):
 
 
 def _bounded_triangle(matrix: Tensor) -> Tensor:
-    """The upper triangle, its diagonal within (-1, 1)."""
+    """Return the upper triangle of a matrix, with its diagonal mapped to (-1, 1)."""
     return matrix.triu(1) + torch.diag_embed(matrix.diagonal(dim1=-2, dim2=-1).tanh())
 
 
@@ -80,7 +89,7 @@ class _Transform(Transform):
         self.q, self.r, self.s, self.b = q, r, s, b
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z and the log-determinant, ``(*batch,)``, together."""
+        """Return z and the log-determinant, ``(*batch,)``."""
         h = torch.tanh((self.s @ (self.q.mT @ x[..., None]))[..., 0] + self.b)
         z = x + (self.q @ (self.r @ h[..., None]))[..., 0]
         diagonals = self.s.diagonal(dim1=-2, dim2=-1) * self.r.diagonal(dim1=-2, dim2=-1)

@@ -58,7 +58,7 @@ class TestReading:
     def test_indices_outside_the_data_or_into_a_datum_are_refused(self):
         with pytest.raises(IndexError):
             grey()[10]
-        with pytest.raises(TypeError, match=r"first dimension alone, found the tuple \(0, 1\)"):
+        with pytest.raises(TypeError, match=r"index: found the tuple \(0, 1\), expected .* first dimension alone"):
             grey()[0, 1]
 
     def test_dynamic_pixels_are_bernoulli_draws_from_the_grey_levels(self):
@@ -108,7 +108,7 @@ class TestReading:
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, np.arange(60).reshape(10, 2, 3) / 255, rtol=1e-6)
         assert np.asarray(grey(), dtype=np.float64).dtype == np.float64
-        with pytest.raises(ValueError, match="without a copy"):
+        with pytest.raises(ValueError, match="copy: found False, expected True or None"):
             grey().__array__(copy=False)
 
     def test_a_data_loader_reads_a_split(self):
@@ -135,7 +135,9 @@ class TestSplit:
         assert (split.levels, split.binarize) == (16, None)
 
     def test_mistakes_in_the_constructor_are_named(self):
-        with pytest.raises(ValueError, match=r"binarize must be one of .*'dynamic', 'static', 'threshold'.*'random'"):
+        with pytest.raises(
+            ValueError, match=r"binarize: found 'random', expected one of .*'dynamic', 'static', 'threshold'"
+        ):
             Split(torch.ones(3, 2), binarize="random")
         with pytest.raises(ValueError, match="found 2 labels for 3 data"):
             Split(torch.ones(3, 2), labels=torch.arange(2))
@@ -170,11 +172,15 @@ class TestSplit:
         ],
     )
     def test_pixel_entropy_needs_grey_levels(self, split):
-        with pytest.raises(ValueError, match=r"pixel_entropy needs grey levels.*is binarised"):
+        with pytest.raises(
+            ValueError, match=r"pixel_entropy: found Split\(.*\), expected grey levels: load with binarize=None"
+        ):
             split.pixel_entropy()
 
     def test_pixel_entropy_needs_probabilities(self):
-        with pytest.raises(ValueError, match=r"pixel_entropy needs values in \[0, 1\], found values from -1 to 2.5"):
+        with pytest.raises(
+            ValueError, match=r"pixel_entropy: found values from -1 to 2.5, expected values in \[0, 1\]"
+        ):
             Split(torch.tensor([[-1.0, 2.5]])).pixel_entropy()
 
 
@@ -196,7 +202,7 @@ class TestBatchesOfASplit:
         assert not torch.equal(order, torch.cat(list(split.batches(20))).flatten())
 
     def test_mistakes_are_raised_at_the_call(self):
-        with pytest.raises(ValueError, match="batch_size must be 1 or more, found 0"):
+        with pytest.raises(ValueError, match="batch_size: found 0, expected 1 or more"):
             grey().batches(0)
 
 
@@ -310,19 +316,21 @@ class TestAsBatches:
     )
     def test_other_kinds_are_refused(self, data, found):
         with pytest.raises(
-            TypeError, match=rf"tensor, a NumPy array, a Dataset, a DataLoader .*\.train.* found {found}$"
+            TypeError, match=rf"found {found}, expected a tensor, a NumPy array, a Dataset, a DataLoader .*\.train"
         ):
             batches_of(data)
 
     def test_other_kinds_of_batch_are_refused(self):
         loader = DataLoader([{"x": 1.0}], batch_size=1)
-        with pytest.raises(TypeError, match="a batch must be a tensor, .* found dict$"):
+        with pytest.raises(
+            TypeError, match="^batch: found dict, expected a tensor, or a tuple or list that starts with one$"
+        ):
             next(iter(batches_of(loader)))
 
     def test_other_mistakes_are_raised_at_the_call(self):
-        with pytest.raises(ValueError, match="batch_size must be 1 or more, found -1"):
+        with pytest.raises(ValueError, match="batch_size: found -1, expected 1 or more"):
             batches_of(torch.ones(3, 2), -1)
-        with pytest.raises(ValueError, match=r"data must be finite, found nan at index \(1, 0\)"):
+        with pytest.raises(ValueError, match=r"data: found nan at index \(1, 0\) of shape .*, expected finite numbers"):
             batches_of(torch.tensor([[0.0], [math.nan]]))
 
 
@@ -330,20 +338,24 @@ class TestCheckArray:
     @pytest.mark.parametrize(
         ("x", "error", "message"),
         [
-            ([1.0], TypeError, "pixels must be a tensor or a NumPy array, found list"),
-            (np.array(["a"]), TypeError, "pixels must be real numbers, found dtype <U1"),
-            (np.array([None]), TypeError, "pixels must be real numbers, found dtype object"),
-            (np.ones(3, dtype=complex), TypeError, "pixels must be real numbers, found dtype complex128"),
+            ([1.0], TypeError, "pixels: found list, expected a tensor or a NumPy array"),
+            (np.array(["a"]), TypeError, "pixels: found dtype <U1, expected real numbers"),
+            (np.array([None]), TypeError, "pixels: found dtype object, expected real numbers"),
+            (np.ones(3, dtype=complex), TypeError, "pixels: found dtype complex128, expected real numbers"),
             (
                 torch.ones(3, dtype=torch.complex64),
                 TypeError,
-                "pixels must be real numbers, found dtype torch.complex64",
+                "pixels: found dtype torch.complex64, expected real numbers",
             ),
-            (np.array(["2020-01-01"], dtype="M8[D]"), TypeError, "pixels must be real numbers, found dtype datetime64"),
-            (torch.ones(0, 28, 28), ValueError, r"with N of 1 or more, found shape \(0, 28, 28\)"),
-            (np.ones((5, 0)), ValueError, r"pixels must hold data .*, found shape \(5, 0\)"),
-            (torch.tensor(1.0), ValueError, r"pixels must hold data \(N, \*data_shape\) .*, found shape \(\)"),
-            (np.array(1.0), ValueError, r"pixels must hold data .*, found shape \(\)"),
+            (
+                np.array(["2020-01-01"], dtype="M8[D]"),
+                TypeError,
+                "pixels: found dtype datetime64.D., expected real numbers",
+            ),
+            (torch.ones(0, 28, 28), ValueError, r"found shape \(0, 28, 28\), expected .* with N of 1 or more"),
+            (np.ones((5, 0)), ValueError, r"pixels: found shape \(5, 0\), expected data "),
+            (torch.tensor(1.0), ValueError, r"pixels: found shape \(\), expected data \(N, \*data_shape\) "),
+            (np.array(1.0), ValueError, r"pixels: found shape \(\), expected data "),
         ],
     )
     def test_refuses(self, x, error, message):
@@ -355,7 +367,7 @@ class TestCheckArray:
     def test_says_where_the_first_number_that_is_not_finite_lies(self, kind, bad, shown):
         x = torch.zeros(5, 28, 28)
         x[3, 14, 7] = x[3, 14, 8] = x[4, 0, 0] = bad
-        with pytest.raises(ValueError, match=rf"found {shown} at index \(3, 14, 7\) of shape \(5, 28, 28\)"):
+        with pytest.raises(ValueError, match=rf"found {shown} at index \(3, 14, 7\) of shape \(5, 28, 28\), expected"):
             check_array(kind(x), "x")
 
     def test_returns_the_numbers_without_their_graph(self):

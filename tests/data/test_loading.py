@@ -172,7 +172,9 @@ class TestBinarisation:
         x = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
         assert load(x, binarize=mode).train[:].unique().tolist() == [0.0, 1.0]
         x[7, 1] = -3
-        with pytest.raises(ValueError, match=rf"binarize='{mode}' needs values in \[0, 1\], found values from -3 to"):
+        with pytest.raises(
+            ValueError, match=rf"binarize='{mode}': found values from -3 to .*, expected values in \[0, 1\]"
+        ):
             load(x, binarize=mode)
 
     @pytest.mark.parametrize("mode", ["auto", "dynamic", "static", "threshold", None])
@@ -188,19 +190,27 @@ class TestBinarisation:
 
 class TestMistakes:
     def test_unknown_names_and_modes_list_the_choices(self):
-        with pytest.raises(ValueError, match=r"'digits', 'mnist', 'fashion_mnist', 'frey_faces'.* found 'minst'"):
+        with pytest.raises(
+            ValueError, match=r"name: found 'minst', expected .*'digits', 'mnist', 'fashion_mnist', 'frey_faces'"
+        ):
             load("minst")
-        with pytest.raises(ValueError, match=r"'auto', 'dynamic', 'static', 'threshold'\) or None, found 'random'"):
+        with pytest.raises(
+            ValueError, match=r"binarize: found 'random', .*'auto', 'dynamic', 'static', 'threshold'\) or None"
+        ):
             load("digits", binarize="random")
 
     @pytest.mark.parametrize(
         ("x", "error", "message"),
         [
-            ([[1.0]] * 20, TypeError, "data must be a tensor or a NumPy array, found list"),
-            (Path("mnist"), TypeError, "data must be a tensor or a NumPy array, found pathlib"),
-            (torch.rand(9, 2), ValueError, "at least 10 data .*, found 9"),
+            ([[1.0]] * 20, TypeError, "data: found list, expected a tensor or a NumPy array"),
+            (Path("mnist"), TypeError, r"data: found pathlib\..*, expected a tensor or a NumPy array"),
+            (torch.rand(9, 2), ValueError, "data: found 9 of them, expected at least 10 for"),
             (torch.rand(0, 2), ValueError, r"found shape \(0, 2\)"),
-            (torch.full((20, 2), torch.nan), ValueError, r"data must be finite, found nan at index \(0, 0\)"),
+            (
+                torch.full((20, 2), torch.nan),
+                ValueError,
+                r"data: found nan at index \(0, 0\) of shape .*, expected finite",
+            ),
         ],
     )
     def test_bad_arrays_are_named(self, x, error, message):
@@ -209,11 +219,13 @@ class TestMistakes:
 
     def test_labels_must_fit(self):
         x = torch.rand(20, 2)
-        with pytest.raises(ValueError, match=r"labels must be 20 integers, found shape \(19,\)"):
+        with pytest.raises(ValueError, match=r"labels: found shape \(19,\) .*, expected 20 integers"):
             load(x, labels=torch.arange(19))
-        with pytest.raises(ValueError, match=r"labels must be 20 integers, .* dtype torch.float32"):
+        with pytest.raises(ValueError, match=r"labels: found shape .* dtype torch.float32, expected 20 integers"):
             load(x, labels=torch.rand(20))
-        with pytest.raises(ValueError, match="labels go with an array of your own, but the data are 'digits'"):
+        with pytest.raises(
+            ValueError, match="labels: found some for the data set 'digits', expected them for an array alone"
+        ):
             load("digits", labels=torch.arange(1_797))
 
 
@@ -231,7 +243,9 @@ class TestImports:
 
         monkeypatch.setattr(sources.importlib, "import_module", broken)
         monkeypatch.setattr(sources, "version", {"torchvision": "0.28.0", "torch": "2.13.0+cpu"}.__getitem__)
-        message = rf"{name} needs torchvision, .*\(found torchvision 0.28.0 with torch 2.13.0\+cpu\): install the pair"
+        message = (
+            rf"{name}: found torchvision 0.28.0 with torch 2.13.0\+cpu, expected .* can be imported: install the pair"
+        )
         with pytest.raises(ImportError, match=message) as caught:
             load(name)
         assert "torchvision::nms" in str(caught.value.__cause__)
@@ -253,7 +267,9 @@ class TestImports:
 
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.setattr(sources, "version", version)
-        with pytest.raises(ImportError, match=rf"{name} needs {package}, .*found no {package} with torch 2.13.0.*pip"):
+        with pytest.raises(
+            ImportError, match=rf"{name}: found no {package} with torch 2.13.0.*, expected a {package} that .*pip"
+        ):
             load(name)
 
 
@@ -339,7 +355,10 @@ class TestFreyFaces:
         path = tmp_path / "FreyFace" / "frey_rawface.mat"
         content = frey_file(path, monkeypatch)
         path.write_bytes(content[:-100])
-        with pytest.raises(ValueError, match=rf"{path} is truncated or corrupt \(.*\): delete it and load again"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{path}: found a truncated or corrupt file \(.*\), expected .*: delete it and load again",
+        ):
             load("frey_faces", tmp_path)
 
     def test_without_a_network_it_says_what_to_put_where(self, tmp_path):
@@ -347,8 +366,8 @@ class TestFreyFaces:
         with pytest.raises(FileNotFoundError) as caught:
             load("frey_faces", tmp_path)
         assert str(caught.value) == (
-            f"frey_faces could not be downloaded: put frey_rawface.mat into {tmp_path / 'FreyFace'}, "
-            "or say by root= or the environment variable PYRO_VAE_DATA which folder holds them"
+            f"frey_faces: found a download that failed, expected frey_rawface.mat in {tmp_path / 'FreyFace'}: "
+            "put them there, or say by root= or the environment variable PYRO_VAE_DATA which folder holds them"
         )
         assert isinstance(caught.value.__cause__, URLError)
 
@@ -368,7 +387,7 @@ class TestFreyFaces:
             monkeypatch.setenv(key, str(tmp_path / value))
         with pytest.raises(FileNotFoundError) as caught:
             load("frey_faces")
-        assert f" into {tmp_path / folder / 'FreyFace'}," in str(caught.value)
+        assert f" in {tmp_path / folder / 'FreyFace'}:" in str(caught.value)
 
     def test_the_real_faces(self, data_root):
         pytest.importorskip("scipy")
@@ -428,7 +447,10 @@ class TestMNIST:
                 written.write(b"\x1f\x8b")
         else:
             os.truncate(raw / file, size - 1 if damage == "truncated" else size + 1)
-        with pytest.raises(ValueError, match=rf"{raw / file} is truncated or corrupt \(.*\): delete it and load again"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{raw / file}: found a truncated or corrupt file \(.*\), expected .*: delete it and load again",
+        ):
             load("mnist", tmp_path)
 
     def test_without_a_network_it_says_what_to_put_where(self, tmp_path):
@@ -437,7 +459,7 @@ class TestMNIST:
         (raw / "t10k-labels-idx1-ubyte").unlink()
         with pytest.raises(FileNotFoundError) as caught:
             load("mnist", tmp_path)
-        assert f"mnist could not be downloaded: put t10k-labels-idx1-ubyte into {raw}, or" in str(caught.value)
+        assert f"expected t10k-labels-idx1-ubyte in {raw}: put them there, or" in str(caught.value)
         assert "no network in tests" in str(caught.value.__cause__)
         assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]  # nothing temporary is left
 
