@@ -1,7 +1,7 @@
 """Likelihoods: modules whose ``forward(z)`` returns p(x|z), a Pyro distribution with event shape ``data_shape``.
 
-Each is a normalised density or mass of the data that it is for. Which values those are is the distribution's
-``support``; data outside it is refused before training starts, not scored by a number that is no density.
+Each is a normalised density or mass on the ``support`` of its distribution. Data outside the support are refused before
+training starts.
 
 =================================  ==============================================================================
 data                               likelihoods
@@ -17,8 +17,8 @@ codes 0, 1, ... C - 1              :class:`Nominal`
 columns of several of these kinds  :class:`Heterogeneous`
 =================================  ==============================================================================
 
-Log-probabilities are comparable within a row that is discrete, not between a mass and a density; for dequantised grey
-levels under a density see :mod:`pyro_vae.data.dequantisation`.
+Log-probabilities of the likelihoods in a discrete row are comparable. A mass and a density are not; for a density of
+dequantised grey levels see :mod:`pyro_vae.data.dequantisation`.
 """
 
 from pyro_vae.likelihoods.binary import Bernoulli, ContinuousBernoulli

@@ -1,4 +1,4 @@
-r"""Likelihoods of data between 0 and 1: black and white pixels, and grey ones.
+r"""Likelihoods of data between 0 and 1: black and white pixels, and grey pixels.
 
 The log-probability of black and white pixels :math:`x_i` with logits :math:`l_i` is
 
@@ -10,20 +10,19 @@ The form on the right takes one logarithm for a block j of 16 pixels. A product 
 overflow. It is kept as what it exceeds 1 by, :math:`(1 + a)(1 + b) = 1 + (a + b + ab)`, since :math:`1 + e^{-15}`
 would round the last four digits of :math:`e^{-15}` away.
 
-A Bernoulli has mass on 0 and 1 alone. What its formula gives for grey pixels integrates to less than 1 over them, and
-how much less depends on the logit :math:`\lambda`:
+A Bernoulli has mass on 0 and 1 alone. Its formula, applied to grey pixels, has an integral below 1 that depends on the
+logit :math:`\lambda`:
 
 .. math:: \int_0^1 y^x (1 - y)^{1 - x} dx = \frac{e^\lambda - 1}{\lambda\,(1 + e^\lambda)},
           \qquad y = \mathrm{sigmoid}(\lambda) .
 
-Divided by that it is a density, the continuous Bernoulli, whose logarithm is linear in x:
+Divided by this integral it is a density, the continuous Bernoulli, whose logarithm is linear in x:
 
 .. math:: \log p(x|\lambda) = \lambda \bigl(x - \tfrac12\bigr) - \log \frac{\sinh(\lambda / 2)}{\lambda / 2},
           \qquad 0 \le x \le 1 .
 
-Written so, nothing in it overflows, and it is symmetric: white under λ is black under -λ. Torch has this distribution
-too, but normalises it by a probability that is clipped to what float32 tells from 1, which is wrong for logits beyond
-16; hence one here, by logits alone.
+In this form nothing overflows, and white under λ is black under -λ. Torch's continuous Bernoulli clips the probability
+to what float32 can tell from 1, and is wrong for logits beyond 16. The one here uses logits alone.
 
 Loaiza-Ganem and Cunningham, *The continuous Bernoulli: fixing a pervasive error in variational autoencoders*, 2019.
 """
@@ -47,20 +46,20 @@ __all__ = ["Bernoulli", "ContinuousBernoulli", "GreyBernoulli", "IndependentBern
 
 _BLOCK = 16  # pixels that share a logarithm
 
-_NEAR = 0.5  # smaller logits take a series, whose first term left out float64 does not resolve
+_NEAR = 0.5  # below it a series is used, exact to float64
 
 
 class Bernoulli(Likelihood):
-    r"""Independent black and white pixels, the decoder's output as logits.
+    r"""Independent black and white pixels, with the network's output as logits.
 
     .. math:: \log p(x|z) = \sum_i x_i \log y_i + (1 - x_i) \log (1 - y_i), \qquad y = \mathrm{sigmoid}(f(z))
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
     data_shape
-        Shape of one datum; its pixels are 0 or 1.
+        The shape of one datum; its pixels are 0 or 1.
 
     Raises
     ------
@@ -91,13 +90,13 @@ class Bernoulli(Likelihood):
     def start_at_mean(self, mean: Annotated[Any, Arrays("a tensor or an array", least_dims=0)]) -> None:
         r"""Set the output bias to the logits of the mean pixels, ``(*data_shape)``, as the IWAE paper's code does.
 
-        An untrained decoder then already explains every pixel's base rate. Means are clipped to [0.001, 0.999].
+        An untrained decoder then gives every pixel its mean. Means are clipped to [0.001, 0.999].
 
         Raises
         ------
         ValueError
-            If ``mean`` has another shape, or the network's last biased layer does not end in the data shape
-            (a convolution shares its biases over the pixels).
+            If ``mean`` has another shape, or if the network's last bias does not have one value per pixel, as in a
+            convolution.
         """
         mean = torch.as_tensor(mean)
         if tuple(mean.shape) != self.data_shape:
@@ -191,14 +190,14 @@ class ContinuousBernoulli(Likelihood):
 
     .. math:: p(x|z) \propto \prod_i y_i^{x_i} (1 - y_i)^{1 - x_i}, \qquad y = \mathrm{sigmoid}(f(z))
 
-    Its mean is not y: it is the pixel between black and white that :class:`GreyBernoulli` gives.
+    Its mean is not y; :class:`GreyBernoulli` has the formula.
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to logits λ, ``(*batch, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to logits λ, ``(*batch, *data_shape)``.
     data_shape
-        Shape of one datum; its pixels are from 0 to 1, both included.
+        The shape of one datum; its pixels lie in [0, 1].
 
     Raises
     ------
@@ -223,7 +222,7 @@ class ContinuousBernoulli(Likelihood):
 
 
 class GreyBernoulli(dist.TorchDistribution):
-    r"""The continuous Bernoulli by its logits, exact for small and for large ones.
+    r"""The continuous Bernoulli distribution, exact for small and for large logits.
 
     .. math:: \mathbb{E}[x] = \tfrac12 + \tfrac12 \Bigl(\coth\frac\lambda2 - \frac2\lambda\Bigr), \qquad
               x = \tfrac1\lambda \log\bigl(1 + u\,(e^\lambda - 1)\bigr),\quad u \sim \mathrm{Uniform}(0, 1)
@@ -260,7 +259,7 @@ class GreyBernoulli(dist.TorchDistribution):
         logits, value = broadcast_all(self.logits, value)
         size, near = self._size()
         series = logits * (value - 0.5) - _log_sinh_ratio(0.5 * logits * near)
-        # The same, with |λ|/2 taken from the first term: so no large numbers cancel at the likely end.
+        # The same with |λ|/2 moved between the two terms, so that no large numbers cancel at the likely end.
         far = logits * torch.where(logits > 0, value - 1, value) - torch.log(-torch.expm1(-size) / size)
         return torch.where(near, series, far)
 
@@ -279,19 +278,22 @@ class GreyBernoulli(dist.TorchDistribution):
         return torch.where(self.logits > 0, 1 - black, black)
 
     def _size(self, least: float = _NEAR) -> tuple[Tensor, Tensor]:
-        """|λ|, and where it is below ``least``, which then stands in for it: gradients that do not count are finite."""
+        """Return |λ|, replaced by ``least`` where it is smaller, and a mask of these places.
+
+        With the replacement, gradients of the branch that is not used stay finite.
+        """
         size = self.logits.abs()
         near = size < least
         return torch.where(near, least, size), near
 
 
 def _log_sinh_ratio(a: Tensor) -> Tensor:
-    """The series of log(sinh(a) / a)."""
+    """Return log(sinh(a) / a) by its series."""
     s = a.square()
     return s * (1 / 6 + s * (-1 / 180 + s * (1 / 2835 + s * (-1 / 37800 + s * (1 / 467775 - s * 691 / 3831077250)))))
 
 
 def _langevin(a: Tensor) -> Tensor:
-    """The series of coth(a) - 1/a, its derivative."""
+    """Return coth(a) - 1/a, the derivative of the above, by its series."""
     s = a.square()
     return a * (1 / 3 + s * (-1 / 45 + s * (2 / 945 + s * (-1 / 4725 + s * (2 / 93555 - s * 1382 / 638512875)))))

@@ -1,17 +1,17 @@
-r"""Likelihoods of counts: 0, 1, 2, ... without an upper end.
+r"""Likelihoods of counts: 0, 1, 2, ... without an upper bound.
 
-A Poisson's variance is its mean. Counts of words or of molecules vary more: give the rate a Gamma distribution of
-expectation μ and shape θ, and the counts that come of it are negative binomial, with the variance
+The variance of a Poisson distribution is its mean. Counts of words or of molecules vary more. If the rate has a Gamma
+distribution of mean μ and shape θ, the counts are negative binomial, with the variance
 
-.. math:: \mathrm{Var}[x] = \mu + \frac{\mu^2}{\theta} ;
+.. math:: \mathrm{Var}[x] = \mu + \frac{\mu^2}{\theta} .
 
-θ is the *inverse dispersion*, and the Poisson is the limit of a large one. Where counts are also lost, so that a zero
-may be a count or the lack of one, there is a probability π of a zero before all else:
+θ is the *inverse dispersion*; for large θ the counts are Poisson. Where some counts are lost and read as zero, with
+probability π, the distribution is zero-inflated:
 
 .. math:: p_0(x) = \pi\, \mathbb{1}[x = 0] + (1 - \pi)\, p(x) .
 
-A network's numbers become rates by :func:`pyro_vae.nn.scales.bounded_scale`, an exponential that saturates: at the
-middle of its bounds at 0, and neither zero nor infinite anywhere.
+The network's output becomes a rate by :func:`pyro_vae.nn.scales.bounded_scale`, an exponential that saturates. The rate
+is in the middle of its bounds, on the log scale, where the output is 0, and never zero or infinite.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ InverseDispersion = Literal["shared", "per_entry", "decoder"]
 
 
 class Poisson(Likelihood):
-    r"""Independent counts, each with its rate.
+    r"""Independent counts, each with its own rate.
 
     .. math:: p(x|z) = \prod_i e^{-\mu_i} \frac{\mu_i^{x_i}}{x_i!}, \qquad \log \mu \approx f(z)
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to the raw log-rates, ``(*batch, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to the raw log-rates, ``(*batch, *data_shape)``.
     data_shape
-        Shape of one datum; its entries are 0, 1, 2, ...
+        The shape of one datum; its entries are 0, 1, 2, ...
     low, high
-        Bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Counts above ``high``, which no rate explains, are
-        refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
+        The bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Set ``high`` to at least the largest count:
+        :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood` refuse counts above it.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class Poisson(Likelihood):
 
 
 class NegativeBinomial(Likelihood):
-    r"""Independent counts that vary more than a Poisson's, by their mean μ and inverse dispersion θ.
+    r"""Independent counts with mean μ and inverse dispersion θ, which vary more than Poisson counts.
 
     .. math:: p(x|z) = \prod_i \frac{\Gamma(x_i + \theta_i)}{\Gamma(\theta_i)\, x_i!}
               \Bigl(\frac{\theta_i}{\theta_i + \mu_i}\Bigr)^{\theta_i}
@@ -92,17 +92,17 @@ class NegativeBinomial(Likelihood):
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to the raw log-means, ``(*batch, *data_shape)``; with
-        ``inverse_dispersion="decoder"`` to these and the raw log θ, stacked as ``(*batch, 2, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to the raw log-means, ``(*batch, *data_shape)``. With
+        ``inverse_dispersion="decoder"`` it gives these and the raw log θ, stacked as ``(*batch, 2, *data_shape)``.
     data_shape
-        Shape of one datum; its entries are 0, 1, 2, ...
+        The shape of one datum; its entries are 0, 1, 2, ...
     inverse_dispersion
-        Where θ comes from: one learned number (``"shared"``) or one an entry (``"per_entry"``, as a gene has), both
-        starting at 1; or ``"decoder"``, a function of z.
+        The source of θ: ``"shared"``, one learned number; ``"per_entry"``, one for each entry, such as a gene; or
+        ``"decoder"``, a function of z. Learned numbers start at 1.
     low, high
-        Bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Counts above ``high``, which no mean explains, are
-        refused by :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood`: raise it to at least the largest count.
-        The bounds of θ are 0.001 and 1000: the standard deviation of a count is at least 3 % of its mean.
+        The bounds of μ, see :func:`pyro_vae.nn.scales.bounded_scale`. Set ``high`` to at least the largest count:
+        :func:`~pyro_vae.fit` and :func:`~pyro_vae.log_likelihood` refuse counts above it. The bounds of θ are 0.001 and
+        1000: the standard deviation of a count is at least 3 % of its mean.
 
     Raises
     ------
@@ -157,9 +157,9 @@ class NegativeBinomial(Likelihood):
 
 
 class ZeroInflated(Likelihood):
-    """Counts of which some are lost, and read as zeros; to be inherited before a likelihood of counts.
+    """A mixin that adds zero inflation; inherit it before a likelihood of counts.
 
-    One more number an entry, the first, is the logit of π.
+    The network gives one more number per entry, the logit of π, before the others.
     """
 
     @property
@@ -172,12 +172,12 @@ class ZeroInflated(Likelihood):
 
 
 class ZeroInflatedPoisson(ZeroInflated, Poisson):
-    r"""Independent counts with a rate each, of which some are lost.
+    r"""Independent Poisson counts, some of which are lost and read as zero.
 
     .. math:: p(x|z) = \prod_i \pi_i\, \mathbb{1}[x_i = 0] + (1 - \pi_i)\, \mathrm{Poisson}(x_i; \mu_i)
 
-    The network gives the logits of π and the raw log-rates, stacked as ``(*batch, 2, *data_shape)``; other arguments
-    and errors are those of :class:`Poisson`.
+    The network gives the logits of π and the raw log-rates, stacked as ``(*batch, 2, *data_shape)``. Otherwise the
+    arguments and errors are those of :class:`Poisson`.
 
     References
     ----------
@@ -192,12 +192,13 @@ class ZeroInflatedPoisson(ZeroInflated, Poisson):
 
 
 class ZeroInflatedNegativeBinomial(ZeroInflated, NegativeBinomial):
-    r"""Independent counts that vary more than a Poisson's, and of which some are lost: molecules of a gene in a cell.
+    r"""Independent negative binomial counts, some of which are lost and read as zero, such as molecules in a cell.
 
     .. math:: p(x|z) = \prod_i \pi_i\, \mathbb{1}[x_i = 0] + (1 - \pi_i)\, \mathrm{NB}(x_i; \mu_i, \theta_i)
 
-    The network gives the logits of π and the raw log-means, and with ``inverse_dispersion="decoder"`` the raw log θ,
-    stacked as ``(*batch, 2 or 3, *data_shape)``; other arguments and errors are those of :class:`NegativeBinomial`.
+    The network gives the logits of π, the raw log-means and, with ``inverse_dispersion="decoder"``, the raw log θ,
+    stacked as ``(*batch, 2 or 3, *data_shape)``. Otherwise the arguments and errors are those of
+    :class:`NegativeBinomial`.
 
     References
     ----------

@@ -1,15 +1,15 @@
-r"""Distributions of counts, and Student's, whose log-probability is right in float32 however large the numbers are.
+r"""Distributions of counts, and Student's t, whose log-probability is accurate in float32 for large numbers.
 
-The logarithm of a probability of counts is a small difference of large terms,
+The log-probability of a count is a small difference of large terms,
 
-.. math:: \log \frac{\mu^x e^{-\mu}}{x!} = x \log \mu - \mu - \log \Gamma(x + 1) ,
+.. math:: \log \frac{\mu^x e^{-\mu}}{x!} = x \log \mu - \mu - \log \Gamma(x + 1) .
 
-at a rate of a million about -8, of terms of 13 million. Float32 has 7 digits and loses all of them; float64 has 16. So
-the formulas here are evaluated in float64, and the result is returned in the type of the parameters. Terms of the data
-alone are evaluated once for all particles.
+At a rate of a million it is about -8, from terms of 13 million. Float32 has 7 digits and loses them all; float64 has
+16. So the formulas here are evaluated in float64, and the result is returned in the type of the parameters. Terms that
+depend on the data alone are evaluated once for all particles.
 
-These are Pyro's distributions with another ``log_prob``. None has an ``__init__`` of its own: torch's ``expand`` works
-only for classes that keep their parent's.
+These are Pyro's distributions with another ``log_prob``. They keep the parent's ``__init__``, without which torch's
+``expand`` does not work.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["Binomial", "NegativeBinomial", "Poisson", "StudentT", "ZeroInflatedD
 
 
 class Poisson(dist.Poisson):
-    r"""Pyro's Poisson distribution, right to float32's last digits at any rate.
+    r"""Pyro's Poisson distribution, accurate in float32 at any rate.
 
     .. math:: \log p(x) = x \log \mu - \mu - \log \Gamma(x + 1)
 
-    ``largest_mean`` is the largest rate that the likelihood can give: counts above it cannot be modelled.
+    ``largest_mean`` is the largest rate that the likelihood can give; larger counts cannot be modelled.
 
     >>> Poisson(torch.tensor(9e5)).log_prob(torch.tensor(9e5))  # -log(2 pi μ) / 2
     tensor(-7.7740)
@@ -49,12 +49,12 @@ class Poisson(dist.Poisson):
 
 
 class NegativeBinomial(dist.NegativeBinomial):
-    r"""Pyro's negative binomial distribution, right to float32's last digits at any mean.
+    r"""Pyro's negative binomial distribution, accurate in float32 at any mean.
 
     .. math:: \log p(x) = \log \Gamma(x + \theta) - \log \Gamma(\theta) - \log \Gamma(x + 1)
               + x\, l - (x + \theta) \log(1 + e^l), \qquad l = \log \frac{\mu}{\theta}
 
-    ``largest_mean`` is the largest μ that the likelihood can give: counts above it cannot be modelled.
+    ``largest_mean`` is the largest μ that the likelihood can give; larger counts cannot be modelled.
 
     >>> p = NegativeBinomial(torch.tensor(1.0), logits=torch.tensor(5e6).log())  # geometric: log θ - log μ - x / μ
     >>> p.log_prob(torch.tensor(5e6))
@@ -73,11 +73,9 @@ class NegativeBinomial(dist.NegativeBinomial):
 
 
 class Binomial(dist.Binomial):
-    r"""Pyro's binomial distribution by its logits, right to float32's last digits at any number of trials.
+    r"""Pyro's binomial distribution by its logits, accurate in float32 at any number of trials.
 
     .. math:: \log p(k) = \log \binom{n}{k} + k \log y + (n - k) \log (1 - y), \qquad y = \mathrm{sigmoid}(l)
-
-    Neither logarithm cancels anything where y is close to 0 or 1.
 
     >>> Binomial(10_000_000, logits=torch.tensor(0.0)).log_prob(torch.tensor(5e6))  # -log(pi n / 2) / 2
     tensor(-8.2848)
@@ -88,7 +86,7 @@ class Binomial(dist.Binomial):
 
 
 class ZeroInflatedDistribution(dist.ZeroInflatedDistribution):
-    r"""Pyro's distribution of counts of which some are lost, by the logit g of π, right at any of them.
+    r"""Pyro's zero-inflated distribution, accurate at any logit g of π.
 
     .. math:: \log p_0(0) = \log\bigl(\pi + (1 - \pi)\, p(0)\bigr), \qquad
               \log p_0(x) = \log(1 - \pi) + \log p(x), \qquad \pi = \mathrm{sigmoid}(g)
@@ -103,7 +101,7 @@ class ZeroInflatedDistribution(dist.ZeroInflatedDistribution):
 
 
 class StudentT(dist.StudentT):
-    r"""Pyro's Student distribution, right for many degrees of freedom and for values far away.
+    r"""Pyro's Student's t distribution, accurate for many degrees of freedom and for values far from the location.
 
     .. math:: \log p(x) = \log \Gamma\Bigl(\frac{\nu + 1}2\Bigr) - \log \Gamma\Bigl(\frac\nu2\Bigr)
               - \tfrac12 \log(\pi\nu) - \log \sigma
@@ -142,7 +140,7 @@ def _student(x: Tensor, df: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 def _in_float64(p: Any, value: Tensor, formula: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """Evaluate ``formula(value, *parameters)`` in float64, for a result of the shape and type that Pyro's has."""
+    """Evaluate ``formula(value, *parameters)`` in float64, and return it in the shape and type of Pyro's result."""
     if p._validate_args:
         p._validate_sample(value)
     log_p = formula(value.double(), *(_unexpanded(parameter).double() for parameter in parameters))
@@ -151,7 +149,7 @@ def _in_float64(p: Any, value: Tensor, formula: Callable[..., Tensor], *paramete
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
-    """A parameter without the copies along which it was broadcast: what depends on it alone is evaluated once."""
+    """Return a broadcast parameter without its copies, so that terms of it alone are evaluated once."""
     for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
         if stride == 0 and size > 1:
             tensor = tensor.narrow(dim, 0, 1)

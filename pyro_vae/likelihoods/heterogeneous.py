@@ -1,12 +1,12 @@
-r"""Tables whose columns are of several kinds: each has the likelihood of its kind, and all share one z.
+r"""A likelihood of tables whose columns are of several kinds, with one latent vector.
 
-A patient's record holds a temperature, a yes or no, a blood group and a number of visits. Given z the columns are
+A patient's record may hold a temperature, a yes or no, a blood group and a number of visits. Given z the columns are
 independent,
 
 .. math:: \log p(x|z) = \sum_j \log p_j\bigl(x_j | f_j(z)\bigr),
 
-so one network gives the parameters of all, and its output is cut among them. A column of large numbers, or with a
-narrow density, weighs more in that sum than others do: bring real columns to mean 0 and standard deviation 1 first.
+and one network gives the parameters of all. A column of large numbers, or with a narrow density, outweighs others in
+the sum. So standardise real columns to mean 0 and standard deviation 1 first.
 
 Nazabal, Olmos, Ghahramani and Valera, *Handling Incomplete Heterogeneous Data using VAEs*, 2020 (HI-VAE, 2018).
 """
@@ -29,25 +29,24 @@ __all__ = ["Columns", "Heterogeneous"]
 
 
 class Heterogeneous(Likelihood):
-    r"""Columns in groups, one likelihood a group.
+    r"""Groups of columns, each with its own likelihood.
 
     .. math:: p(x|z) = \prod_g p_g\bigl(x_g | f_g(z)\bigr)
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to ``(*batch, num_outputs)``, what all parts need together, in their order:
-        ``sum(prod(part.output_shape) for part in parts)`` numbers.
+        The decoder, from z, ``(*batch, latent_dim)``, to the parameters of all parts in order, ``(*batch,
+        num_outputs)``: ``sum(prod(part.output_shape) for part in parts)`` numbers.
     parts
-        Likelihoods of this package without a network of their own, ``None``, and with the data shape ``(n,)``: the next
-        n columns are theirs.
+        Likelihoods of this package with ``network=None`` and the data shape ``(n,)``; each takes the next n columns.
 
     Raises
     ------
     ValueError
-        If there are no parts, a part has a network or other data, or the network gives another shape.
+        If there are no parts, a part has a network or another data shape, or the network gives another shape.
     TypeError
-        If a part is no likelihood.
+        If a part is not a likelihood.
 
     References
     ----------
@@ -102,7 +101,7 @@ class Columns(dist.TorchDistribution):
     Parameters
     ----------
     groups
-        Distributions with one batch shape, each of independent columns, ``base.to_event(1)``.
+        Distributions of independent columns, ``base.to_event(1)``, with one batch shape.
 
     Examples
     --------
@@ -132,11 +131,11 @@ class Columns(dist.TorchDistribution):
         return new
 
     def group_of(self, column: int) -> Any:
-        """The distribution that a column belongs to."""
+        """Return the distribution that a column belongs to."""
         return next(group for group, end in zip(self.groups, accumulate(self.lengths), strict=True) if column < end)
 
     def masked(self, mask: Tensor) -> Columns:
-        """The same without the entries that are not observed, where ``mask``, ``(*batch, num_columns)``, is false."""
+        """Return the distribution without the entries where ``mask``, ``(*batch, num_columns)``, is false."""
         pieces = zip(self.groups, mask.split(self.lengths, -1), strict=True)
         return Columns([group.base_dist.mask(piece).to_event(1) for group, piece in pieces])
 

@@ -1,13 +1,13 @@
-r"""Likelihoods of whole numbers with an upper end: the grey levels of pixels, and the codes of categories.
+r"""Likelihoods of whole numbers with an upper bound: the grey levels of pixels, and the codes of categories.
 
-A camera or a scanner rounds, and an image is stored in 256 levels. As :func:`pyro_vae.data.load` gives it, level k is
-the number k/255 in [0, 1]; and so all likelihoods of grey levels here take it, whatever their number. With L levels
+Cameras and scanners store an image in levels, most often 256. As in :func:`pyro_vae.data.load`, level k of L stands for
+a number in [0, 1]:
 
-.. math:: x = \frac{k}{L - 1}, \quad k = 0, \dots, L - 1, \qquad p(x|z) = P(k|z), \qquad \sum_k P(k|z) = 1 :
+.. math:: x = \frac{k}{L - 1}, \quad k = 0, \dots, L - 1, \qquad p(x|z) = P(k|z), \qquad \sum_k P(k|z) = 1 .
 
-p is the probability of the level, no density of x, and its logarithm is never positive. Numbers between the levels have
-none, and are refused. Log-probabilities in nats, over log 2 and the number of entries, are bits per dimension: what a
-perfect code would take to store the image without loss.
+p is the probability of the level and not a density of x, so its logarithm is never positive. Numbers between the levels
+are refused. The log-probability in nats, divided by log 2 and the number of entries, gives bits per dimension: what a
+perfect lossless code would take to store the image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Binomial", "Categorical", "GreyLevels", "Levels", "Nominal"]
 
 
 class Levels(constraints.Constraint):
-    """The numbers 0, 1/m, 2/m, ... 1 with m = ``num_levels - 1``, as far as float32 resolves them.
+    """The numbers 0, 1/m, 2/m, ... 1 with m = ``num_levels - 1``, up to the rounding of float32.
 
     >>> Levels(256).check(torch.tensor([0.0, 51 / 255, 0.5, 1.0, 2.0]))
     tensor([ True,  True, False,  True, False])
@@ -51,14 +51,12 @@ class Levels(constraints.Constraint):
 
 
 class GreyLevels(dist.TorchDistribution):
-    r"""Whole numbers read as levels between 0 and 1: x = k / (L - 1), with the probability of k.
-
-    No change of variables: a probability has no Jacobian.
+    r"""Whole numbers k as levels in [0, 1], x = k / (L - 1); a probability needs no Jacobian.
 
     Parameters
     ----------
     levels
-        A distribution of single numbers 0, 1, ... L - 1.
+        A distribution of k, a whole number from 0 to L - 1.
     num_levels
         L, 2 or more.
 
@@ -89,7 +87,7 @@ class GreyLevels(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        level = value.double() * (self.num_levels - 1)  # a product in float32 would miss levels beyond a million
+        level = value.double() * (self.num_levels - 1)  # float32 would miss levels beyond a million
         return self.levels.log_prob(level.round().to(value.dtype))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -101,9 +99,9 @@ class GreyLevels(dist.TorchDistribution):
 
 
 class Codes(dist.Categorical):
-    """Pyro's categorical distribution with draws in floating point, as data are; its mean is the most probable code.
+    """Pyro's categorical distribution with draws in floating point and the most probable code as its mean.
 
-    Give it the log_softmax of logits: of large ones Pyro subtracts the log-sum-exp, which loses the digits behind.
+    Give it the log-softmax of the logits: Pyro's own normalisation loses the digits of large ones.
     """
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -115,7 +113,7 @@ class Codes(dist.Categorical):
 
 
 class OrderedCodes(Codes):
-    """The same where codes are numbers, and their mean is one."""
+    """The same for codes that are numbers and have a mean."""
 
     @property
     def mean(self) -> Tensor:
@@ -124,23 +122,23 @@ class OrderedCodes(Codes):
 
 
 class Categorical(Likelihood):
-    r"""Independent grey levels, each with a probability of its own: the most that can be said, and knows of no order.
+    r"""Independent grey levels with any distribution, whose order is not used.
 
     .. math:: P(k|z) = \prod_i \mathrm{softmax}\bigl(f_i(z)\bigr)_{k_i}, \qquad x_i = \frac{k_i}{L - 1}
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_levels, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_levels, *data_shape)``.
     data_shape
-        Shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
+        The shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
     num_levels
         L, 2 or more: 256 for bytes.
 
     Raises
     ------
     ValueError
-        If ``num_levels`` is no integer above 1, or the network gives another shape.
+        If ``num_levels`` is not an integer above 1, or the network gives another shape.
 
     References
     ----------
@@ -169,26 +167,26 @@ class Categorical(Likelihood):
 
 
 class Binomial(Likelihood):
-    r"""Independent levels that count successes of n trials: few levels, and one number an entry.
+    r"""Independent levels that count the successes of n trials, with one network output per entry.
 
     .. math:: P(k|z) = \prod_i \binom{n}{k_i} y_i^{k_i} (1 - y_i)^{n - k_i}, \qquad x_i = \frac{k_i}{n},
               \quad y = \mathrm{sigmoid}(f(z))
 
-    Divide counts that are not yet fractions by n. An entry of scikit-learn's digits counts the dots in a square of 16.
+    Divide counts by n first. An entry of scikit-learn's digits counts the dots in a square of 16.
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
     data_shape
-        Shape of one datum; its entries are multiples of 1/n from 0 to 1.
+        The shape of one datum; its entries are multiples of 1/n from 0 to 1.
     total_count
         n, 1 or more.
 
     Raises
     ------
     ValueError
-        If ``total_count`` is no positive integer, or the network gives another shape.
+        If ``total_count`` is not a positive integer, or the network gives another shape.
 
     Examples
     --------
@@ -209,25 +207,25 @@ class Binomial(Likelihood):
 
 
 class Nominal(Likelihood):
-    r"""Independent categories without an order, coded 0, 1, ... C - 1: a colour, a country, a letter.
+    r"""Independent categories without an order, coded 0, 1, ... C - 1, such as colours or countries.
 
     .. math:: P(x|z) = \prod_i \mathrm{softmax}\bigl(f_i(z)\bigr)_{x_i}
 
-    Codes have no mean: the distribution's ``mean``, which reconstructions show, is the most probable code.
+    Codes have no mean, so the distribution's ``mean``, which reconstructions show, is the most probable code.
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_categories, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_categories, *data_shape)``.
     data_shape
-        Shape of one datum; its entries are whole numbers from 0 to C - 1, not divided by anything.
+        The shape of one datum; its entries are whole numbers from 0 to C - 1.
     num_categories
         C, 2 or more.
 
     Raises
     ------
     ValueError
-        If ``num_categories`` is no integer above 1, or the network gives another shape.
+        If ``num_categories`` is not an integer above 1, or the network gives another shape.
 
     Examples
     --------

@@ -1,17 +1,17 @@
 r"""Grey levels as rounded logistic noise.
 
-Draw from a logistic distribution around μ with scale s, round to the nearest level, and take what lies beyond the first
-or the last level for that one. Level k then has the probability of an interval, its ends given the tails,
+Draw from a logistic distribution with location μ and scale s, round to the nearest level, and clip to the first and the
+last level. Level k then has the probability of an interval, and the first and the last level have the tails too,
 
 .. math:: P(k) = \sigma\Bigl(\frac{k + \frac12 - \mu}{s}\Bigr) - \sigma\Bigl(\frac{k - \frac12 - \mu}{s}\Bigr), \qquad
           \sigma(y) = \frac1{1 + e^{-y}} .
 
-The difference of two sigmoids of a and b = a + 1/s is lost to rounding where both are close to 0 or to 1, but it is a
-product, each of whose factors has a logarithm that is exact everywhere:
+Where the sigmoids of a and b = a + 1/s are both close to 0 or 1, their difference is lost to rounding. But it is also a
+product, whose factors have logarithms that are exact everywhere:
 
 .. math:: \sigma(b) - \sigma(a) = \sigma(b)\, \sigma(-a)\, \bigl(1 - e^{a - b}\bigr) .
 
-Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*, 2016; mixed and in colour, see
+Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*, 2016. For mixtures and colour see
 :mod:`pyro_vae.likelihoods.mixture`.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["DiscretizedLogistic", "RoundedLogistic"]
 
 
 class RoundedLogistic(dist.TorchDistribution):
-    """Whole numbers 0 to ``top``: logistic draws, rounded and clipped. Location and scale are in levels.
+    """Logistic draws, rounded and clipped to 0, 1, ... ``top``; location and scale are in levels.
 
     >>> p = RoundedLogistic(torch.tensor(-1000.0), torch.tensor(0.1), top=255)
     >>> p.log_prob(torch.tensor([0.0, 255.0])), p.mean
@@ -74,7 +74,7 @@ class RoundedLogistic(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        # The sum of P(k or more), level by level: all at once would take 255 times the memory of an image.
+        # The sum of P(k or more) over levels, in a loop: at once it would take 255 times the memory of an image.
         total = torch.zeros_like(self.loc)
         for k in range(1, self.top + 1):
             total = total + torch.sigmoid((self.loc - k + 0.5) / self.scale)
@@ -82,30 +82,31 @@ class RoundedLogistic(dist.TorchDistribution):
 
 
 class DiscretizedLogistic(Likelihood):
-    r"""Independent grey levels, each a rounded logistic.
+    r"""Independent grey levels with rounded logistic distributions.
 
     .. math:: P(k|z) = \prod_i \sigma\Bigl(\frac{k_i + \frac12 - \mu_i}{s_i}\Bigr)
                              - \sigma\Bigl(\frac{k_i - \frac12 - \mu_i}{s_i}\Bigr), \qquad x_i = \frac{k_i}{L - 1}
 
-    with the tails in the first and the last level.
+    The first and the last level have the tails too.
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to locations and raw log-scales, stacked as ``(*batch, 2, *data_shape)``. A
-        location of -1 is black, 0 the middle grey, 1 white; the network's are not bounded.
+        The decoder, from z, ``(*batch, latent_dim)``, to locations and raw log-scales, stacked as ``(*batch, 2,
+        *data_shape)``. The location -1 is black, 0 is the middle grey and 1 is white; it is not bounded.
     data_shape
-        Shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
+        The shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
     num_levels
         L, 2 or more: 256 for bytes.
     low, high
-        Bounds of the scale as a part of the range from black to white, see :func:`pyro_vae.nn.scales.bounded_scale`. At
-        the default ``low`` an eighth of a level: a level then has as good as all of the mass.
+        The bounds of the scale as a part of the range from black to white, see
+        :func:`pyro_vae.nn.scales.bounded_scale`. The default ``low`` is an eighth of a level of bytes, at which a
+        single level has nearly all of the mass.
 
     Raises
     ------
     ValueError
-        If ``num_levels`` is no integer above 1, or the network gives another shape.
+        If ``num_levels`` is not an integer above 1, or the network gives another shape.
 
     References
     ----------
@@ -141,6 +142,6 @@ class DiscretizedLogistic(Likelihood):
         return GreyLevels(RoundedLogistic(*self.in_levels(*parameters), self.num_levels - 1), self.num_levels)
 
     def in_levels(self, loc: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and scale in levels, from what the network gave."""
+        """Convert the network's locations and raw log-scales to locations and scales in levels."""
         top = self.num_levels - 1
         return (loc + 1) * (top / 2), bounded_scale(raw, self.low, self.high) * top

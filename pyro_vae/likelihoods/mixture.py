@@ -1,12 +1,12 @@
-r"""Grey levels as mixtures of rounded logistics, and the channels of a colour image together.
+r"""Grey levels as mixtures of rounded logistics, with dependent channels for colour images.
 
-A mixture of a few rounded logistics (:mod:`pyro_vae.likelihoods.logistic`) can be skewed or have several peaks, as the
-levels of a pixel have at an edge whose place is not known:
+A mixture of rounded logistics (:mod:`pyro_vae.likelihoods.logistic`) can be skewed or have several peaks, like the
+levels of a pixel near an edge in an unknown place:
 
 .. math:: P(k) = \sum_c \pi_c\, P(k | \mu_c, s_c), \qquad \sum_c \pi_c = 1 .
 
-Of a colour image the three channels of a pixel share the component, and within it green depends linearly on red, and
-blue on both.
+In a colour image the three channels of a pixel share one component. Within it green depends linearly on red, and blue
+on both.
 
 Salimans et al., *PixelCNN++*, 2017, sections 2.1 and 2.2.
 """
@@ -29,12 +29,12 @@ __all__ = ["ColourLevels", "DiscretizedLogisticMixture"]
 
 
 class DiscretizedLogisticMixture(DiscretizedLogistic):
-    r"""Grey levels, each a mixture of rounded logistics; in colour, the pixels are independent and their channels not.
+    r"""Independent pixels, each a mixture of rounded logistics over its grey level or its three colour channels.
 
     .. math:: P(k|z) = \prod_i \sum_c \pi_{ic}\, P(k_i | \mu_{ic}, s_{ic})
 
-    Data of shape ``(3, H, W)`` are taken for colour images. Their pixels are mixtures of three channels at a time, with
-    levels from -1 to 1 and coefficients α, β, γ between -1 and 1, all of component c and of this pixel:
+    Data of shape ``(3, H, W)`` are colour images. Each pixel is a mixture over its three channels r, g and b, scaled to
+    [-1, 1], and each component has coefficients α, β and γ in (-1, 1):
 
     .. math:: P(r, g, b|z) = \sum_c \pi_c\, P(r|\mu_{rc}, s_{rc})\, P(g|\mu_{gc} + \alpha_c r, s_{gc})\,
               P(b|\mu_{bc} + \beta_c r + \gamma_c g, s_{bc})
@@ -42,11 +42,12 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to ``(*batch, 3 * num_components, *data_shape)``: the logits of all
-        components, then their locations, then their raw log-scales. For colour, to ``(*batch, 10 * num_components, H,
-        W)``: ten numbers a component, its logit, three locations, three raw log-scales, and α, β, γ before a tanh.
+        The decoder, from z, ``(*batch, latent_dim)``, to ``(*batch, 3 * num_components, *data_shape)``: the logits of
+        all components, then their locations, then their raw log-scales. For colour it gives ``(*batch, 10 *
+        num_components, H, W)``: for each component a logit, three locations, three raw log-scales, and α, β, γ before a
+        tanh.
     data_shape
-        Shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
+        The shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
     num_components
         C, 1 or more.
     num_levels, low, high
@@ -55,8 +56,8 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     Raises
     ------
     ValueError
-        If ``num_components`` is no positive integer, ``num_levels`` no integer above 1, or the network gives another
-        shape.
+        If ``num_components`` is not a positive integer, ``num_levels`` is not an integer above 1, or the network gives
+        another shape.
 
     References
     ----------
@@ -84,7 +85,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
 
     @property
     def in_colour(self) -> bool:
-        """Whether a datum is a colour image, ``(3, H, W)``."""
+        """True if a datum is a colour image, ``(3, H, W)``."""
         return len(self.data_shape) == 3 and self.data_shape[0] == 3
 
     @property
@@ -109,23 +110,23 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
 
 
 class ColourLevels(dist.TorchDistribution):
-    """Colour images ``(3, H, W)`` whose pixels are mixtures of rounded logistics, channel after channel.
+    """Colour images ``(3, H, W)`` whose pixels are mixtures of rounded logistics, one channel after another.
 
-    The mean puts the means of red and green in for their values, as they are in it linearly: exact as long as green and
-    blue do not reach black or white, where they are clipped.
+    The ``mean`` of green and blue replaces the channels before by their means. It is exact unless green or blue is
+    clipped at black or white.
 
     Parameters
     ----------
     logits
-        Of the components, ``(*batch, C, H, W)``.
+        The logits of the components, ``(*batch, C, H, W)``.
     loc, scale
-        In levels, ``(*batch, C, 3, H, W)``.
+        The locations and scales in levels, ``(*batch, C, 3, H, W)``.
     coupling
         α, β and γ, ``(*batch, C, 3, H, W)``.
     num_levels
         L, 2 or more.
     observed
-        ``(*batch, H, W)``: the pixels that count, by default all.
+        A mask of the pixels that are scored, ``(*batch, H, W)``, by default all.
 
     Examples
     --------
@@ -170,9 +171,9 @@ class ColourLevels(dist.TorchDistribution):
         return new
 
     def masked(self, mask: Tensor) -> ColourLevels:
-        """The same without the pixels that are not observed.
+        """Return the distribution without the pixels that are not observed.
 
-        ``mask``, ``(*batch, 3, H, W)``, is true where the data are; a pixel counts if all its channels are observed.
+        ``mask``, ``(*batch, 3, H, W)``, is true for observed entries. A pixel is scored if all its channels are.
         """
         observed = mask.bool().all(-3)  # (*batch, H, W)
         shape = torch.broadcast_shapes(self.batch_shape, observed.shape[:-2])
@@ -214,7 +215,7 @@ class ColourLevels(dist.TorchDistribution):
         return (weights * torch.stack(levels, -3)).sum(-4) / (self.num_levels - 1)
 
     def _channel(self, *before: Tensor) -> RoundedLogistic:
-        """The next channel under each component, ``(*batch, C, H, W)``, given the levels of those before it."""
+        """Return the next channel under each component, ``(*batch, C, H, W)``, given the levels of those before."""
         index, middle = len(before), (self.num_levels - 1) / 2
         alpha, beta, gamma = self.coupling.unbind(-3)
         loc = self.loc[..., index, :, :]

@@ -1,8 +1,7 @@
-"""What all likelihoods share: a network's output becomes the parameters of a distribution of the data.
+"""The base class of likelihoods, which turns a network's output into a distribution of the data.
 
-A network gives one number an entry of the data, ``(*batch, *data_shape)``, or several, stacked in front of it as
-``(*batch, num_outputs, *data_shape)``. An output of another shape would be broadcast over the data without a word, so
-it is refused.
+A network gives one number per entry of the data, ``(*batch, *data_shape)``, or several, stacked as ``(*batch,
+num_outputs, *data_shape)``. An output of another shape is refused, because it would silently broadcast over the data.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ TwoOrMore = Annotated[int, Integers("an integer, 2 or more", 2)]
 
 
 class Likelihood(Rebuildable):
-    r"""Entries of the data that are independent given z; to be inherited.
+    r"""The base class of likelihoods, whose entries are independent given z.
 
     .. math:: p(x|z) = \prod_i p(x_i | f_i(z))
 
-    A subclass says how many numbers an entry takes, by :attr:`num_outputs`, and makes its distribution of them, by
-    :meth:`elementwise`. Of data whose entries are not independent it replaces :meth:`from_output`.
+    A subclass defines :attr:`num_outputs` and :meth:`elementwise`, which returns the distribution of single entries. If
+    entries are not independent, it overrides :meth:`from_output` instead.
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to ``(*batch, *output_shape)``; ``None`` for a part of
-        :class:`~pyro_vae.likelihoods.heterogeneous.Heterogeneous`, which gives it a share of one output.
+        The decoder, from z, ``(*batch, latent_dim)``, to ``(*batch, *output_shape)``. It is ``None`` for a part of
+        :class:`~pyro_vae.likelihoods.heterogeneous.Heterogeneous`, which has one network for all parts.
     data_shape
-        Shape of one datum.
+        The shape of one datum.
 
     Raises
     ------
@@ -51,7 +50,7 @@ class Likelihood(Rebuildable):
 
     @property
     def num_outputs(self) -> int:
-        """How many numbers of the network's output go to one entry of the data."""
+        """The number of network outputs per entry of the data."""
         return 1
 
     @property
@@ -60,11 +59,11 @@ class Likelihood(Rebuildable):
         return self.data_shape if self.num_outputs == 1 else (self.num_outputs, *self.data_shape)
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution of the single entries, from ``num_outputs`` tensors ``(*batch, *data_shape)``."""
+        """Return the distribution of single entries, from ``num_outputs`` tensors ``(*batch, *data_shape)``."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method elementwise or from_output")
 
     def from_output(self, output: Tensor) -> dist.TorchDistribution:
-        """p(x|z) from an output of the network, ``(*batch, *output_shape)``."""
+        """Return p(x|z) from an output of the network, ``(*batch, *output_shape)``."""
         num_dims = len(self.data_shape)
         parameters = (output,) if self.num_outputs == 1 else output.unbind(output.dim() - num_dims - 1)
         return self.elementwise(*parameters).to_event(num_dims)

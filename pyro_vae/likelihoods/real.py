@@ -1,14 +1,14 @@
-r"""Likelihoods of real numbers: a location and a scale for each.
+r"""Likelihoods of real numbers, by a location and a scale.
 
-They differ by how an error counts that is large beside the scale: the Gaussian's log-density falls with its square, the
-Laplace's with its size, Student's only with its logarithm, so that a few entries which are far off, of a sensor that
-failed or a form filled in wrongly, neither bend the latents nor widen the scale of all.
+They differ in the cost of an error that is large compared to the scale. The log-density falls with the square of the
+error for the Gaussian, with its size for the Laplace, and only with its logarithm for Student's t. Under the last, a
+few outliers, as from a broken sensor, neither distort the latents nor widen the scale of all.
 
 .. math:: -\tfrac12 \Bigl(\frac{x - \mu}{\sigma}\Bigr)^2, \qquad -\Bigl|\frac{x - \mu}{b}\Bigr|, \qquad
           -\frac{\nu + 1}{2} \log\Bigl(1 + \frac1\nu \Bigl(\frac{x - \mu}{\sigma}\Bigr)^2\Bigr)
 
-Grey levels are not real numbers: a density of them grows without bound where a pixel never varies. Bound the scale from
-below, as here, or dequantise them (:mod:`pyro_vae.data.dequantisation`), or take a likelihood made for them.
+Grey levels are not real numbers: their density grows without bound where a pixel never varies. Bound the scale from
+below, as here, dequantise the levels (:mod:`pyro_vae.data.dequantisation`), or use a likelihood of grey levels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GaussianScale = Literal["fixed", "shared", "per_pixel", "decoder"]
 
 
 class LocationScale(Likelihood):
-    """Real pixels around a location, each with a scale; to be inherited. See :class:`Gaussian` for the arguments."""
+    """The base class of likelihoods with a location and a scale; see :class:`Gaussian` for the arguments."""
 
     fixed_scale: Tensor
 
@@ -76,38 +76,38 @@ class LocationScale(Likelihood):
         return self.family(loc, scale)
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        """The distribution of the entries."""
+        """Return the distribution of the entries."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method family")
 
 
 class Gaussian(LocationScale):
-    r"""Independent real pixels.
+    r"""Independent Gaussian pixels.
 
     .. math:: p(x|z) = \mathcal{N}\bigl(x;\ \mu(z),\ \mathrm{diag}\,\sigma^2\bigr)
 
     Parameters
     ----------
     network
-        Takes z, ``(*batch, latent_dim)``, to ``(*batch, *data_shape)``; with ``scale="decoder"`` to the mean and the
-        raw log-scale, stacked as ``(*batch, 2, *data_shape)``.
+        The decoder, from z, ``(*batch, latent_dim)``, to the mean, ``(*batch, *data_shape)``. With ``scale="decoder"``
+        it gives the mean and the raw log-scale, stacked as ``(*batch, 2, *data_shape)``.
     data_shape
-        Shape of one datum.
+        The shape of one datum.
     scale
-        Where σ comes from: ``"fixed"`` at ``initial_scale``; one learned number (``"shared"``) or one a pixel
-        (``"per_pixel"``), both starting there; or ``"decoder"``, a function of z.
+        The source of σ: ``"fixed"``, ``initial_scale``; ``"shared"``, one learned number; ``"per_pixel"``, one for each
+        pixel; or ``"decoder"``, a function of z.
     mean
         ``"identity"``, or ``"sigmoid"`` for pixels in [0, 1] as in the AEVB paper's Frey Face decoder.
     initial_scale
-        Start (or fixed value) of σ, unless the decoder gives it.
+        The fixed or initial value of σ, unless the decoder gives it.
     low, high
-        Bounds of a σ that is not fixed, see :func:`pyro_vae.nn.scales.bounded_scale`: the density of a pixel that
-        never varies would grow without bound. The default ``low`` suits 8-bit pixels scaled to [0, 1].
+        The bounds of σ unless it is fixed, see :func:`pyro_vae.nn.scales.bounded_scale`. They keep the density of a
+        pixel that never varies finite. The default ``low`` suits 8-bit pixels scaled to [0, 1].
 
     Raises
     ------
     ValueError
-        For an unknown ``scale`` or ``mean``, an ``initial_scale`` that is not positive or, where it starts a learned
-        scale, not within its bounds, or a network output of another shape.
+        For an unknown ``scale`` or ``mean``, an ``initial_scale`` that is not positive, a learned scale that does not
+        start within its bounds, or a network output of another shape.
 
     References
     ----------
@@ -126,12 +126,12 @@ class Gaussian(LocationScale):
 
 
 class Laplace(LocationScale):
-    r"""Independent real pixels, whose errors count by their size.
+    r"""Independent Laplace pixels.
 
     .. math:: p(x|z) = \prod_i \frac1{2 b_i} \exp\Bigl(-\frac{|x_i - \mu_i(z)|}{b_i}\Bigr)
 
-    μ is the median of a pixel. Arguments and errors are those of :class:`Gaussian`, with the scale b for σ: the
-    standard deviation is :math:`\sqrt2\, b`.
+    μ is the median of a pixel. The arguments and errors are those of :class:`Gaussian`, with the scale b instead of σ.
+    The standard deviation is :math:`\sqrt2\, b`.
 
     Examples
     --------
@@ -146,7 +146,7 @@ class Laplace(LocationScale):
 
 
 class StudentT(LocationScale):
-    r"""Independent real pixels with tails so heavy that outliers are nothing special.
+    r"""Independent pixels with Student's t distribution, whose heavy tails allow for outliers.
 
     .. math:: p(x|z) = \prod_i \frac{\Gamma(\frac{\nu + 1}2)}{\Gamma(\frac\nu2) \sqrt{\pi\nu}\, \sigma_i}
               \Bigl(1 + \frac{(x_i - \mu_i(z))^2}{\nu \sigma_i^2}\Bigr)^{-\frac{\nu + 1}2}
@@ -156,8 +156,8 @@ class StudentT(LocationScale):
     Parameters
     ----------
     df
-        The degrees of freedom ν, the same for all pixels and not learned; above 1, so that there is a mean. From about
-        30 on it is as good as a Gaussian.
+        The degrees of freedom ν of all pixels, which are not learned. They are above 1, so that there is a mean. From
+        about 30 on the distribution is nearly Gaussian.
 
     Raises
     ------

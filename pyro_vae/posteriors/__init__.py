@@ -1,6 +1,6 @@
 """Posteriors: modules whose ``forward(x)`` returns q(z|x), a Pyro distribution of batch shape ``(B,)``.
 
-In a hierarchy a posterior is conditioned on the layer drawn before, with x or instead of it, and the same modules are
+In a hierarchy a posterior is conditioned on the layer drawn before, with x or instead of it. The same modules serve as
 the model's transitions p(z_t|z_{t+1}).
 """
 

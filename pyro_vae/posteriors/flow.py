@@ -1,4 +1,4 @@
-r"""Posteriors of any shape: a flow under a context that a network makes of the datum.
+r"""A flexible posterior: a normalising flow whose context is a function of the datum.
 
 .. math:: q(z|x): \quad z = f\bigl(\epsilon;\ c(x)\bigr), \qquad \epsilon \sim p_0\bigl(\epsilon|c(x)\bigr)
 
@@ -16,28 +16,28 @@ __all__ = ["FlowPosterior"]
 
 
 class FlowPosterior(Rebuildable):
-    r"""A flow conditioned on the datum, drawn and scored in one pass.
+    r"""A flow conditioned on the datum; a draw and its density take one pass.
 
     .. math:: \log q(z|x) = \log p_0\bigl(\epsilon|c(x)\bigr)
               - \log \Bigl|\det \frac{\partial f(\epsilon; c(x))}{\partial \epsilon}\Bigr|
 
-    The flow's cheap direction makes z of the noise, so that masked autoregressive transforms are inverse autoregressive
-    flow. The density of a z from elsewhere takes the other direction: with ``gradient="stl"`` and ``"dreg"``, where the
-    parameters of the density are constants, it costs an autoregressive flow as many passes as z has entries, and a
-    planar or Sylvester flow, which has no inverse, a Jacobian of each draw.
+    The flow's cheap direction maps noise to z, so that masked autoregressive transforms are an inverse autoregressive
+    flow. The other direction is needed with ``gradient="stl"`` and ``"dreg"``, where the parameters of the density are
+    constants. It costs an autoregressive flow as many passes as z has entries. Planar and Sylvester flows have no
+    inverse and compute a Jacobian for each draw.
 
     Parameters
     ----------
     flow
         A :class:`~pyro_vae.flows.Flow`, or a conditional flow of Zuko such as ``zuko.flows.NSF(latent_dim,
-        context_dim)``: what has a ``transform`` and a ``base`` to call with the context.
+        context_dim)``. It has a ``transform`` and a ``base``, which are called with the context.
     network
-        Takes x, ``(*batch, *data_shape)``, to the context, ``(*batch, context_dim)``.
+        The encoder, from x, ``(*batch, *data_shape)``, to the context, ``(*batch, context_dim)``.
 
     Raises
     ------
     TypeError
-        If the flow is none.
+        If ``flow`` is not a flow.
     ValueError
         If the network gives a context of another length.
 
@@ -63,7 +63,7 @@ class FlowPosterior(Rebuildable):
 
     def forward(self, *x: Tensor) -> FlowDistribution:
         context = self.network(*x)
-        expected = getattr(self.flow, "context_dim", context.shape[-1])  # a flow of Zuko does not tell
+        expected = getattr(self.flow, "context_dim", context.shape[-1])  # Zuko's flows have no such attribute
         if context.shape[-1] != expected:
             raise ValueError(
                 f"FlowPosterior: found a network output of shape {tuple(context.shape)}, expected (*batch, {expected})"

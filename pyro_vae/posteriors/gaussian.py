@@ -1,4 +1,4 @@
-r"""Gaussian posteriors: with independent latents, with any covariance, and with one in between."""
+r"""Gaussian posteriors with a diagonal, a full or a low-rank covariance."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class DiagonalNormal(Rebuildable):
     Parameters
     ----------
     network
-        Takes x, ``(*batch, *data_shape)``, to μ and the raw log-scale, stacked as ``(*batch, 2, latent_dim)``. In a
-        hierarchy x is the layer before, or several tensors.
+        The encoder, from x, ``(*batch, *data_shape)``, to μ and the raw log-scale, stacked as ``(*batch, 2,
+        latent_dim)``. In a hierarchy x is the layer before, or several tensors.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`: no input makes the scale zero, infinite or NaN.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`. They keep it from becoming zero, infinite or NaN.
 
     Raises
     ------
@@ -65,7 +65,7 @@ class DiagonalNormal(Rebuildable):
 
 
 class FullNormal(Rebuildable):
-    r"""A Gaussian with any covariance, by its Cholesky factor.
+    r"""A Gaussian with a full covariance, parameterised by its Cholesky factor.
 
     .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ L(x) L(x)^\top\bigr), \qquad
               L = \mathrm{diag}\,\sigma(x) + \text{a strictly lower triangle}
@@ -73,15 +73,15 @@ class FullNormal(Rebuildable):
     Parameters
     ----------
     network
-        Takes x, ``(*batch, *data_shape)``, to vectors, ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms of
-        σ, and the triangle row by row.
+        The encoder, from x, ``(*batch, *data_shape)``, to ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms
+        of σ, and the triangle row by row.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------
     ValueError
-        If the network gives a vector whose length fits no ``latent_dim``.
+        If the length of the network's output fits no ``latent_dim``.
 
     References
     ----------
@@ -103,7 +103,7 @@ class FullNormal(Rebuildable):
 
     @staticmethod
     def num_outputs(latent_dim: int) -> int:
-        """How many numbers the network gives.
+        """Return the number of network outputs.
 
         >>> FullNormal.num_outputs(3)  # 3 of μ, 3 of σ, 3 below the diagonal
         9
@@ -127,7 +127,7 @@ class FullNormal(Rebuildable):
 
 
 class LowRankNormal(Rebuildable):
-    r"""A Gaussian whose latents vary together along a few directions.
+    r"""A Gaussian whose covariance is of low rank plus a diagonal.
 
     .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ U(x) U(x)^\top + \mathrm{diag}\,\sigma^2(x)\bigr),
               \qquad U \in \mathbb{R}^{D \times r}
@@ -135,12 +135,12 @@ class LowRankNormal(Rebuildable):
     Parameters
     ----------
     network
-        Takes x, ``(*batch, *data_shape)``, to μ, the raw log-scale and the r columns of U, stacked as ``(*batch, 2 +
-        rank, latent_dim)``.
+        The encoder, from x, ``(*batch, *data_shape)``, to μ, the raw log-scale and the r columns of U, stacked as
+        ``(*batch, 2 + rank, latent_dim)``.
     rank
         r.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------
@@ -180,19 +180,19 @@ class LowRankNormal(Rebuildable):
 
 
 def precision_weighted(first: Any, second: Any) -> dist.Independent:
-    r"""Return the normalised product of two diagonal Gaussians: precisions add, and weigh the means.
+    r"""Return the normalised product of two diagonal Gaussians.
 
     .. math:: \mathcal{N}(z; \mu_1, \sigma_1^2)\, \mathcal{N}(z; \mu_2, \sigma_2^2)
               \propto \mathcal{N}(z; \mu, \sigma^2), \qquad
               \frac1{\sigma^2} = \frac1{\sigma_1^2} + \frac1{\sigma_2^2}, \quad
               \frac{\mu}{\sigma^2} = \frac{\mu_1}{\sigma_1^2} + \frac{\mu_2}{\sigma_2^2}
 
-    Their batch shapes may broadcast.
+    Precisions add and weight the means. The batch shapes may broadcast.
 
     Raises
     ------
     TypeError
-        If one of them is no diagonal Gaussian.
+        If one of them is not a diagonal Gaussian.
 
     References
     ----------
@@ -207,9 +207,9 @@ def precision_weighted(first: Any, second: Any) -> dist.Independent:
     >>> merged.mean, merged.variance
     (tensor([0.5000, 0.5000]), tensor([0.5000, 0.5000]))
     """
-    for factor in (first, second):
+    for name, factor in (("first", first), ("second", second)):
         if not isinstance(getattr(factor, "base_dist", None), dist.Normal):
-            raise TypeError(f"found {factor}, expected a diagonal Gaussian, Normal(...).to_event(n)")
+            raise TypeError(f"{name}: found {factor}, expected a diagonal Gaussian, Normal(...).to_event(n)")
     one, two = 1 / first.variance, 1 / second.variance
     variance = 1 / (one + two)
     loc = variance * (one * first.mean + two * second.mean)

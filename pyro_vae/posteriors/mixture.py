@@ -1,4 +1,4 @@
-r"""A posterior with several modes: a mixture of Gaussians whose weights depend on the datum too."""
+r"""A posterior with several modes: a mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["MixturePosterior"]
 
 
 class MixturePosterior(Rebuildable):
-    r"""A mixture of diagonal Gaussians, reparameterised.
+    r"""A reparameterised mixture of diagonal Gaussians.
 
     .. math:: q(z|x) = \sum_{m=1}^M \pi_m(x)\, \mathcal{N}\bigl(z;\ \mu_m(x),\ \mathrm{diag}\,\sigma_m^2(x)\bigr)
 
-    Which component a draw comes from is discrete, but a draw has a gradient by all parameters, the weights included:
-    that of a flow of probability. The distribution is Pyro's :class:`~pyro.distributions.MixtureOfDiagNormals`.
+    The choice of a component is discrete, but a draw has a pathwise gradient with respect to all parameters, including
+    the weights. The distribution is Pyro's :class:`~pyro.distributions.MixtureOfDiagNormals`.
 
     Parameters
     ----------
     network
-        Takes x, ``(*batch, *data_shape)``, to three tensors that lie in one, ``(*batch, M, 1 + 2 * latent_dim)``: the
-        logit of a component, its μ and its raw log-scale.
+        The encoder, from x, ``(*batch, *data_shape)``, to ``(*batch, M, 1 + 2 * latent_dim)``: the logit, μ and raw
+        log-scale of each component.
     latent_dim
-        Length of z, 2 or more, as the gradient asks.
+        The length of z, at least 2 for the gradient to exist.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class MixturePosterior(Rebuildable):
 
 
 class _Mixture(dist.MixtureOfDiagNormals):
-    """Pyro's mixture, which lacks the mean."""
+    """Pyro's mixture, with the mean that it lacks."""
 
     @property
     def mean(self) -> Tensor:

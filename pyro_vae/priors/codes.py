@@ -1,12 +1,12 @@
-r"""Priors of discrete codes: modules whose ``forward()`` returns p(k), integers of a shape such as 7 × 7.
+r"""Priors of discrete codes: modules whose ``forward()`` returns p(k), over integers of a shape such as 7 × 7.
 
-The codes of an image are learnt under a prior that knows nothing, :math:`p(k) = K^{-P}` for P positions. What the codes
-of the data have in common is then put into the prior: how often each is used at each position, or, by the chain rule
+Codes are learned under a uniform prior, :math:`p(k) = K^{-P}` for P positions. The prior is then fitted to the codes of
+the data: to their frequencies at each position, or, by the chain rule, to their joint distribution:
 
-.. math:: p(k) = \prod_{i=1}^P p(k_i | k_1, \dots, k_{i-1}),
+.. math:: p(k) = \prod_{i=1}^P p(k_i | k_1, \dots, k_{i-1}) .
 
-everything. Both priors here start as the uniform one. Their gradient comes from log p(k) alone and goes to nothing but
-the prior, so that training them with the codes or afterwards maximises the same.
+Both priors here start as the uniform one. Their gradient comes from log p(k) alone and reaches nothing but the prior,
+so they can be trained with the codes or afterwards.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ from pyro_vae.runtime.kinds import Sizes
 
 __all__ = ["AutoregressiveCategorical", "AutoregressiveCodes", "IndependentCodes"]
 
-
 CodeShape = Annotated[Sequence[int], Sizes("one positive integer or more", count=1, bounded=True)]
 
 
 class IndependentCodes(Rebuildable):
-    r"""Codes that know nothing of each other, with probabilities of their own at each position.
+    r"""Independent codes, with their own probabilities at each position.
 
     .. math:: p(k) = \prod_i \mathrm{softmax}(l_i)_{k_i}
 
     Parameters
     ----------
     code_shape
-        Shape of the codes of one datum.
+        The shape of the codes of one datum.
     num_codes
         K.
 
@@ -64,28 +63,28 @@ class IndependentCodes(Rebuildable):
 
 
 class AutoregressiveCodes(Rebuildable):
-    r"""Each code given all before it, row by row, by a causal transformer.
+    r"""Codes in raster order, each predicted from all before it by a causal transformer.
 
     .. math:: p(k) = \prod_i \mathrm{softmax}\bigl(f_i(k_1, \dots, k_{i-1})\bigr)_{k_i}
 
-    Position i reads the code before it, so that attention to positions up to i tells of the codes before i. The paper
-    has a PixelCNN here, which takes many layers to see all that came before, and needs an image.
+    Position i reads code i - 1 and attends to positions up to i. The paper uses a PixelCNN, which takes many layers to
+    see all codes before, and needs an image.
 
     Parameters
     ----------
     code_shape
-        Shape of the codes of one datum; the last dimension runs fastest.
+        The shape of the codes of one datum; the last dimension runs fastest.
     num_codes
         K.
     hidden_dim
-        Width of the transformer, a multiple of ``num_heads``; its inner layers are four times as wide.
+        The width of the transformer, a multiple of ``num_heads``; its feed-forward layers are four times as wide.
     num_layers, num_heads
-        Depth, and attention heads of each layer.
+        The number of layers, and of attention heads in each.
 
     Raises
     ------
     ValueError
-        For a size that is not a positive integer, or a width that the heads cannot share.
+        For a size that is not a positive integer, or a width that is not a multiple of ``num_heads``.
 
     References
     ----------
@@ -123,11 +122,11 @@ class AutoregressiveCodes(Rebuildable):
         self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.norm, self.output = nn.LayerNorm(hidden_dim), nn.Linear(hidden_dim, num_codes)
         nn.init.zeros_(self.output.weight), nn.init.zeros_(self.output.bias)
-        mask = torch.ones(num_positions, num_positions, dtype=torch.bool).triu(1)  # True where it may not look
+        mask = torch.ones(num_positions, num_positions, dtype=torch.bool).triu(1)  # True where attention is forbidden
         self.register_buffer("mask", mask, persistent=False)
 
     def logits(self, codes: Tensor) -> Tensor:
-        """The logits of the first n + 1 positions (all P, if n = P) given the first n codes: ``(N, n)`` integers."""
+        """Return the logits of the first n + 1 positions, at most P, given the first n codes, ``(N, n)`` integers."""
         num_read = min(codes.shape[1] + 1, len(self.positions))
         before = self.embedding(codes[:, : num_read - 1])  # (N, n, hidden_dim)
         h = torch.cat([self.start.expand(len(codes), 1, -1), before], 1) + self.positions[:num_read]
@@ -139,7 +138,7 @@ class AutoregressiveCodes(Rebuildable):
 
 
 class AutoregressiveCategorical(TorchDistribution):
-    """The distribution of :class:`AutoregressiveCodes`: its density by one run of the network, a draw by P of them."""
+    """The distribution of :class:`AutoregressiveCodes`: a density takes one run of the network, a draw takes P."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 

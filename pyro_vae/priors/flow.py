@@ -1,4 +1,4 @@
-"""A prior of any shape: a flow that makes noise of z."""
+"""A flexible prior: a normalising flow from z to noise."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class FlowPrior(Rebuildable):
 
     .. math:: \log p(z) = \log p_0\bigl(f(z)\bigr) + \log \Bigl|\det \frac{\partial f(z)}{\partial z}\Bigr|
 
-    The flow's cheap direction scores z, which training does at each step. A draw takes the other one: with a masked
-    autoregressive flow, as many passes as z has entries.
+    The flow's cheap direction scores z, as training does at each step. A draw takes the other direction, which costs a
+    masked autoregressive flow as many passes as z has entries.
 
     Parameters
     ----------
     flow
-        A :class:`~pyro_vae.flows.Flow` without a context, or one of Zuko such as ``zuko.flows.MAF(latent_dim)``. To be
-        drawn from, it must have an inverse: planar and Sylvester transforms have none.
+        A :class:`~pyro_vae.flows.Flow` without a context, or a flow of Zuko such as ``zuko.flows.MAF(latent_dim)``. It
+        must have an inverse to be drawn from; planar and Sylvester transforms have none.
 
     Raises
     ------
     TypeError
-        If it is no flow.
+        If ``flow`` is not a flow.
     ValueError
-        If the flow wants a context, or cannot be drawn from.
+        If the flow needs a context, or cannot be drawn from.
 
     References
     ----------
@@ -50,7 +50,7 @@ class FlowPrior(Rebuildable):
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 self().sample()
-        except KeyError as error:  # Pyro's word for a transform without an inverse
+        except KeyError as error:  # how Pyro reports a transform without an inverse
             raise ValueError("flow: found one without an inverse, expected one that can be drawn from") from error
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"flow: found one that does not run without a context ({error}), expected one") from error

@@ -1,4 +1,4 @@
-"""Gaussian priors: the standard one, and one whose mean and scale are learned."""
+"""Gaussian priors: the standard normal, and one with a learned mean and scale."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["LearnedNormal", "StandardNormal"]
 
 
 class StandardNormal(Rebuildable):
-    r"""The prior of the AEVB paper.
+    r"""The standard normal prior of the AEVB paper.
 
     .. math:: p(z) = \mathcal{N}(z; 0, I)
 
     Parameters
     ----------
     latent_dim
-        Length of z.
+        The length of z.
 
     Raises
     ------
@@ -55,19 +55,18 @@ class StandardNormal(Rebuildable):
 
 
 class LearnedNormal(Rebuildable):
-    r"""A diagonal Gaussian with parameters of its own, which start at the standard normal's.
+    r"""A diagonal Gaussian with learned mean and scale, which starts as the standard normal.
 
     .. math:: p(z) = \mathcal{N}(z; \mu, \mathrm{diag}\,\sigma^2)
 
-    With a decoder that begins with an affine layer it is no richer than the standard normal: that layer can do the
-    same.
+    It adds nothing to the standard normal if the decoder starts with an affine layer, which can shift and scale z too.
 
     Parameters
     ----------
     latent_dim
-        Length of z.
+        The length of z.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
     Raises
     ------

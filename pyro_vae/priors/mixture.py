@@ -1,4 +1,4 @@
-"""A prior with several modes."""
+"""A prior with several modes: a mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class GaussianMixture(Rebuildable):
 
     .. math:: p(z) = \sum_{m=1}^M \pi_m\, \mathcal{N}(z;\ \mu_m,\ \mathrm{diag}\,\sigma_m^2)
 
-    The means start at draws of the standard normal, the scales at one, the weights equal.
+    The means start as draws of the standard normal, the scales at one, and the weights equal.
 
     Parameters
     ----------
     num_components
         M.
     latent_dim
-        Length of z.
+        The length of z.
     low, high
-        Bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`: a component cannot shrink onto a point.
+        The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`. They keep a component from shrinking to a point.
 
     Raises
     ------
     ValueError
-        If one of the two numbers is not a positive integer.
+        If ``num_components`` or ``latent_dim`` is not a positive integer.
 
     References
     ----------
@@ -69,7 +69,7 @@ class GaussianMixture(Rebuildable):
 
 
 def mixture(logits: Tensor, components: Any) -> dist.TorchDistribution:
-    """The mixture of M distributions, batch shape ``(M,)``, by the logits of their weights, ``(M,)``."""
+    """Return the mixture of M distributions, of batch shape ``(M,)``, with the logits of their weights, ``(M,)``."""
     base = getattr(components, "base_dist", None)
     if isinstance(base, torch.distributions.Normal) and len(components.event_shape) == 1:
         return DiagonalMixture(logits, base.loc, base.scale)
@@ -77,20 +77,19 @@ def mixture(logits: Tensor, components: Any) -> dist.TorchDistribution:
 
 
 class DiagonalMixture(dist.TorchDistribution):
-    r"""A mixture of diagonal Gaussians of which there may be hundreds, scored by two matrix products.
+    r"""A mixture of many diagonal Gaussians, scored by two matrix products.
 
     .. math:: -\tfrac12 \sum_d \frac{(z_d - \mu_{md})^2}{\sigma_{md}^2} = -\tfrac12 \Bigl(\sum_d z_d^2 \sigma_{md}^{-2}
               - 2 \sum_d z_d \mu_{md} \sigma_{md}^{-2} + \sum_d \mu_{md}^2 \sigma_{md}^{-2}\Bigr)
 
-    The three sums cancel each other, so they are taken in float64; a table of all z by all components by all entries is
-    never made.
+    The three sums nearly cancel, so they are computed in float64. No tensor of all z, components and entries is made.
 
     Parameters
     ----------
     logits
-        ``(M,)``.
+        The logits of the weights, ``(M,)``.
     loc, scale
-        ``(M, D)``.
+        The means and scales of the components, ``(M, D)``.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}

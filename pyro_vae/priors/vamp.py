@@ -1,11 +1,11 @@
-r"""The prior that maximises the bound, cut down to what can be computed.
+r"""The VampPrior, an approximation of the prior that maximises the bound.
 
-For given model and guide the ELBO, averaged over the data, is largest under the *aggregate posterior*
+For a given likelihood and guide, the ELBO averaged over the data is largest under the *aggregate posterior*
 
-.. math:: p^*(z) = \frac1N \sum_{n=1}^N q(z|x_n),
+.. math:: p^*(z) = \frac1N \sum_{n=1}^N q(z|x_n) .
 
-which costs a pass over all the data and overfits. A few hundred *pseudo-inputs* in their place, learned with all else,
-make the "variational mixture of posteriors", the VampPrior. Its encoder is the guide's own.
+It costs a pass over all data and overfits. The "variational mixture of posteriors", VampPrior, replaces the data by a
+few hundred learned *pseudo-inputs*. Its encoder is that of the guide.
 
 Tomczak and Welling, *VAE with a VampPrior*, 2018.
 """
@@ -33,26 +33,27 @@ class VampPrior(Rebuildable):
 
     .. math:: p(z) = \frac1M \sum_{m=1}^M q(z|u_m)
 
-    It runs the guide's posterior and does not own it: in a :class:`pyro_vae.VAE` model and guide hold that by the same
-    attribute path, so that Pyro's ``SVI`` steps it once.
+    It runs the guide's posterior but does not own it. In a :class:`pyro_vae.VAE`, model and guide hold the posterior
+    under the same attribute path, so that Pyro's ``SVI`` updates it once.
 
     Parameters
     ----------
     num_pseudo_inputs
-        M; the paper has 500 for MNIST.
+        M; the paper uses 500 for MNIST.
     posterior
         The guide's posterior.
     data_shape
-        Shape of a pseudo-input: that of a datum. They start at noise around 0.5; :meth:`start_at` is better.
+        The shape of a pseudo-input, which is that of a datum. Pseudo-inputs start as noise around 0.5; data are a
+        better start, see :meth:`start_at`.
     components
-        ``"posterior"``: q itself. With a :class:`~pyro_vae.posteriors.FlowPosterior` each component is then inverted at
-        each z, which for an autoregressive flow is slow. ``"start"``: the Gaussians that the flow starts with.
+        ``"posterior"``: q itself. With a :class:`~pyro_vae.posteriors.FlowPosterior` every component is then inverted
+        at every z, which is slow for an autoregressive flow. ``"start"``: the Gaussian base of the flow.
 
     Raises
     ------
     ValueError
-        If ``num_pseudo_inputs`` is not a positive integer, for unknown components, or, when run, where a posterior that
-        is no flow is asked for its start.
+        If ``num_pseudo_inputs`` is not a positive integer, or for unknown components. When run, if ``components`` is
+        ``"start"`` and the posterior is not a flow.
 
     References
     ----------
@@ -78,11 +79,11 @@ class VampPrior(Rebuildable):
         super().__init__()
         self.pseudo_inputs = nn.Parameter(0.5 + 0.1 * torch.randn(num_pseudo_inputs, *data_shape))
         self.components = components
-        self._posterior = (posterior,)  # in a tuple: the guide's, not a part of the prior
+        self._posterior = (posterior,)  # in a tuple, so that it does not register as a submodule of the prior
 
     @property
     def shared(self) -> dict[str, nn.Module]:
-        """The parts of the guide that it runs, by the attribute that holds them there."""
+        """The parts of the guide that the prior runs, by the names of their attributes in the guide."""
         return {"posterior": self._posterior[0]}
 
     def forward(self) -> dist.Distribution:
@@ -96,7 +97,7 @@ class VampPrior(Rebuildable):
     @checked
     @torch.no_grad()
     def start_at(self, x: Array) -> None:
-        """Let the pseudo-inputs start at data, ``(N, *data_shape)``: the first M, or all of them again and again.
+        """Set the pseudo-inputs to the first M of the data, ``(N, *data_shape)``, which are repeated if N < M.
 
         Raises
         ------

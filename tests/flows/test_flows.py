@@ -106,7 +106,7 @@ class TestDensity:
         _, q = drawn_from(name)
         z = q.rsample()
         assert torch.isfinite(q.log_prob(z)).all()
-        with pytest.raises(NotImplementedError, match="value: found one .*, expected a draw, as the transform has no inverse"):
+        with pytest.raises(NotImplementedError, match="value: found one .*, expected a draw, as the transform has no"):
             q.log_prob(z.clone())
 
 
