@@ -1,4 +1,4 @@
-"""What the pictures share: arrays of images as tiles of one mosaic, colours, and checks of arguments."""
+"""Parts that the pictures share: a mosaic of images, colours, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -13,29 +13,19 @@ from torch import Tensor
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
-
-# Colours that people with any of the common colour-vision deficiencies tell apart: M. A. Petroff, Accessible Color
+# Colours that people with the common colour-vision deficiencies can tell apart: M. A. Petroff, Accessible Color
 # Sequences for Data Visualization, 2021, https://arxiv.org/abs/2107.02270. Classes 10 to 19 repeat them as triangles.
 COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
-
-
 MARKERS = ("o", "^")
+FONT_POINTS = 10  # of the labels beside a mosaic, whose margins are in inches
 
-
-_TILE_INCHES = 0.6  # the longer side of one image, or less where the mosaic would exceed
-
-
+_TILE_INCHES = 0.6  # the longer side of one image; less if the mosaic would become too large
 _MOSAIC_INCHES = (7.0, 10.0)  # (width, height)
-
-
 _PAD_INCHES = 0.05
 
 
-FONT_POINTS = 10  # of the labels next to a mosaic, whose margins are in inches
-
-
 def mosaic(tiles: npt.NDArray[Any], margins: tuple[float, float] = (0.0, 0.0)) -> tuple[Figure, Axes]:
-    """Draw ``tiles``, ``(rows, columns, H, W, C)``, as one image with each tile a unit square of the data coordinates.
+    """Draw ``tiles``, ``(rows, columns, H, W, C)``, as one image in which each tile is a unit square.
 
     ``margins`` are the inches that the caller's labels need on the left and at the bottom.
     """
@@ -45,7 +35,7 @@ def mosaic(tiles: npt.NDArray[Any], margins: tuple[float, float] = (0.0, 0.0)) -
     inches *= min(1.0, *(_MOSAIC_INCHES / inches))
     size = inches + margins + 2 * _PAD_INCHES
     figure = Figure(figsize=tuple(size))
-    # Placed exactly, for square pixels need a box of just this shape: an automatic layout would misplace the labels.
+    # Square pixels need a box of exactly this shape, beside which an automatic layout would misplace the labels.
     axes = figure.add_axes((*((_PAD_INCHES + np.array(margins)) / size), *(inches / size)))
     image = image[..., 0] if channels == 1 else image
     extent, aspect = (0, num_columns, 0, num_rows), height / width
@@ -60,7 +50,7 @@ def mosaic(tiles: npt.NDArray[Any], margins: tuple[float, float] = (0.0, 0.0)) -
 
 
 def spread(number: int, most: int) -> npt.NDArray[Any]:
-    """At most ``most`` of the indices below ``number``, symmetric, always with both ends."""
+    """Return at most ``most`` indices below ``number``, spread symmetrically and including both ends."""
     if number <= most:
         return np.arange(number)
     symmetric = most - (most - number) % 2  # as even or odd as number
@@ -68,13 +58,13 @@ def spread(number: int, most: int) -> npt.NDArray[Any]:
 
 
 def hairlines(axes: Axes, num_rows: int, num_columns: int) -> None:
-    """Part the tiles of a mosaic by lines half a point wide, however many pixels an image has."""
+    """Separate the tiles of a mosaic by lines that are half a point wide for images of any size."""
     axes.vlines(range(1, num_columns), 0, num_rows, color="white", linewidth=0.5)
     axes.hlines(range(1, num_rows), 0, num_columns, color="white", linewidth=0.5)
 
 
 def as_images(name: str, x: Array) -> npt.NDArray[Any]:
-    """``(N, H, W)`` or ``(N, C, H, W)`` -> ``(N, H, W, C)``, clipped to [0, 1]."""
+    """Return images ``(N, H, W)`` or ``(N, C, H, W)`` as ``(N, H, W, C)``, clipped to [0, 1]."""
     check_kind(name, x, (Tensor, np.ndarray), "images, as a tensor or an array")
     shape = tuple(x.shape)
     if not (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))) or 0 in shape:
@@ -87,7 +77,7 @@ def as_images(name: str, x: Array) -> npt.NDArray[Any]:
 
 
 def finite(name: str, values: Array) -> npt.NDArray[Any]:
-    """A numpy view or copy of an array from anywhere, whose values are all numbers."""
+    """Return an array or tensor as a NumPy array of finite real numbers."""
     if isinstance(values, Tensor):
         if values.layout is not torch.strided or values.is_meta:
             raise TypeError(f"{name}: found a tensor that is sparse or on meta, expected one with its values")
@@ -95,7 +85,7 @@ def finite(name: str, values: Array) -> npt.NDArray[Any]:
         values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
     try:
         values = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, say
+    except (ValueError, TypeError, RuntimeError) as error:  # such as rows of different lengths
         raise ValueError(f"{name}: found {type(values).__name__}, expected numbers in an array: {error}") from error
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: found dtype {values.dtype}, expected real numbers")
@@ -107,15 +97,15 @@ def finite(name: str, values: Array) -> npt.NDArray[Any]:
 def at_least_one(name: str, number: Any) -> None:
     """Raise ``ValueError`` unless an argument is an integer of 1 or more."""
     if type(number) is not int or not 1 <= number < 2**31:
-        raise ValueError(f"{name}: found {number!r}, expected at least 1, as an integer, and less than 2**31")
+        raise ValueError(f"{name}: found {number!r}, expected at least 1, an integer below 2**31")
 
 
 def check_kind(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
-    """Raise ``TypeError`` for an argument of another type."""
+    """Raise ``TypeError`` unless an argument is of a type."""
     if not isinstance(value, kind) or isinstance(value, (str, bytes)):
         raise TypeError(f"{name}: found {type(value).__name__}, expected {expected}")
 
 
 def with_minus(number: str) -> str:
-    """``number`` with the minus sign that matplotlib's own tick labels have."""
+    """Return ``number`` with the minus sign of matplotlib's own tick labels."""
     return number.replace("-", "\N{MINUS SIGN}")

@@ -1,4 +1,4 @@
-"""Curves and bars: the bound against the epoch, the KL of each latent unit."""
+"""Curves and bars: the bound over epochs, and the KL of each latent unit."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.plots.canvas import (
-    COLORS,
-    FONT_POINTS,
-    Array,
-    check_kind,
-    finite,
-    with_minus,
-)
+from pyro_vae.plots.canvas import COLORS, FONT_POINTS, Array, check_kind, finite, with_minus
 
-__all__ = [
-    "kl_per_unit",
-    "learning_curve",
-]
+__all__ = ["kl_per_unit", "learning_curve"]
 
 
 def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | None = None) -> Figure:
-    """The bound against the epoch, on training and validation data; larger is better.
+    """Draw the bound over epochs, on training and validation data; larger is better.
 
-    The epoch with the best validation bound is marked. The first epochs of a run often lie hundreds of nats below the
-    rest; the lower limit is the 10 % quantile of all epochs but the first, so that they leave the picture instead of
-    flattening it. The last epochs are always in it: a run that overfits or diverges looks like one.
+    The epoch with the best validation bound is marked. The first epochs often lie hundreds of nats below the rest, so
+    the picture starts at the 10 % quantile of all epochs but the first. It always contains the last epochs, so that a
+    run that overfits or diverges shows it.
 
-    Args:
-        records: one mapping an epoch, in order, with ``"epoch"`` and ``"train_bound"`` (nats per datum), and
-            ``"valid_bound"`` where the epoch was validated (else ``None`` or missing). Other keys are ignored.
-            A bound that is not finite is a gap in its curve.
-        entropy_floor: a floor under the negative log-likelihood of every model, in nats per datum, where one is known,
-            such as the entropy of the data. No bound on fresh data stays above minus it: a dashed line is drawn there.
+    Parameters
+    ----------
+    records
+        One mapping per epoch, in order, with ``"epoch"`` and ``"train_bound"`` (nats per datum). An epoch that was
+        validated also has ``"valid_bound"``. Other keys are ignored, except ``"valid_loss"``, by which the best epoch
+        is chosen if all have it. A bound that is not finite is a gap in its curve.
+    entropy_floor
+        A lower limit of the negative log-likelihood of any model, in nats per datum, such as the entropy of the data. A
+        dashed line is drawn at minus this number.
 
-    Raises:
-        ValueError: there are no records, one lacks a number, or no bound is finite.
+    Raises
+    ------
+    TypeError
+        If ``records`` is not a sequence of mappings.
+    ValueError
+        If there are no records, one lacks a number, no bound is finite, or ``entropy_floor`` is not a finite number.
 
+    Examples
+    --------
     >>> records = [
     ...     {"epoch": 1, "train_bound": -540.0, "valid_bound": -209.0},
     ...     {"epoch": 2, "train_bound": -120.0, "valid_bound": -104.0},
@@ -69,14 +68,14 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    # A single epoch is a point: a line alone would not show it.
+    # With markers, as a line alone would not show a single epoch.
     style: dict[str, Any] = {"linewidth": 1.2, "marker": "o" if len(records) <= 20 else "", "markersize": 3}
     axes.plot(epochs, train, color=COLORS[0], label="training", **style)
-    if was_validated.any():  # the line joins the validated epochs across those that were not
+    if was_validated.any():  # without the other epochs, which would leave gaps in the line
         x, y = epochs[was_validated], valid[was_validated]
         axes.plot(x, y, color=COLORS[6], label="validation", **style)
     if np.isfinite(valid).any():
-        losses = [record.get("valid_loss") for record in records]  # another than minus the bound where it is annealed
+        losses = [record.get("valid_loss") for record in records]  # under annealing it is not minus the bound
         score = valid if None in losses else -np.array(losses, dtype=float)
         best = int(np.argmax(np.where(np.isfinite(valid), score, -np.inf)))
         label = f"best validation: {with_minus(f'{valid[best]:.2f}')} at epoch {epochs[best]}"
@@ -98,21 +97,28 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
 
 
 def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = None) -> Figure:
-    """The KL of each latent unit, largest first, one panel a layer.
+    """Draw the KL of each latent unit, largest first, in one panel per layer.
 
-    The panels stand in the order of the mapping, from the top down. A model draws its top layer first, so for
-    ``diagnose(...).kl_per_unit`` the layer next to the data is at the bottom. Each panel has its own scales: a layer
-    that has collapsed shows by the numbers on its axis and by the total in its title.
+    The panels follow the order of the mapping, from the top down. A model draws its top layer first, so for
+    ``diagnose(...).kl_per_unit`` the layer next to the data is at the bottom. Each panel has its own scale. A collapsed
+    layer shows in the numbers on its axis and in the total in its title.
 
-    Args:
-        kl: mean KL of the units of each site, ``(D,)``, in nats.
-        active: which of them are active, ``(D,)`` booleans a site. Bars are coloured by it; those of a site that
-            is missing here are gray.
+    Parameters
+    ----------
+    kl
+        The mean KL of the units of each site, ``(D,)``, in nats.
+    active
+        The active units of each site, as booleans ``(D,)``, which colour the bars. Sites without them are gray.
 
-    Raises:
-        ValueError: there is no site, ``kl`` or ``active`` of a site are not ``D`` numbers, or ``active`` names a site
-            that ``kl`` lacks.
+    Raises
+    ------
+    TypeError
+        If ``kl`` or ``active`` is not a mapping.
+    ValueError
+        If there is no site, the values of a site are not ``D`` numbers, or ``active`` has a site that ``kl`` lacks.
 
+    Examples
+    --------
     >>> figure = kl_per_unit({"z2": [0.01, 0.02], "z1": [0.5, 3.0, 1.5]})
     >>> [axes.get_title() for axes in figure.axes]
     ['z2: 0.03 nats in 2 units', 'z1: 5.00 nats in 3 units']
@@ -133,7 +139,7 @@ def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = No
             raise ValueError(f"kl[{name!r}]: found shape {nats.shape}, expected (D,) with D at least 1")
         order = np.argsort(-nats, kind="stable")
         position = np.arange(1, len(nats) + 1)
-        # Bars that touch from a hundred on, or the gaps between them would be thinner than a pixel.
+        # From a hundred units on the bars touch, since gaps between them would be thinner than a pixel.
         width = 0.8 if len(nats) < 100 else 1.0
         groups = [("units", np.ones(len(nats), dtype=bool), COLORS[8] if active else COLORS[0])]
         title = f"{name}: {with_minus(f'{nats.sum():.2f}')} nats in {len(nats)} unit{'s' * (len(nats) > 1)}"
@@ -163,11 +169,11 @@ def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = No
 
 
 def _limits(train: npt.NDArray[Any], valid: npt.NDArray[Any], also: list[float]) -> tuple[float, float]:
-    """Limits of the bound for the eye, see :func:`learning_curve`; ``also`` are values to keep in the picture."""
+    """Return the limits of the axis of :func:`learning_curve`; ``also`` are values to keep inside."""
     curves = [curve[np.isfinite(curve)] for curve in (train, valid)]  # (<= T,)
     everything = np.concatenate(curves)
     later = np.concatenate([curve[1:] for curve in curves])
-    low = np.quantile(later, 0.1) if len(later) >= 4 else everything.min()  # of so few, none is an outlier
+    low = np.quantile(later, 0.1) if len(later) >= 4 else everything.min()  # too few to have outliers
     low = min([low, *also, *(curve[-1] for curve in curves if len(curve))])
     high = max([everything.max(), *also])
     margin = 0.05 * (high - low) or 1.0

@@ -1,4 +1,4 @@
-"""Pictures made of images: data beside their reconstructions, samples, rows of a hierarchy."""
+"""Mosaics of images: data with their reconstructions, samples, and rows of a hierarchy."""
 
 from __future__ import annotations
 
@@ -9,34 +9,33 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.plots.canvas import (
-    Array,
-    as_images,
-    at_least_one,
-    check_kind,
-    hairlines,
-    mosaic,
-)
+from pyro_vae.plots.canvas import Array, as_images, at_least_one, check_kind, hairlines, mosaic
 
-__all__ = [
-    "layers",
-    "reconstructions",
-    "samples",
-]
+__all__ = ["layers", "reconstructions", "samples"]
 
 
 def reconstructions(x: Array, x_hat: Array, num_pairs: int = 10) -> Figure:
-    """Data in the top row, what the model makes of their codes in the bottom row.
+    """Draw data in the top row and their reconstructions in the bottom row.
 
-    Args:
-        x: images, ``(N, H, W)`` or ``(N, C, H, W)`` with ``C`` 1 (gray) or 3 (RGB); 0 is black, 1 is white, and what
-            lies outside is clipped.
-        x_hat: their reconstructions, of the same shape: usually the mean of ``p(x | z)``.
-        num_pairs: how many to show, from the first on; fewer if there are fewer.
+    Parameters
+    ----------
+    x
+        Images, ``(N, H, W)`` or ``(N, C, H, W)`` with C = 1 (gray) or 3 (RGB). 0 is black and 1 is white; other values
+        are clipped.
+    x_hat
+        The reconstructions, of the same shape, usually the mean of p(x|z).
+    num_pairs
+        The number of pairs to show, from the first on.
 
-    Raises:
-        ValueError: ``x`` are not images, the shapes differ, a value is not finite, or ``num_pairs`` is below 1.
+    Raises
+    ------
+    TypeError
+        If ``x`` or ``x_hat`` is neither a tensor nor an array.
+    ValueError
+        If ``x`` are not images, the shapes differ, a value is not finite, or ``num_pairs`` is below 1.
 
+    Examples
+    --------
     >>> import torch
     >>> figure = reconstructions(torch.rand(32, 1, 8, 8), torch.rand(32, 1, 8, 8), num_pairs=5)
     >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
@@ -55,16 +54,25 @@ def reconstructions(x: Array, x_hat: Array, num_pairs: int = 10) -> Figure:
 
 
 def samples(x: Array, num_columns: int = 10) -> Figure:
-    """A grid of images, row by row from the top left.
+    """Draw a grid of images, row by row from the top left.
 
-    Args:
-        x: images, ``(N, H, W)`` or ``(N, C, H, W)`` with ``C`` 1 (gray) or 3 (RGB); 0 is black, 1 is white, and what
-            lies outside is clipped. All ``N`` are drawn.
-        num_columns: images a row; the last row may hold fewer.
+    Parameters
+    ----------
+    x
+        Images, ``(N, H, W)`` or ``(N, C, H, W)`` with C = 1 (gray) or 3 (RGB). 0 is black and 1 is white; other values
+        are clipped.
+    num_columns
+        The number of images per row; the last row may be shorter.
 
-    Raises:
-        ValueError: ``x`` are not images, a value is not finite, or ``num_columns`` is below 1.
+    Raises
+    ------
+    TypeError
+        If ``x`` is neither a tensor nor an array.
+    ValueError
+        If ``x`` are not images, a value is not finite, or ``num_columns`` is below 1.
 
+    Examples
+    --------
     >>> import torch
     >>> samples(torch.rand(23, 8, 8)).axes[0].images[0].get_array().shape  # three rows of ten
     (24, 80)
@@ -81,14 +89,22 @@ def samples(x: Array, num_columns: int = 10) -> Figure:
 
 
 def layers(rows: Mapping[str, Array]) -> Figure:
-    """Rows of images with a name each, such as the samples that vary by one layer of a hierarchy.
+    """Draw named rows of images, such as samples that differ in one layer of a hierarchy.
 
-    Args:
-        rows: as many images each, ``(N, H, W)`` or ``(N, C, H, W)``; 0 is black, 1 is white.
+    Parameters
+    ----------
+    rows
+        Images by name, ``(N, H, W)`` or ``(N, C, H, W)``, of the same shape for each row. 0 is black and 1 is white.
 
-    Raises:
-        ValueError: there is no row, rows differ in shape, or the entries are not images.
+    Raises
+    ------
+    TypeError
+        If ``rows`` is not a mapping, or a row is neither a tensor nor an array.
+    ValueError
+        If there is no row, the rows differ in shape, or the entries are not images.
 
+    Examples
+    --------
     >>> import torch
     >>> figure = layers({"z1": torch.rand(5, 8, 8), "z2": torch.rand(5, 8, 8)})
     >>> figure.axes[0].images[0].get_array().shape, [label.get_text() for label in figure.axes[0].get_yticklabels()]

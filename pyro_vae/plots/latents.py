@@ -1,11 +1,11 @@
 r"""Pictures of a latent space of two dimensions.
 
-:func:`manifold` is Figure 4 of [1]. Under the prior :math:`z \sim N(0, I)` the map :math:`u = \Phi(z)` makes each
-coordinate uniform, so a regular grid on the unit square, pulled back by the inverse distribution function,
+:func:`manifold` is Figure 4 of [1]. Under the prior :math:`z \sim N(0, I)` each coordinate of :math:`u = \Phi(z)` is
+uniform. So a regular grid on the unit square, mapped back by the inverse distribution function,
 
 .. math:: z = \Phi^{-1}(u), \qquad u = \left(i + \tfrac12\right) / R, \quad i = 0, \dots, R - 1,
 
-gives every tile the same prior mass: the picture shows the latent plane in the proportions in which the model uses it.
+gives every tile the same prior mass. The picture shows the latent plane in the proportions that the prior gives it.
 
 [1] D. P. Kingma and M. Welling. Auto-Encoding Variational Bayes. ICLR 2014. https://arxiv.org/abs/1312.6114
 """
@@ -35,30 +35,35 @@ from pyro_vae.plots.canvas import (
     with_minus,
 )
 
-__all__ = [
-    "latent_grid",
-    "latent_space",
-    "manifold",
-]
+__all__ = ["latent_grid", "latent_space", "manifold"]
 
 
 def latent_grid(num_rows: int) -> tuple[Tensor, Tensor]:
-    r"""A square grid of latent points, equally spaced in the prior probability :math:`N(0, I)` of each coordinate.
+    r"""Return a square grid of latent points with equal prior mass between neighbours, for :func:`manifold`.
 
-    Its pictures are drawn by :func:`manifold`:
-    ``z, coordinates = latent_grid(20); manifold(vae.likelihood(z).mean, coordinates)``.
+    .. math:: z_{iR + j} = (c_j, c_i), \qquad c_i = \Phi^{-1}\bigl((i + \tfrac12) / R\bigr)
 
-    Args:
-        num_rows: points a side, ``R``.
+    Draw it by ``z, coordinates = latent_grid(20); manifold(vae.likelihood(z).mean, coordinates)``.
 
-    Returns:
-        ``z``, ``(R * R, 2)``, with ``z[i * R + j] == (coordinates[j], coordinates[i])``: the first latent coordinate
-        runs fastest; and ``coordinates``, ``(R,)``, the normal quantiles at ``(i + 0.5) / R``, increasing. Both in
-        torch's default dtype, on the CPU.
+    Parameters
+    ----------
+    num_rows
+        R, the number of points per side.
 
-    Raises:
-        ValueError: ``num_rows`` is below 1.
+    Returns
+    -------
+    z
+        The points, ``(R * R, 2)``, whose first coordinate runs fastest, in torch's default dtype, on the CPU.
+    coordinates
+        The coordinates c of the grid, ``(R,)``, increasing.
 
+    Raises
+    ------
+    ValueError
+        If ``num_rows`` is below 1.
+
+    Examples
+    --------
     >>> z, coordinates = latent_grid(2)
     >>> coordinates
     tensor([-0.6745,  0.6745])
@@ -73,22 +78,29 @@ def latent_grid(num_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def manifold(images: Array, coordinates: Array) -> Figure:
-    """The two-dimensional latent plane, each tile the image that its point decodes to: Figure 4 of the AEVB paper.
+    """Draw a two-dimensional latent plane as the images decoded from a grid, as in Figure 4 of the AEVB paper.
 
-    The first latent coordinate, ``z1``, grows to the right and the second, ``z2``, upwards. In the order of
-    :func:`latent_grid`, ``images[i * R + j]`` is decoded from ``(z1, z2) = (coordinates[j], coordinates[i])`` and is
-    the tile in column ``j`` from the left and row ``i`` *from the bottom*: ``images[0]`` is at the bottom left,
-    ``images[R - 1]`` at the bottom right. The images themselves stay upright.
+    The first latent coordinate, ``z1``, grows to the right and the second, ``z2``, upwards. As in :func:`latent_grid`,
+    ``images[i * R + j]`` is decoded from ``(z1, z2) = (coordinates[j], coordinates[i])``. It is drawn upright in column
+    ``j`` from the left and row ``i`` *from the bottom*, so ``images[0]`` is at the bottom left.
 
-    Args:
-        images: ``(R * R, H, W)`` or ``(R * R, C, H, W)`` with ``C`` 1 (gray) or 3 (RGB); 0 is black, 1 is white, and
-            what lies outside is clipped.
-        coordinates: ``(R,)``, the latent values that label both axes.
+    Parameters
+    ----------
+    images
+        Images, ``(R * R, H, W)`` or ``(R * R, C, H, W)`` with C = 1 (gray) or 3 (RGB). 0 is black and 1 is white; other
+        values are clipped.
+    coordinates
+        The latent values, ``(R,)``, that label both axes.
 
-    Raises:
-        ValueError: ``coordinates`` are not a row of numbers, ``images`` are not ``R * R`` images, or a value is not
-            finite.
+    Raises
+    ------
+    TypeError
+        If ``images`` is neither a tensor nor an array.
+    ValueError
+        If ``coordinates`` are not R numbers, ``images`` are not R * R images, or a value is not finite.
 
+    Examples
+    --------
     >>> z, coordinates = latent_grid(3)
     >>> figure = manifold(torch.rand(len(z), 1, 8, 8), coordinates)
     >>> [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -113,16 +125,23 @@ def manifold(images: Array, coordinates: Array) -> Figure:
 
 
 def latent_space(z: Array, labels: Array | None = None) -> Figure:
-    """Where the data lie in a two-dimensional latent space: a point for each posterior mean.
+    """Draw a point for the posterior mean of each datum in a two-dimensional latent space.
 
-    Args:
-        z: posterior means, ``(N, 2)``.
-        labels: ``(N,)``. Up to 20 different integers are classes, each with its colour in a legend; more of them, or
-            real numbers, are a scale with a colour bar.
+    Parameters
+    ----------
+    z
+        The posterior means, ``(N, 2)``.
+    labels
+        The labels, ``(N,)``, that colour the points. Up to 20 different integers are classes in a legend. More of them,
+        or real numbers, are a scale with a colour bar.
 
-    Raises:
-        ValueError: ``z`` is not ``(N, 2)``, ``labels`` are not ``N`` numbers, or a value is not finite.
+    Raises
+    ------
+    ValueError
+        If ``z`` is not ``(N, 2)``, ``labels`` are not N numbers, or a value is not finite.
 
+    Examples
+    --------
     >>> figure = latent_space(torch.randn(100, 2), labels=torch.arange(100) % 3)
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['0', '1', '2']
@@ -133,7 +152,7 @@ def latent_space(z: Array, labels: Array | None = None) -> Figure:
     z1, z2 = points.T
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    size = float(np.clip(20_000 / len(points), 3, 25))  # points^2: ten thousand data still leave gaps
+    size = float(np.clip(20_000 / len(points), 3, 25))  # in points², so that ten thousand data still leave gaps
     if labels is None:
         axes.scatter(z1, z2, s=size, color=COLORS[0], linewidths=0)
     else:
@@ -155,7 +174,7 @@ def latent_space(z: Array, labels: Array | None = None) -> Figure:
 def _scatter_classes(
     axes: Axes, points: npt.NDArray[Any], classes: npt.NDArray[Any], indices: npt.NDArray[Any], size: float
 ) -> None:
-    """Scatter ``points`` coloured by ``classes[indices]``, in the order given: no class is painted over another."""
+    """Scatter ``points`` coloured by ``classes[indices]`` in their given order, so that no class covers another."""
     colors = np.array(COLORS)[indices % len(COLORS)]  # (N,)
     for number, marker in enumerate(MARKERS):
         chosen = indices // len(COLORS) == number
