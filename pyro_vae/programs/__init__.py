@@ -1,4 +1,4 @@
-"""Programs: a model and its guide, one pair a file."""
+"""Programs: pairs of a model and its guide, one pair a file."""
 
 from pyro_vae.programs.conditional import ConditionalVAE
 from pyro_vae.programs.conv_ladder import ConvLadderVAE

@@ -1,4 +1,4 @@
-r"""The model that hierarchies of vectors share: a Markov chain of Gaussian layers, from the top down to the data.
+r"""The model of the hierarchies of vectors: a Markov chain of Gaussian layers, from the top down to the data.
 
 .. math:: p(x, z_{1:T}) = p(z_T) \prod_{t=2}^T p(z_{t-1}|z_t)\; p(x|z_1)
 """
@@ -45,7 +45,7 @@ class Chain(PyroModule):
         self.prior, self.transitions, self.likelihood = prior, nn.ModuleList(transitions), likelihood
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        transitions = self.transitions  # once: at each reading Pyro registers all the parameters in it
+        transitions = self.transitions  # once: at each access Pyro registers all its parameters
         top = len(transitions) + 1
         with pyro.plate("data", num_data, dim=-1):
             z = pyro.sample(f"z{top}", self.prior())  # (B, latent_dims[-1]), or (K, B, ...) under K particles
@@ -79,12 +79,12 @@ class ChainProgram(Program):
 def sizes_from(
     data_shape: Sequence[int] | None, latent_dims: Sequence[int], hidden_dims: HiddenDims, parts: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]:
-    """The sizes that ``parts`` are made from, checked: of a datum, of each layer, and of the networks of each layer.
+    """Return the shape of a datum, the length of each layer and the hidden widths of each layer's networks.
 
     Raises
     ------
     ValueError
-        If there is no data shape or no layer, or a size is no positive integer.
+        If there is no data shape or no layer, or a size is not a positive integer.
     """
     if data_shape is None:
         raise ValueError(f"data_shape: found None, expected the shape of one datum, or all of {parts} as modules")
@@ -93,7 +93,7 @@ def sizes_from(
 
 
 def _widths(hidden_dims: HiddenDims, num_layers: int) -> list[tuple[int, ...]]:
-    """The hidden widths of each layer: those given for each, or the same for all."""
+    """Return the hidden widths of each layer, from one list for all layers or one list a layer."""
     expected = f"a list of widths, or such a list for each of the {num_layers} layers from z1 up"
     nested = isinstance(hidden_dims, (list, tuple)) and any(hasattr(widths, "__len__") for widths in hidden_dims)
     if not nested:
@@ -116,7 +116,7 @@ def made_from_sizes(
     transitions: Sequence[nn.Module] | None,
     batch_norm: bool = False,
 ) -> tuple[nn.Module, Sequence[nn.Module], nn.Module]:
-    """The prior, transitions and likelihood of a chain: those that are given, and others of these sizes."""
+    """Return the prior, transitions and likelihood of a chain, each made from the sizes unless given."""
     if prior is None:
         prior = StandardNormal(latent_dims[-1])
     if transitions is None:
@@ -130,7 +130,7 @@ def made_from_sizes(
 
 
 def check_length(name: str, parts: Sequence[nn.Module], num_layers: int) -> None:
-    """Raise ``ValueError`` unless there is one of these parts for each layer."""
+    """Raise ``ValueError`` unless there is one part for each layer."""
     if len(parts) != num_layers:
         raise ValueError(
             f"{name}: found {len(parts)}, expected {num_layers}, one for each layer, z1 to z{num_layers}, that the "
@@ -145,14 +145,14 @@ def check_chain(
     latent_dims: Sequence[int] | None,
     data_shape: Sequence[int] | None,
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Return the event shapes of x and of z_1 to z_T, going down the model from its prior on zeros.
+    """Return the event shapes of x and of z_1 to z_T, from a run of each part on zeros.
 
     Raises
     ------
     ValueError
-        If there are not as many transitions as lengths of layers, where these are given, less one.
+        If ``latent_dims`` does not have one entry more than ``transitions``.
     ProgramError
-        If a part does not take what the layer above it is, or gives no distribution of the given length.
+        If a part does not take the layer above it, or does not return a distribution of the given length.
     """
     expected: list[tuple[int, ...] | None] = [None] * (len(transitions) + 1)
     if latent_dims is not None:

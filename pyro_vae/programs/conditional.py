@@ -2,9 +2,9 @@ r"""The conditional variational autoencoder: a density of the data given their l
 
 .. math:: p(x, z|y) = p(z)\, p(x|y, z), \qquad q(z|x, y)
 
-The label is given, always: no probability is spent on it, and the latents hold what it leaves open, such as the hand
-that wrote the digit. In Sohn et al. the condition is an image and the prior may depend on it; here it is a label and
-the prior does not, as they too allow.
+The label is always given and has no density of its own. The latents hold what the label leaves open, such as the
+handwriting of a digit. In Sohn et al. the condition is an image and the prior may depend on it. Here the condition is a
+label and the prior does not depend on it, a case that the paper includes.
 
 Sohn, Lee and Yan, *Learning Structured Output Representation using Deep Conditional Generative Models*, 2015.
 """
@@ -17,7 +17,14 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.nn.layers import Activation
-from pyro_vae.programs.labelled import LabelledModel, LabelledProgram, apart, codes, labelled_parts, number_of_classes
+from pyro_vae.programs.labelled import (
+    LabelledModel,
+    LabelledProgram,
+    labelled_parts,
+    number_of_classes,
+    one_hot,
+    unpack,
+)
 from pyro_vae.programs.parts import AnyLikelihood, Part
 from pyro_vae.runtime.arguments import DataShape, PositiveInteger, Widths
 
@@ -25,16 +32,16 @@ __all__ = ["ConditionalVAE"]
 
 
 class Model(LabelledModel):
-    """The generative program: z ~ p(z), x ~ p(x|y, z), for given labels y.
+    """The generative program for given labels y: z ~ p(z), x ~ p(x|y, z).
 
-    They are a site of no weight, which an observed label adds nothing to.
+    The label is a masked site, which adds nothing to the log density.
     """
 
     def label_prior(self) -> TorchDistributionMixin:
         return super().label_prior().mask(False)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = given(x, y, self.data_shape, self.num_classes)
+        x, y = require_labels(x, y, self.data_shape, self.num_classes)
         return self.generate(len(x), x, y)
 
 
@@ -47,14 +54,14 @@ class Guide(PyroModule):
         self.data_shape, self.num_classes = data_shape, num_classes
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = given(x, y, self.data_shape, self.num_classes)
+        x, y = require_labels(x, y, self.data_shape, self.num_classes)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.posterior(x, codes(y, self.num_classes, like=x)))
+            return pyro.sample("z", self.posterior(x, one_hot(y, self.num_classes, like=x)))
 
 
-def given(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor]:
-    """Data and labels, both of which there have to be."""
-    x, y = apart(x, y, data_shape, num_classes)
+def require_labels(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return data and labels, from x and y or from packed data. Raise ``ValueError`` if there are no labels."""
+    x, y = unpack(x, y, data_shape, num_classes)
     if y is None:
         raise ValueError("y: found data without labels, expected labels (B,), or x and y as pack returns them")
     return x, y
@@ -65,38 +72,38 @@ class ConditionalVAE(LabelledProgram):
 
     .. math:: \log p(x|y) \ge \mathbb{E}_{q(z|x, y)}\bigl[\log p(x|y, z) + \log p(z) - \log q(z|x, y)\bigr]
 
-    Its programs are called as ``model(x, y)`` and ``guide(x, y)``, or with the two in one tensor, as the rest of the
-    package calls them: ``fit(cvae.model, cvae.guide, cvae.pack(x, y))``. What is estimated is log p(x|y).
+    Call the programs as ``model(x, y)`` and ``guide(x, y)``, or with x and y packed in one tensor. The rest of the
+    package takes packed data: ``fit(cvae.model, cvae.guide, cvae.pack(x, y))``. All bounds are of log p(x|y).
 
     Parameters
     ----------
     data_shape
         Shape of one datum, such as ``(28, 28)``.
     num_classes
-        How many labels there are; they are integers from 0.
+        The number of classes. Labels are integers from 0.
     latent_dim
         Length of z.
     hidden_dims
-        Hidden layers of the decoder, in reverse, and of the encoder; that has one more, of the last width, which the
-        label enters (:class:`pyro_vae.ConditionalMLP`).
+        Widths of the encoder's hidden layers; the decoder has the same in reverse. The encoder has one more layer, of
+        the last width, which takes the label (:class:`pyro_vae.ConditionalMLP`).
     likelihood
-        ``"bernoulli"``, ``"gaussian"`` or a module, as for :class:`pyro_vae.VAE`; a module's forward takes z and the
-        label as ones and zeros behind it, ``(*batch, latent_dim + num_classes)``, and returns p(x|y, z).
+        ``"bernoulli"``, ``"gaussian"`` or a module, as for :class:`pyro_vae.VAE`. A module's forward takes z followed
+        by the one-hot label, ``(*batch, latent_dim + num_classes)``, and returns p(x|y, z).
     activation
-        Of the hidden layers.
+        Activation of the hidden layers.
     prior
         A module whose ``forward()`` returns p(z).
     posterior
-        A module whose forward takes x, ``(B, *data_shape)``, and the labels as ones and zeros, ``(B, num_classes)``,
-        and returns q(z|x, y). With all parts given no ``latent_dim`` is needed.
+        A module whose forward takes x, ``(B, *data_shape)``, and one-hot labels, ``(B, num_classes)``, and returns
+        q(z|x, y). With all parts given, ``latent_dim`` is not needed.
 
     Raises
     ------
     ValueError
-        For an unknown likelihood, fewer than two classes, or a ``latent_dim`` that is missing for a part that is not
-        given; when run, for data without labels or of another shape.
+        If the likelihood is unknown, there are fewer than two classes, or ``latent_dim`` is missing and a part has to
+        be made. When run: if the data have no labels or another shape.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
 
     References
     ----------

@@ -1,4 +1,4 @@
-r"""A deep convolutional ladder: residual networks up and down, and a latent image at each of many steps down.
+r"""A deep convolutional ladder: residual networks up and down, with a latent image at each step down.
 
 .. math::
 
@@ -7,10 +7,10 @@ r"""A deep convolutional ladder: residual networks up and down, and a latent ima
    h_{t-1} = r_t\bigl(h_t + V_t z_t\bigr), \qquad p(x|z_{1:T}) = p(x|h_0) \\
    q(z_t|z_{>t}, x) &= \mathcal{N}\bigl(z_t;\ \mu_t(h_t) + \Delta_t(h_t, e_t),\ \sigma_t^2(h_t)\, s_t^2(h_t, e_t)\bigr)
 
-The state h carries all that was drawn above down to the data (skip connections): a layer depends on every layer above
-it, and the data on every layer. The guide goes the model's own way down and, at each layer, moves its Gaussian by what
-the features :math:`e_t(x)` from a way up say: a residual on the prior, so that a layer about which nothing has been
-learnt costs nothing. The way down is one module, under one name in model and guide.
+The state h carries every draw down to the data (skip connections). A layer therefore depends on all layers above it,
+and the data depend on all layers. The guide runs the model's top-down network. At each layer it shifts and rescales the
+model's Gaussian by a function of features :math:`e_t(x)` from a bottom-up network. This is a residual on the prior: a
+layer that has learnt nothing has a KL of zero. The top-down network is one module, under one name in model and guide.
 
 Kingma et al., *Improving Variational Inference with Inverse Autoregressive Flow*, 2016 (the residual ladder); Vahdat
 and Kautz, *NVAE: A Deep Hierarchical Variational Autoencoder*, 2020 (residual Gaussians); Child, *Very Deep VAEs
@@ -43,13 +43,11 @@ __all__ = ["ConvLadderVAE"]
 
 ImageShape = Annotated[Sequence[int], Sizes("an image, (height, width) or (channels, height, width)", bounded=True)]
 _EACH_LEVEL = "an integer of {} or more for each level of images, the last level a single pixel"
-
-
 _BOUNDS = (1e-2, 1e2)  # of the prior's scale, and of the guide's relative to it
 
 
 def _gaussian(parameters: Tensor, given: dist.Normal | None = None) -> dist.Independent:
-    """A Gaussian image from a loc and a raw log-scale beside it, or one that is moved so far from a given one."""
+    """Return a Gaussian image from its loc and raw log-scale, relative to a ``given`` Gaussian if there is one."""
     loc, raw = parameters.chunk(2, -3)  # (*batch, latent_channels, height, width) each
     scale = bounded_scale(raw, *_BOUNDS)
     if given is not None:
@@ -58,7 +56,7 @@ def _gaussian(parameters: Tensor, given: dist.Normal | None = None) -> dist.Inde
 
 
 class Step(nn.Module):
-    """A latent layer on the way down: p(z_t|h_t), and the state below it."""
+    """One layer of the top-down network: p(z_t|h_t), and the state below it."""
 
     def __init__(self, level_index: int, level: Level, latent_channels: int, enter: nn.Module, factor: float) -> None:
         super().__init__()
@@ -72,12 +70,12 @@ class Step(nn.Module):
         return _gaussian(self.prior(functional.silu(h)))
 
     def below(self, h: Tensor, z: Tensor) -> Tensor:
-        """The state after the layer's draw."""
+        """Return the state after the layer's draw."""
         return self.block(h + self.project(z))
 
 
 class WayDown(nn.Module):
-    """The learned constant that the model begins with, and the steps from there to the data's lowest level."""
+    """The top-down network: a learned constant, and the steps from there to the lowest level."""
 
     def __init__(self, levels: Sequence[Level], num_layers: Sequence[int], latent_channels: Sequence[int]) -> None:
         super().__init__()
@@ -97,12 +95,12 @@ class WayDown(nn.Module):
         self.leave = nn.Sequential(*enter)
 
     def step(self, t: int) -> Step:
-        """The step of layer t, which counts from 1, next to the data."""
+        """Return the step of layer t; layers count from 1, next to the data."""
         return cast(Step, self.steps[t - 1])
 
 
 class Correction(nn.Module):
-    """How far the data move a layer's Gaussian: a function of the state on the way down and features of the way up."""
+    """The residual on a layer's prior, as a function of the top-down state and the bottom-up features."""
 
     def __init__(self, level: Level, latent_channels: int) -> None:
         super().__init__()
@@ -114,14 +112,14 @@ class Correction(nn.Module):
 
 
 class Model(PyroModule):
-    """Down from the constant, drawing a latent at each step."""
+    """The generative program: from the learned constant down, with z_t ~ p(z_t|h_t) at each step."""
 
     def __init__(self, way_down: WayDown, likelihood: nn.Module) -> None:
         super().__init__()
         self.way_down, self.likelihood = way_down, likelihood
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        way_down = self.way_down  # once: at each reading Pyro registers all the parameters in it
+        way_down = self.way_down  # once: at each access Pyro registers all its parameters
         h = way_down.start.expand(num_data, -1, -1, -1)
         with pyro.plate("data", num_data, dim=-1):
             for t in range(len(way_down.steps), 0, -1):
@@ -136,7 +134,7 @@ class Model(PyroModule):
 
 
 class Guide(PyroModule):
-    """Up without chance, then the model's way down, corrected at each step."""
+    """The posterior: deterministic features upwards, then the model's steps down with a residual on each prior."""
 
     def __init__(self, way_down: WayDown, upward: Upward, image: Level) -> None:
         super().__init__()
@@ -166,8 +164,8 @@ class ConvLadderVAE(Program):
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_{1:T}) + \sum_{t=1}^T
               \log \frac{p(z_t|z_{>t})}{q(z_t|z_{>t}, x)}\Bigr]
 
-    Its latents are images, ``"z1"`` next to the data to ``"zT"``, the top: several layers at each of a few levels, of
-    which each has half the height and width of the one below, and the last is a single pixel. Every KL is between
+    Its latents are images, from ``"z1"`` next to the data to ``"zT"`` at the top. Each level holds several layers. A
+    level has half the height and width of the level below, and the last level is a single pixel. Every KL is between
     Gaussians given the layers above. Free bits, ``ELBO(free_bits=...)``, and a warm-up, :func:`pyro_vae.anneal_kl`,
     keep many layers in use.
 
@@ -176,27 +174,27 @@ class ConvLadderVAE(Program):
     data_shape
         Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1].
     num_layers
-        How many latent layers each level has, from the data up; the last level is the single pixel. T is their sum. A
-        level may have none, and is passed through.
+        The number of latent layers at each level, from the data up; the last level is the single pixel. T is their sum.
+        A level may have none.
     latent_channels
         Channels of the latent images of each level.
     channels
         Channels of the states and features of each level.
     likelihood
-        ``"bernoulli"``, ``"gaussian"`` (with a scale given by the decoder), or a module whose forward takes the last
+        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder), or a module whose forward takes the last
         state as a vector, ``(*batch, channels[0] * h * w)`` with h and w half the image's, and returns p(x|z).
     num_blocks
-        Residual blocks at each level of the way up.
+        The number of residual blocks at each level of the bottom-up network.
 
     Raises
     ------
     ValueError
-        If ``data_shape`` is no image, the three lists are of different lengths or of less than two levels, a number is
+        If ``data_shape`` is not an image, the three lists differ in length or have fewer than two levels, a number is
         not positive, or the likelihood is unknown.
     TypeError
-        For a likelihood that is no module.
+        If the likelihood is not a module.
     ProgramError
-        For a likelihood that does not take the last state or give the data's shape.
+        If the likelihood does not take the last state, or does not return the data's shape.
 
     References
     ----------

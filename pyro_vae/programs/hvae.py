@@ -6,9 +6,9 @@ r"""The hierarchical variational autoencoder: a Markov chain of latents, one sit
    q(z_{1:T}|x) &= q(z_1|x) \prod_{t=2}^T q(z_t|z_{t-1}) && \text{bottom-up, or} \\
    q(z_{1:T}|x) &= q(z_T|x) \prod_{t=2}^T q(z_{t-1}|z_t, x) && \text{top-down}
 
-Every layer has a location and a scale of its own. The posterior of the chain factorises in both ways, so neither guide
-loses anything but by the form of its distributions. The first goes from layer to layer like the model, upwards. The
-second draws in the model's own order and sees the data at every layer, and the KL of each layer has a closed form.
+Every layer has its own location and scale. The exact posterior of the chain factorises in both ways, so only the form
+of its distributions limits either guide. Bottom-up, each layer is given the layer below. Top-down, each layer is given
+the data and the layer above, in the model's own order, and its KL has a closed form.
 
 Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015 (bottom-up); Rezende, Mohamed and Wierstra,
 *Stochastic Backpropagation and Approximate Inference in Deep Generative Models*, 2014.
@@ -65,7 +65,7 @@ class TopDown(PyroModule):
         self.posteriors = nn.ModuleList(posteriors)
 
     def forward(self, x: Tensor) -> Tensor:
-        posteriors = self.posteriors  # once: at each reading Pyro registers all the parameters in it
+        posteriors = self.posteriors  # once: at each access Pyro registers all its parameters
         top = len(posteriors)
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample(f"z{top}", posteriors[top - 1](x))
@@ -80,8 +80,8 @@ class HVAE(ChainProgram):
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log p(z_{t-1}|z_t) + \log p(z_T)
               - \log q(z_{1:T}|x)\Bigr]
 
-    Its sites are ``"z1"``, next to the data, to ``"zT"``, the top. With one layer it is :class:`pyro_vae.VAE`, whose
-    site is called ``"z"``: the same parts, the same first weights and the same draws from the same seed.
+    Its sites are ``"z1"``, next to the data, to ``"zT"``, the top. With one layer it is :class:`pyro_vae.VAE` with the
+    site ``"z1"`` for ``"z"``: the same parts, the same initial weights and the same draws from the same seed.
 
     Parameters
     ----------
@@ -90,33 +90,32 @@ class HVAE(ChainProgram):
     latent_dims
         Lengths of :math:`z_1, \dots, z_T`, from the data up.
     hidden_dims
-        Hidden layers of the networks towards layer t from below; those from layer t down have the same in reverse.
-        One list for all layers, or one a layer, ``((200, 200), (100, 100))``.
+        Hidden widths of the networks that lead up to layer t; those that lead down from it have the same in reverse.
+        One list for all layers, or one list a layer, ``((200, 200), (100, 100))``.
     likelihood
         ``"bernoulli"``, ``"gaussian"`` or a module whose forward returns p(x|z_1), as for :class:`pyro_vae.VAE`.
     guide
         ``"bottom-up"`` or ``"top-down"``, see above.
     activation
-        Of the hidden layers.
+        Activation of the hidden layers.
     prior
         A module whose ``forward()`` returns p(z_T).
     transitions
         T - 1 modules: the forward of ``transitions[t - 1]`` takes :math:`z_{t+1}` and returns :math:`p(z_t|z_{t+1})`.
     posteriors
-        T modules. Bottom-up, the forward of the first takes x and that of ``posteriors[t - 1]`` takes
-        :math:`z_{t-1}`; top-down, that of the last takes x and that of ``posteriors[t - 1]`` takes
-        :math:`(x, z_{t+1})`. They return :math:`q(z_t|\cdot)`. Parts that are given replace those made from the sizes;
-        with all of them given no size is needed.
+        T modules that return :math:`q(z_t|\cdot)`. Bottom-up, the first takes x and ``posteriors[t - 1]`` takes
+        :math:`z_{t-1}`. Top-down, the last takes x and ``posteriors[t - 1]`` takes :math:`(x, z_{t+1})`. A part that is
+        given replaces the one made from the sizes. With all parts given, no size is needed.
 
     Raises
     ------
     ValueError
-        For an unknown guide or likelihood, no layers, lists of parts whose lengths do not fit, or sizes that are
-        missing for a part that is not given.
+        If the guide or the likelihood is unknown, there is no layer, a list of parts has the wrong length, or a size is
+        missing and a part has to be made.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
     ProgramError
-        For a part that does not take or give its layer's shape.
+        If a part does not take or return its layer's shape.
 
     References
     ----------
@@ -184,7 +183,7 @@ def _bottom_up(
     hidden_dims: Sequence[Sequence[int]],
     activation: Activation,
 ) -> list[nn.Module]:
-    """q(z_1|x) and each q(z_t|z_{t-1})."""
+    """Return q(z_1|x) and each q(z_t|z_{t-1})."""
     inputs = [data_shape, *((size,) for size in latent_dims[:-1])]
     return [
         DiagonalNormal(MLP(shape, (2, size), widths, activation))
@@ -198,7 +197,7 @@ def _top_down(
     hidden_dims: Sequence[Sequence[int]],
     activation: Activation,
 ) -> list[nn.Module]:
-    """Each q(z_t|x, z_{t+1}), and q(z_T|x)."""
+    """Return each q(z_t|x, z_{t+1}), and q(z_T|x)."""
     lower = [
         DiagonalNormal(ConditionalMLP(data_shape, above, (2, size), widths, activation))
         for (size, above), widths in zip(pairwise(latent_dims), hidden_dims[:-1], strict=True)

@@ -1,12 +1,11 @@
-r"""What programs of labelled data share: the model, the way x and y travel together, and draws of a given class.
+r"""The base of programs for labelled data: their model, packed data and labels, and draws of a given class.
 
 .. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z)
 
-Everything in this package hands a program one tensor, the data. So a batch of data and integer labels is packed into
-one: x flattened, its label behind it, ``(B, D + 1)``. Called from elsewhere, a program also takes them apart, as
-``model(x, y)``.
+The rest of the package passes a program one tensor. Data and integer labels are therefore packed into one,
+``(B, D + 1)``: x flattened, followed by its label. A program can also be called with the two, ``model(x, y)``.
 
-A decoder takes the label beside the latents, as ones and zeros, so that every likelihood will do, on a network of
+A decoder takes the latents followed by the one-hot label. This works with every likelihood on a network of
 ``latent_dim + num_classes`` inputs.
 """
 
@@ -35,18 +34,18 @@ from pyro_vae.runtime.arguments import Array, checked
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
 
-__all__ = ["LabelledModel", "LabelledProgram", "apart", "beside", "codes", "labelled_parts", "number_of_classes"]
+__all__ = ["LabelledModel", "LabelledProgram", "labelled_parts", "number_of_classes", "one_hot", "unpack", "with_label"]
 
 Labels = Annotated[Any, Arrays("integers, as a tensor, an array or a list", least_dims=0, lists=True)]
 
 
-def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor | None]:
-    """Data ``(B, *data_shape)`` and their labels, or ``None``, however they were given: apart or packed.
+def unpack(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Return data ``(B, *data_shape)`` and their labels or ``None``, from x and y or from packed data.
 
     Raises
     ------
     ValueError
-        If x is neither, or packed in numbers that cannot tell all classes apart.
+        If x has neither shape, or is packed in a dtype that rounds labels.
     """
     if tuple(x.shape[1:]) == data_shape:
         return x, y
@@ -63,20 +62,20 @@ def apart(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes:
     return x[:, :-1].reshape(len(x), *data_shape), x[:, -1].long()
 
 
-def codes(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
-    """Labels ``(*batch,)`` as ones and zeros ``(*batch, num_classes)``, of the dtype of ``like``."""
+def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """Return labels ``(*batch,)`` as one-hot vectors ``(*batch, num_classes)`` of the dtype of ``like``."""
     return functional.one_hot(y, num_classes).to(like.dtype)
 
 
-def beside(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Latents ``(*batch, latent_dim)`` with the codes of their labels behind them; the two batches broadcast."""
+def with_label(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return latents ``(*batch, latent_dim)`` followed by their one-hot labels; the batch shapes broadcast."""
     batch_shape = torch.broadcast_shapes(z.shape[:-1], y.shape)
-    code = codes(y, num_classes, like=z)
-    return torch.cat([z.expand(*batch_shape, -1), code.expand(*batch_shape, -1)], -1)
+    label = one_hot(y, num_classes, like=z)
+    return torch.cat([z.expand(*batch_shape, -1), label.expand(*batch_shape, -1)], -1)
 
 
 def number_of_classes(num_classes: Any) -> int:
-    """The argument ``num_classes``, once it is an integer of 2 or more; else ``ValueError``."""
+    """Return ``num_classes``. Raise ``ValueError`` unless it is an integer of 2 or more."""
     return sizes_of("num_classes", [num_classes], "an integer, 2 or more", least=2)[0]
 
 
@@ -90,14 +89,14 @@ def labelled_parts(
     prior: nn.Module | None,
     posterior: nn.Module | None,
 ) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """p(z), p(x|y, z) and q(z|x, y): those that are given, and the others made from the sizes.
+    """Return p(z), p(x|y, z) and q(z|x, y), each made from the sizes unless given.
 
     Raises
     ------
     ValueError
-        For a latent_dim that is missing.
+        If ``latent_dim`` is missing and a part has to be made.
     TypeError
-        For a prior that runs a part of another guide.
+        If the prior shares a part of another guide.
     """
     check_stands_alone(prior)
     if prior is not None and posterior is not None and not isinstance(likelihood, str):
@@ -114,7 +113,7 @@ def labelled_parts(
 
 
 class LabelledModel(PyroModule):
-    """The generative program: y ~ p(y), all classes alike, z ~ p(z), x ~ p(x|y, z), independently for each datum."""
+    """The generative program of each datum: y uniform over the classes, z ~ p(z), x ~ p(x|y, z)."""
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module, data_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -127,17 +126,17 @@ class LabelledModel(PyroModule):
 
     def generate(self, num_data: int, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         with pyro.plate("data", num_data, dim=-1):
-            y = pyro.sample("y", self.label_prior(), obs=y)  # (B,), or (C, 1) where all classes are gone through
+            y = pyro.sample("y", self.label_prior(), obs=y)  # (B,), or (C, 1) where the classes are enumerated
             z = pyro.sample("z", self.prior())  # (*batch, latent_dim)
-            return pyro.sample("x", self.likelihood(beside(z, y, self.num_classes)), obs=x)
+            return pyro.sample("x", self.likelihood(with_label(z, y, self.num_classes)), obs=x)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = apart(x, y, self.data_shape, self.num_classes)
+        x, y = unpack(x, y, self.data_shape, self.num_classes)
         return self.generate(len(x), x, y)
 
 
 class LabelledProgram(Program):
-    """A program pair of data with integer labels from 0 to ``num_classes - 1``."""
+    """A program pair for data with integer labels from 0 to ``num_classes - 1``."""
 
     def __init__(self, model: LabelledModel, guide: PyroModule) -> None:
         super().__init__(model, guide, ("z",))
@@ -145,12 +144,12 @@ class LabelledProgram(Program):
 
     @checked
     def pack(self, x: Array, y: Labels) -> Tensor:
-        """Return data ``(N, *data_shape)`` and labels ``(N,)`` as one tensor ``(N, D + 1)``, as the programs take them.
+        """Return data ``(N, *data_shape)`` and labels ``(N,)`` packed into one tensor ``(N, D + 1)``.
 
         Raises
         ------
         ValueError
-            If a shape is another, or a label is not one of the classes.
+            If a shape is wrong, or a label is not one of the classes.
         """
         x, y = as_tensor(x, "x"), as_tensor(y, "y")
         if tuple(x.shape[1:]) != self.data_shape or tuple(y.shape) != (len(x),):
@@ -160,7 +159,7 @@ class LabelledProgram(Program):
             )
         if not self._known(y):
             raise ValueError(f"y: found {_described(y)}, expected integers from 0 to {self.num_classes - 1}")
-        # half precision would round labels: it has no 257
+        # half precision would round labels; bfloat16 has no 257
         x = x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.get_default_dtype())
         return torch.cat([x.reshape(len(x), -1), y[:, None].to(x)], 1)
 
@@ -185,7 +184,7 @@ class LabelledProgram(Program):
     ) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x|y); with ``mean=True`` return each draw's mean of p(x|y, z).
 
-        ``y`` is an integer, or one for each sample; by default they are drawn, all classes alike.
+        ``y`` is one label, or one for each sample. By default labels are drawn uniformly.
 
         Raises
         ------
@@ -204,14 +203,14 @@ class LabelledProgram(Program):
             return super().sample(num_samples, layer=layer, mean=mean)
 
     def _known(self, y: Tensor) -> bool:
-        """Whether all are classes."""
+        """Return whether every label is one of the classes."""
         is_number = not y.is_complex() and y.dtype != torch.bool and y.numel() > 0
         is_whole = is_number and bool(y.isfinite().all()) and torch.equal(y, y.round())
         return is_whole and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
 
     def _labels(self, x: Tensor) -> Tensor:
-        """The labels ``(B,)`` of packed data, on the program's device."""
-        _, y = apart(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
+        """Return the labels ``(B,)`` of packed data, on the program's device."""
+        _, y = unpack(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
         if y is None:
             raise ValueError("x: found data without labels, expected x and y as pack returns them")
         return y.to(placement(self)[0])

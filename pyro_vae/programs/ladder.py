@@ -1,16 +1,16 @@
-r"""The ladder variational autoencoder: a deterministic way up, and one stochastic way down for model and guide.
+r"""The ladder variational autoencoder: a deterministic pass up, and a stochastic pass down that model and guide share.
 
 .. math::
 
    d_t &= f_t(d_{t-1}), \quad d_0 = x, \qquad
-          \mathcal{N}\bigl(z_t;\ \hat\mu_t(d_t), \hat\sigma_t^2(d_t)\bigr) \quad \text{what the data say of layer t} \\
+          \mathcal{N}\bigl(z_t;\ \hat\mu_t(d_t), \hat\sigma_t^2(d_t)\bigr) \quad \text{the evidence for layer t} \\
    q(z_T|x) &= \mathcal{N}(z_T;\ \hat\mu_T, \hat\sigma_T^2), \qquad
    q(z_t|z_{t+1}, x) \propto \mathcal{N}(z_t;\ \hat\mu_t, \hat\sigma_t^2)\; p(z_t|z_{t+1})
 
-The guide goes down the model's own transitions and corrects each by the data, both weighed by their precisions. An
-upper layer is therefore of use to the guide as soon as it is of use to the model, and does not die while the lower ones
-learn. The transitions are one set of modules, under the same names in model and guide, so that Pyro's parameter store
-holds each parameter once.
+The guide runs the model's own transitions and combines each with the evidence, both weighted by their precisions. It
+therefore uses an upper layer as soon as the model does, and the layer does not collapse while the lower ones learn. The
+transitions are one set of modules under the same names in model and guide, so that Pyro's parameter store holds each
+parameter once.
 
 Sønderby, Raiko, Maaløe, Sønderby and Winther, *Ladder Variational Autoencoders*, 2016.
 """
@@ -43,21 +43,21 @@ __all__ = ["LadderVAE"]
 
 
 class Ladder(PyroModule):
-    """The posterior: up from x without chance, then down the model's transitions, corrected by what was seen."""
+    """The posterior: deterministic features upwards, then the model's transitions down, combined with the evidence."""
 
     def __init__(
         self, encoders: Sequence[nn.Module], posteriors: Sequence[nn.Module], transitions: nn.ModuleList
     ) -> None:
         super().__init__()
         self.encoders, self.posteriors = nn.ModuleList(encoders), nn.ModuleList(posteriors)
-        self.transitions = transitions  # the model's, under its name for them
+        self.transitions = transitions  # under their name in the model, so that Pyro registers them once
 
     def forward(self, x: Tensor) -> Tensor:
         d, evidence = x, []
         for encoder, posterior in zip(self.encoders, self.posteriors, strict=True):
             d = encoder(d)
             evidence.append(posterior(d))
-        transitions = self.transitions  # once: at each reading Pyro registers all the parameters in it
+        transitions = self.transitions  # once: at each access Pyro registers all its parameters
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample(f"z{len(evidence)}", evidence[-1])
             for t in range(len(evidence) - 1, 0, -1):
@@ -79,13 +79,13 @@ class LadderVAE(ChainProgram):
     Parameters
     ----------
     data_shape, latent_dims, hidden_dims, likelihood
-        As for :class:`pyro_vae.HVAE`; ``hidden_dims`` of layer t are those of :math:`f_t` and, in reverse, of the
-        network from layer t down, one width or more each.
+        As for :class:`pyro_vae.HVAE`. The widths of layer t, one or more, are those of :math:`f_t` and, in reverse, of
+        the network that leads down from layer t.
     activation
-        Of the hidden layers; ``"leaky_relu"`` as in the paper.
+        Activation of the hidden layers; ``"leaky_relu"`` as in the paper.
     batch_norm
-        Normalise the hidden layers of the encoders and transitions over the batch. A bound in train mode is then
-        another one than in eval mode, where it is reported.
+        Normalise the hidden layers of the encoders and transitions over the batch. Bounds in train mode then differ
+        from those in eval mode, which are the ones reported.
     prior, transitions
         The model's parts, as for :class:`pyro_vae.HVAE`; the transitions return diagonal Gaussians.
     encoders
@@ -97,12 +97,12 @@ class LadderVAE(ChainProgram):
     Raises
     ------
     ValueError
-        For an unknown likelihood, no layers, lists of parts whose lengths do not fit, or sizes that are missing for a
-        part that is not given.
+        If the likelihood is unknown, there is no layer, a list of parts has the wrong length, or a size is missing and
+        a part has to be made.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
     ProgramError
-        For a part that does not take or give its layer's shape, or, below the top, that gives no diagonal Gaussian.
+        If a part does not take or return its layer's shape, or one below the top returns no diagonal Gaussian.
 
     References
     ----------
@@ -145,7 +145,7 @@ class LadderVAE(ChainProgram):
                     if not layer:
                         raise ValueError(
                             f"hidden_dims: found {hidden_dims!r}, with none for layer z{t + 1}, expected one width or "
-                            "more, the last that of its features on the way up"
+                            "more, the last being that of its features"
                         )
                 inputs = [data_shape, *((layer[-1],) for layer in widths[:-1])]
                 encoders = [

@@ -43,7 +43,7 @@ DatumShape = Annotated[
 def likelihood_of(
     name: str, latent_dim: int, data_shape: Sequence[int], hidden_dims: Sequence[int], activation: Activation
 ) -> nn.Module:
-    """A likelihood by its name, on a decoder of fully connected layers."""
+    """Return a likelihood by its name, on a fully connected decoder."""
     if name == "bernoulli":
         return Bernoulli(MLP(latent_dim, data_shape, hidden_dims, activation), data_shape)
     decoder = MLP(latent_dim, (2, *data_shape), hidden_dims, activation)
@@ -51,27 +51,27 @@ def likelihood_of(
 
 
 def check_stands_alone(prior: nn.Module | None) -> None:
-    """Raise ``TypeError`` for a prior that runs a part of the guide, in a program that has no such part."""
+    """Raise ``TypeError`` for a prior that shares a part of the guide, in a program without that part."""
     if prior is not None and shared_by(prior):
         raise TypeError(
             f"prior: found {type(prior).__name__}, which runs a posterior on pseudo-inputs, expected a prior that "
-            "stands alone: of the programs here VAE alone has a posterior q(z|x) to share"
+            "shares no part of the guide: only VAE has a posterior q(z|x) to share"
         )
 
 
 def shared_by(prior: nn.Module) -> dict[str, nn.Module]:
-    """The parts of the guide that a prior runs too, by the attribute that holds them there."""
+    """Return the parts of the guide that a prior shares, by their attribute in the guide."""
     shared: dict[str, nn.Module] = getattr(prior, "shared", {})
     return shared
 
 
 def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int, ...]:
-    """A list of integers, none below ``least``, as a tuple.
+    """Return a list of integers, none below ``least``, as a tuple.
 
     Raises
     ------
     ValueError
-        If it is no such list; the message says what was ``expected``.
+        If it is not such a list; the message names what was ``expected``.
     """
     Sizes(expected, least).check(name, sizes)
     return tuple(map(int, sizes))
@@ -79,19 +79,19 @@ def sizes_of(name: str, sizes: Any, expected: str, least: int = 1) -> tuple[int,
 
 @torch.no_grad()
 def result_of(name: str, part: nn.Module, *inputs: tuple[int, ...]) -> Any:
-    """What a part returns for one datum, its inputs being zeros of the given shapes.
+    """Return the output of a part for one datum, on zeros of the given shapes.
 
     Raises
     ------
     ProgramError
-        If it fails on them.
+        If the part fails on them.
     """
     device, dtype = placement(part)
     zeros = [torch.zeros(1, *shape, device=device, dtype=dtype) for shape in inputs]
     try:
         with evaluating(part):
             return part(*zeros)
-    except Exception as error:  # a part of someone else's can fail in any way
+    except Exception as error:  # a user's part can raise anything
         shapes = " and ".join(str(shape) for shape in inputs)
         takes = f"takes {shapes}, here in a batch of one" if inputs else "is called without an argument"
         raise ProgramError(
@@ -106,12 +106,12 @@ def check_layer(
     expected: tuple[int, ...] | None = None,
     batch_shape: tuple[int, ...] = (1,),
 ) -> tuple[int, ...]:
-    """Return the event shape that a part gave its layer, once it is a distribution of the shapes expected.
+    """Return the event shape of a layer's distribution, which a part returned.
 
     Raises
     ------
     ProgramError
-        If it is not; the message names the part and the layer.
+        If it is no distribution, or not of the expected shapes; the message names the part and the layer.
     """
     if isinstance(result, Tensor) or not hasattr(result, "event_shape"):
         raise ProgramError(

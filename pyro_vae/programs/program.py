@@ -1,11 +1,11 @@
 """A program pair as one module.
 
-``model`` and ``guide`` are what Pyro runs. Holding both in one module moves, saves and lists them together; each half
-also carries the recipe of the whole, so that a checkpoint written from the two halves can rebuild the pair.
+Pyro runs ``model`` and ``guide``. One module holds both, so that they are moved, saved and listed together. Each of the
+two also carries the recipe of the pair, so that a checkpoint of the two can rebuild it.
 
-What a user draws from a pair are runs of the same two programs with some of their latents given: a sample is a run of
-the model, an encoding one of the guide with every latent at its mean, a reconstruction one of the model on what the
-guide found. So one implementation serves every depth.
+Samples, encodings and reconstructions are runs of the same two programs with some latents fixed. A sample runs the
+model. An encoding runs the guide with every latent at its mean. A reconstruction runs the model on the encoding. The
+same code therefore serves any number of layers.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["GenerativeModel", "NumSamples", "Program"]
 
 
 class GenerativeModel(Protocol):
-    """A model that runs without data too."""
+    """A model that also runs without data."""
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        """Draw so many data, or score the data ``x``, ``(num_data, *data_shape)``; return them."""
+        """Draw ``num_data`` data, or score the data ``x``, ``(num_data, *data_shape)``; return them."""
 
 
 NumSamples = Annotated[int, Integers("0 or more, as an integer", 0)]
@@ -66,9 +66,9 @@ class Program(Rebuildable):
     @checked
     @torch.no_grad()
     def encode(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the posterior means of a layer, ``(B, *event_shape)``, of data ``(B, *data_shape)``.
+        """Return the posterior means ``(B, *event_shape)`` of a layer for data ``(B, *data_shape)``.
 
-        In a hierarchy each layer's mean is that given the means of the layers that the guide draws before it.
+        In a hierarchy the mean is given the means of the layers that the guide draws before it.
 
         Raises
         ------
@@ -81,10 +81,10 @@ class Program(Rebuildable):
     @checked
     @torch.no_grad()
     def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the mean of p(x|z) for latents that the guide infers from x, ``(B, *data_shape)`` like the data.
+        """Return the mean of p(x|z), ``(B, *data_shape)``, for latents that the guide infers from x.
 
-        The given layer and those above it are at their posterior means; those below are drawn anew from the model. So
-        ``layer=1`` shows all that the latents hold, and a higher one what its layer alone, with those above it, holds.
+        The given layer and those above it are at their posterior means. Those below are drawn from the model. So
+        ``layer=1`` shows the information in all latents, and a higher one that in its layer and those above.
 
         Raises
         ------
@@ -101,23 +101,23 @@ class Program(Rebuildable):
     def sample(self, num_samples: NumSamples, *, layer: int | None = None, mean: bool = False) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x); with ``mean=True`` return each draw's mean of p(x|z).
 
-        Papers print the means, which look smoother than the data do; the draws are what the model holds likely. With
-        ``layer``, the layers above it are drawn once and held, so that the samples vary by that layer and those below.
+        Papers often print the means, which look smoother than the data. With ``layer``, the layers above it are drawn
+        once and shared, so that the samples differ in that layer and those below.
 
         Raises
         ------
         ValueError
             If ``num_samples`` is negative, or there is no such layer.
         """
-        held: dict[str, Tensor] = {}
+        fixed: dict[str, Tensor] = {}
         num_data = max(num_samples, 1)  # Pyro has no empty plates
         if layer is not None:
             self._check_layer(layer)
             trace = self._trace_model(1, {})
             for name in self.latents[layer:]:
                 value: Any = trace.nodes[name]["value"]  # (1, *event_shape)
-                held[name] = value.expand(num_data, *value.shape[1:])
-        site = self._generate(num_data, held)
+                fixed[name] = value.expand(num_data, *value.shape[1:])
+        site = self._generate(num_data, fixed)
         return (site["fn"].mean if mean else site["value"])[:num_samples]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ class Program(Rebuildable):
         return {name: sites[name]["value"] for name in self.latents}
 
     def _generate(self, num_data: int, known: dict[str, Tensor]) -> Any:
-        """The observed site of a run of the model on some known latents."""
+        """Run the model with some latents known, and return its observed site."""
         return self._trace_model(num_data, known).nodes["x"]
 
     def _trace_model(self, num_data: int, known: dict[str, Tensor]) -> poutine.Trace:

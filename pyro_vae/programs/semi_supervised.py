@@ -1,10 +1,10 @@
-r"""The semi-supervised variational autoencoder: a few data have labels, of all others the label is one more latent.
+r"""The semi-supervised variational autoencoder: some data have labels, and the label of the others is a latent.
 
 .. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z), \qquad q(y, z|x) = q(y|x)\, q(z|x, y)
 
-It is the model that its paper calls M2. Labelled data train p(x|y, z) and q(z|x, y); unlabelled ones train these under
-each label, as much as q(y|x) believes in it, and q(y|x) to believe in the labels that explain the data. The bounds of
-both, and what is minimised, are in :mod:`pyro_vae.objectives.labels`.
+The paper calls this model M2. Labelled data train p(x|y, z) and q(z|x, y). Unlabelled data train them under each label,
+weighted by q(y|x), and train q(y|x) towards the labels that explain the data. The bounds of both and the training loss
+are in :mod:`pyro_vae.objectives.labels`.
 
 Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
 """
@@ -25,10 +25,10 @@ from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.labelled import (
     LabelledModel,
     LabelledProgram,
-    apart,
-    codes,
     labelled_parts,
     number_of_classes,
+    one_hot,
+    unpack,
 )
 from pyro_vae.programs.parts import AnyLikelihood, Part
 from pyro_vae.runtime.arguments import Array, DataShape, PositiveInteger, Widths, checked
@@ -39,14 +39,14 @@ __all__ = ["M2", "Classifier"]
 
 
 class Classifier(Rebuildable):
-    r"""The label's posterior, given the data alone.
+    r"""The posterior of the label given the data.
 
     .. math:: q(y|x) = \mathrm{Cat}\bigl(y;\ \mathrm{softmax}\, f(x)\bigr)
 
     Parameters
     ----------
     network
-        Takes x, ``(*batch, *data_shape)``, to logits, ``(*batch, num_classes)``.
+        A network from x, ``(*batch, *data_shape)``, to logits, ``(*batch, num_classes)``.
 
     Examples
     --------
@@ -64,9 +64,9 @@ class Classifier(Rebuildable):
 
 
 class Guide(PyroModule):
-    """The amortised posterior: y ~ q(y|x), unless it is given, then z ~ q(z|x, y).
+    """The amortised posterior: y ~ q(y|x) unless the label is given, then z ~ q(z|x, y).
 
-    Under Pyro's ``TraceEnum_ELBO`` the label is not drawn, but gone through.
+    Pyro's ``TraceEnum_ELBO`` enumerates the label.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class Guide(PyroModule):
         self.data_shape, self.num_classes = data_shape, num_classes
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x, y = apart(x, y, self.data_shape, self.num_classes)
+        x, y = unpack(x, y, self.data_shape, self.num_classes)
         with pyro.plate("data", len(x), dim=-1):
             if y is None:
                 y = pyro.sample("y", self.classifier(x), infer={"enumerate": "parallel"})
-            return pyro.sample("z", self.posterior(x, codes(y, self.num_classes, like=x)))
+            return pyro.sample("z", self.posterior(x, one_hot(y, self.num_classes, like=x)))
 
 
 class M2(LabelledProgram):
@@ -93,15 +93,15 @@ class M2(LabelledProgram):
                      = -\mathcal{L}(x, y) \\
        \log p(x) &\ge \sum_y q(y|x) \bigl(-\mathcal{L}(x, y) - \log q(y|x)\bigr) = -\mathcal{U}(x)
 
-    Its programs take unlabelled data, ``model(x)``; labelled data, ``model(x, y)``; and labelled data in one tensor,
-    ``model(m2.pack(x, y))``. The label is the site ``"y"``. All classes are equally likely before the data are seen.
+    Its programs take unlabelled data, ``model(x)``, labelled data, ``model(x, y)``, and packed labelled data,
+    ``model(m2.pack(x, y))``. The label is the site ``"y"``, with a uniform prior.
 
     Parameters
     ----------
     data_shape
         Shape of one datum, such as ``(28, 28)``.
     num_classes
-        How many labels there are; they are integers from 0.
+        The number of classes. Labels are integers from 0.
     latent_dim, hidden_dims, likelihood, activation, prior, posterior
         As for :class:`pyro_vae.ConditionalVAE`.
     classifier
@@ -110,10 +110,10 @@ class M2(LabelledProgram):
     Raises
     ------
     ValueError
-        For an unknown likelihood, fewer than two classes, or a ``latent_dim`` that is missing for a part that is not
-        given; when run, for data of another shape.
+        If the likelihood is unknown, there are fewer than two classes, or ``latent_dim`` is missing and a part has to
+        be made. When run: if the data have another shape.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
 
     References
     ----------
@@ -157,7 +157,7 @@ class M2(LabelledProgram):
     @checked
     @torch.no_grad()
     def classify(self, x: Array) -> Tensor:
-        """The most probable labels under q(y|x), ``(B,)``, of data ``(B, *data_shape)``."""
+        """Return the most probable labels ``(B,)`` under q(y|x) for data ``(B, *data_shape)``."""
         device, dtype = placement(self)
         x = as_tensor(x, "x").to(device, dtype)
         with evaluating(self), failing_on("x", x):
@@ -165,6 +165,6 @@ class M2(LabelledProgram):
         return logits.argmax(-1)
 
     def _labels(self, x: Tensor) -> Tensor:
-        """Those that are known, or else the most probable."""
-        x, y = apart(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
+        """Return the known labels, or else the most probable ones."""
+        x, y = unpack(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
         return self.classify(x) if y is None else y.to(placement(self)[0])

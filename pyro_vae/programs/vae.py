@@ -28,7 +28,7 @@ class Model(PyroModule):
     def __init__(self, prior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
         self.prior, self.likelihood = prior, likelihood
-        for name, part in shared_by(prior).items():  # by the path that they have in the guide
+        for name, part in shared_by(prior).items():  # under their path in the guide, so that Pyro registers them once
             setattr(self, name, part)
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
@@ -66,24 +66,23 @@ class VAE(Program):
     latent_dim
         Length of z.
     hidden_dims
-        Hidden layers of the encoder; the decoder has the same in reverse.
+        Widths of the encoder's hidden layers; the decoder has the same in reverse.
     likelihood
-        ``"bernoulli"`` for black and white pixels; ``"gaussian"`` for pixels in [0, 1], its mean squashed by a sigmoid
-        and its scale given by the decoder, as in the paper; or a module whose forward returns p(x|z).
+        ``"bernoulli"`` for black and white pixels, ``"gaussian"`` for pixels in [0, 1], or a module whose forward
+        returns p(x|z). As in the paper, the Gaussian's mean passes a sigmoid and the decoder returns its scale.
     activation
-        Of the hidden layers; ``"tanh"`` as in the paper.
+        Activation of the hidden layers; ``"tanh"`` as in the paper.
     prior, posterior
-        Modules whose forward returns p(z) and q(z|x). A part that is given replaces the one made from the sizes; with
-        all three parts given no size is needed. A prior that shares the posterior, :class:`~pyro_vae.priors.VampPrior`,
-        brings it along.
+        Modules whose forward returns p(z) and q(z|x). A part that is given replaces the one made from the sizes. With
+        all three parts given, no size is needed. A :class:`~pyro_vae.priors.VampPrior` brings its posterior along.
 
     Raises
     ------
     ValueError
-        For an unknown likelihood, sizes that are missing for a part that is not given, or a posterior that is not the
-        one that the prior shares.
+        If the likelihood is unknown, a size is missing and a part has to be made, or the posterior is not the one that
+        the prior shares.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
 
     Examples
     --------

@@ -1,8 +1,7 @@
-r"""The vector-quantised autoencoder: a grid of codes from a codebook, chosen by the encoder without chance.
+r"""The vector-quantised autoencoder: the encoder chooses a grid of codes from a codebook, deterministically.
 
 The latent z is a grid of P vectors, each one of the codebook's :math:`e_1, \dots, e_K`. The model draws codes and
-decodes their vectors; the guide's one-point distribution holds, at each position, the code next to the encoder's output
-:math:`z_e(x)`:
+decodes their vectors. The guide is a point mass at the codes nearest to the encoder's outputs :math:`z_e(x)`:
 
 .. math:: p(x, z) = p(z)\, p(x|z), \qquad q(z|x) = \delta_{z_q(x)}, \qquad
           z_q(x)_i = e_{k_i}, \quad k_i = \arg\min_k \lVert z_e(x)_i - e_k \rVert
@@ -11,19 +10,19 @@ As :math:`\log q(z_q|x) = 0`, the evidence lower bound is one term of the sum :m
 
 .. math:: \log p(x) \ge \log p(x|z_q(x)) + \log p(z_q(x)),
 
-in nats, to be compared with the bounds of other programs. Training differs from its gradient in two places, and in
-nothing else. *Straight through*: the gradient by :math:`z_q` goes on to :math:`z_e` as if they were one,
+in nats, and comparable with the bounds of other programs. Training departs from its gradient in two places only. The
+*straight-through estimator* passes the gradient with respect to :math:`z_q` on to :math:`z_e`,
 
 .. math:: z_q = e_k + (z_e - \mathrm{sg}[z_e]),
 
-where sg stops the gradient. *Commitment*: :math:`z_e` is drawn to the codes that it chose, by
+where sg stops the gradient. The *commitment loss* pulls :math:`z_e` towards the codes that it chose,
 
 .. math:: - \beta \sum_{i=1}^P \lVert z_{e,i} - \mathrm{sg}[e_{k_i}] \rVert^2 .
 
-This is no part of a bound. It is a term of :math:`-\log q`, less its own value, so that it has the gradient
-:math:`-2 \beta (z_e - e_k)` and the value zero: every objective that differentiates log q trains with it, this
-package's and Pyro's, and none reports it. (The paper writes a mean over the positions where this is a sum, so its β is
-P times this one.) The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.nn.codebook`.
+It is not part of a bound. It enters as a term of :math:`-\log q` minus its own value, with the gradient
+:math:`-2 \beta (z_e - e_k)` and the value zero. Every objective that differentiates log q, Pyro's included, trains with
+it, and none reports it. (The paper has the mean over the positions in place of the sum, so its β is P times this one.)
+The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.nn.codebook`.
 
 van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017.
 """
@@ -57,7 +56,7 @@ CodePriorName = Literal["independent", "autoregressive"]
 
 
 class Model(PyroModule):
-    """Codes from their prior, as vectors, and x from these."""
+    """The generative program: codes from their prior, then x given the codes' vectors."""
 
     def __init__(self, prior: nn.Module, codebook: Codebook, likelihood: nn.Module) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class Model(PyroModule):
 
 
 class Guide(PyroModule):
-    """The codes next to the encoder's outputs, without chance."""
+    """The posterior: a point mass at the codes nearest to the encoder's outputs."""
 
     def __init__(self, encoder: nn.Module, codebook: Codebook, commitment: float) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class Guide(PyroModule):
         codebook = self.codebook
         outputs = self.encoder(x)  # (B, *code_shape, code_dim)
         if codebook.training and outputs.requires_grad:
-            codebook.update(outputs)  # before the choice, so that the model replays it with the same codes
+            codebook.update(outputs)  # before the choice, so that the model replays it with the same vectors
         chosen = codebook.vectors[codebook(outputs)]
         distance = (outputs - chosen).square().flatten(1).sum(-1)  # (B,)
         z = chosen + (outputs - outputs.detach())
@@ -99,49 +98,49 @@ class VQVAE(Program):
 
     .. math:: \log p(x) \ge \log p(x|z_q(x)) + \log p(z_q(x))
 
-    The latent ``"z"`` is the grid of the chosen codes' vectors, ``(*code_shape, code_dim)``: ``encode`` returns it, and
-    :meth:`codes` the codes as integers. All particles of a datum are one, so one is enough everywhere, and
-    :func:`pyro_vae.log_likelihood` gives the bound.
+    The latent ``"z"`` is the grid of the chosen codes' vectors, ``(*code_shape, code_dim)``. ``encode`` returns it, and
+    :meth:`codes` returns the codes as integers. All particles of a datum are equal, so one is enough, and
+    :func:`pyro_vae.log_likelihood` returns the bound.
 
-    The codebook moves once at each training step: in train mode, when the encoder's output has a gradient. Freeze the
-    encoder, ``vq.encoder.requires_grad_(False)``, and the codes stay, as one needs to train a prior afterwards. Freeze
-    the prior, ``vq.prior.requires_grad_(False)``, before that, and it stays uniform.
+    The codebook is updated once in each training step: in train mode, if the encoder's output requires a gradient. To
+    train a prior on fixed codes, freeze the encoder, ``vq.encoder.requires_grad_(False)``. To keep the prior uniform
+    until then, freeze it, ``vq.prior.requires_grad_(False)``.
 
-    What changes the role of log q changes the commitment: ``gradient="stl"`` and ``"dreg"`` leave it out, and
-    :func:`pyro_vae.anneal_kl` weighs it with log p(z). Wake-sleep cannot train a one-point guide.
+    The commitment loss is a term of log q: ``gradient="stl"`` and ``"dreg"`` leave it out, and
+    :func:`pyro_vae.anneal_kl` scales it together with log p(z). Wake-sleep cannot train a point mass.
 
     Parameters
     ----------
     data_shape
-        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1]; with an encoder and a likelihood of your
-        own any shape.
+        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1]. With your own encoder and likelihood, any
+        shape.
     num_codes, code_dim
-        Size of the codebook, and length of its vectors.
+        The number of codes, and the length of their vectors.
     channels
         Channels of the convolutional encoder, each entry of which halves the image, and of the decoder.
     likelihood
-        ``"bernoulli"``, ``"gaussian"`` (with a scale given by the decoder), or a module whose forward takes the grid in
-        one row, ``(*batch, prod(code_shape) * code_dim)``, and returns p(x|z).
+        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder), or a module whose forward takes the flattened
+        grid, ``(*batch, prod(code_shape) * code_dim)``, and returns p(x|z).
     prior
         ``"independent"`` for :class:`~pyro_vae.priors.codes.IndependentCodes`, ``"autoregressive"`` for
         :class:`~pyro_vae.priors.codes.AutoregressiveCodes`, or a module whose forward returns a distribution of
-        integers, ``code_shape``.
+        integers with the event shape ``code_shape``.
     encoder
-        A network of your own, from ``(B, *data_shape)`` to ``(B, *code_shape, code_dim)``.
+        Your own network, from ``(B, *data_shape)`` to ``(B, *code_shape, code_dim)``.
     codebook
-        A :class:`~pyro_vae.nn.codebook.Codebook`, made with another decay or taken from another program; its sizes
-        count.
+        A :class:`~pyro_vae.nn.codebook.Codebook`, for example with another decay. Its sizes replace ``num_codes`` and
+        ``code_dim``.
     commitment
-        β, for distances summed over all positions; 0 or more.
+        β, the weight of the squared distances summed over all positions; 0 or more.
 
     Raises
     ------
     ValueError
-        For an unknown likelihood or prior, or sizes or a ``commitment`` that are out of range.
+        If the likelihood or the prior is unknown, or a size or ``commitment`` is out of range.
     TypeError
-        For a part that is no module.
+        If a part is not a module.
     ProgramError
-        For parts that do not fit each other.
+        If the parts do not fit each other.
 
     References
     ----------
@@ -209,7 +208,7 @@ class VQVAE(Program):
     @checked
     @torch.no_grad()
     def codes(self, x: Array) -> Tensor:
-        """The codes that data ``(B, *data_shape)`` choose, integers ``(B, *code_shape)``."""
+        """Return the codes ``(B, *code_shape)``, integers, of data ``(B, *data_shape)``."""
         device, dtype = placement(self)
         x = as_tensor(x, "x").to(device, dtype)
         with evaluating(self), failing_on("x", x):
@@ -218,7 +217,7 @@ class VQVAE(Program):
 
 
 def _code_shape(encoder: nn.Module, data_shape: tuple[int, ...], codebook: Codebook) -> tuple[int, ...]:
-    """The shape of the grid that an encoder gives, once it is one of the codebook's vectors."""
+    """Return the encoder's grid shape. Raise ``ProgramError`` unless its vectors fit the codebook."""
     outputs: Any = result_of("encoder", encoder, data_shape)
     found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if isinstance(found, str) or len(found) < 3 or found[0] != 1 or found[-1] != codebook.code_dim:
@@ -230,11 +229,12 @@ def _code_shape(encoder: nn.Module, data_shape: tuple[int, ...], codebook: Codeb
 
 @checked
 def perplexity(program: Annotated[VQVAE, "a VQVAE"], x: AnyData, *, batch_size: PositiveInteger = 100) -> float:
-    r"""How many codes of the codebook are in use: the exponential of the entropy of their frequencies.
+    r"""Return the effective number of codes in use: the exponential of the entropy of their frequencies.
 
     .. math:: \exp\Bigl(-\sum_k f_k \log f_k\Bigr)
 
-    Over data ``(N, *data_shape)``, a tensor, a split or a loader, and all positions; between 1 and K.
+    The frequencies are over all positions of the data ``(N, *data_shape)``, a tensor, a split or a loader. The result
+    lies between 1 and K.
 
     Examples
     --------
