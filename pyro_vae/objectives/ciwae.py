@@ -1,6 +1,6 @@
 r"""The combination of the ELBO and the importance-weighted bound.
 
-The ELBO's part keeps the signal in the guide's gradient that IWAE's loses with K; see :mod:`pyro_vae.objectives.miwae`.
+The ELBO keeps the signal in the guide's gradient, which IWAE loses as K grows; see :mod:`pyro_vae.objectives.miwae`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["CIWAE"]
 
 
 class CIWAE(Objective):
-    r"""A convex combination of two bounds, from the same particles.
+    r"""A convex combination of the ELBO and IWAE, from the same particles.
 
     .. math:: \mathrm{CIWAE}_{\beta,K}(x_b) = \beta\, \frac1K \sum_k \log w_{kb}
               + (1 - \beta) \log \frac1K \sum_k w_{kb}
@@ -36,7 +36,7 @@ class CIWAE(Objective):
     Raises
     ------
     ValueError
-        If ``beta`` is outside [0, 1], a count is not a positive integer, or for an unknown ``gradient``.
+        If ``beta`` is outside [0, 1], a count is not a positive integer, or ``gradient`` is unknown.
 
     References
     ----------
@@ -66,6 +66,6 @@ class CIWAE(Objective):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         iwae = log_w.logsumexp(0) - math.log(len(log_w))
-        if self.beta == 0:  # even where a weight is zero, and its logarithm not finite
+        if self.beta == 0:  # 0 * mean is NaN where a weight is zero
             return iwae
         return self.beta * log_w.mean(0) + (1 - self.beta) * iwae

@@ -1,4 +1,4 @@
-r"""The evidence lower bound, by both estimators of the AEVB paper.
+r"""The evidence lower bound, with both estimators of the AEVB paper.
 
 .. math::
 
@@ -9,8 +9,8 @@ with :math:`z_k \sim q(z|x)`. Both have the same mean, and
 
 .. math:: \log p(x) = \mathcal{L}(x) + \mathrm{KL}\bigl(q(z|x) \,\|\, p(z|x)\bigr).
 
-Two changes of the KL's part in training are arguments here, since they act on its mean over the batch,
-:math:`\overline{\mathrm{KL}}`: a floor λ under it, and a target C for it,
+Two options change the KL term in training. Both act on its mean over the batch, :math:`\overline{\mathrm{KL}}`: a floor
+λ (free bits), and a target C (capacity),
 
 .. math:: -\sum_i \max(\lambda, \overline{\mathrm{KL}}_i), \qquad\qquad -\gamma\, |\overline{\mathrm{KL}} - C| .
 """
@@ -41,30 +41,30 @@ class ELBO(Objective):
     Parameters
     ----------
     num_particles
-        K; more particles lower the variance of the gradient and leave the bound where it is. A guide with latents that
-        cannot be reparameterised needs 2 or more for the baseline of its score.
+        K. More particles lower the variance of the gradient; the mean of the bound stays. Latents that cannot be
+        reparameterised need 2 or more for the baseline of the score.
     kl
-        ``"sample"`` for the paper's :math:`\mathcal{L}^A`. ``"analytic"`` for :math:`\mathcal{L}^B`: the KL of each
-        latent site in closed form where torch knows one for its two distributions *and* the model's depends on no
-        latent that the guide draws later *and* both programs scale and mask the site alike; by samples elsewhere.
+        ``"sample"`` for the paper's :math:`\mathcal{L}^A`, ``"analytic"`` for :math:`\mathcal{L}^B` with the KL of each
+        latent site in closed form. A site is sampled all the same unless torch has the KL of its two distributions, the
+        model's depends on no latent that the guide draws later, and both programs scale and mask the site alike.
     free_bits
-        λ, nats: a floor under the mean KL of each latent site, below which it has no gradient. 0 for none.
+        λ, nats: the floor under the mean KL of each latent site. Below it the KL has no gradient. 0 for none.
     free_bits_per
         ``"site"``, or ``"unit"`` for a floor under each unit of each site.
     capacity
-        C, nats: a number or a :class:`~pyro_vae.schedules.Schedule`; the KL of all latents together is held at it.
+        C, nats: the target of the total KL, a number or a :class:`~pyro_vae.schedules.Schedule`.
     capacity_weight
-        γ, how firmly.
+        γ, the weight of the distance from the target.
     gradient, max_plate_nesting
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
     ValueError
-        For an unknown choice, a count that is not a positive integer, a negative number, or ``free_bits`` beside
-        ``capacity``.
+        If a choice is unknown, a count is not a positive integer, a number is negative, or both ``free_bits`` and
+        ``capacity`` are given.
     ProgramError
-        When run: with ``free_bits_per="unit"``, for a latent that does not factorise over its units.
+        When run with ``free_bits_per="unit"``: if a latent does not factorise over its units.
 
     References
     ----------
@@ -129,7 +129,7 @@ class ELBO(Objective):
         return terms
 
     def _with_floor(self, pair: PairTrace, name: str, term: Tensor) -> Tensor:
-        """The site's term where its mean KL is above the floor, the floor itself where it is not, ``(K, B)``."""
+        """Return the term of a latent site, ``(K, B)``, or the floor where its mean KL is below it."""
         site = pair.guide_sites[name]
         floor = -self.free_bits * torch.ones_like(term) * pair.weight(site)
         if self.free_bits_per == "site":
@@ -144,7 +144,7 @@ class ELBO(Objective):
         return torch.where(units.detach().mean((0, 1)) < floor.mean(), units, floor[..., None]).sum(-1)
 
     def _held_at_capacity(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
-        """-γ |KL - C| of the batch's mean KL, as terms of each datum: γ s (log p - log q + C), s the sign of KL - C."""
+        """Return -γ |KL - C| as terms of each datum, γ s (log p - log q + C) with s the sign of KL - C."""
         capacity: Any = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
         total = torch.stack(list(latents.values())).sum(0)  # (K, B), minus the KL
         sign = self.capacity_weight * torch.sign(-total.detach().mean() - capacity)

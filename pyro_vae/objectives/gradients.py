@@ -19,12 +19,12 @@ directly, by the score:
   ELBO. Where the latents' terms have a weight β in :math:`\ell_k`, so has the score, and the path's is
   :math:`f_k - \beta f_{kk}`; all latents must have one and the same.
 
-A latent that cannot be reparameterised has no path, and its score is multiplied by what the draw was worth,
+A latent that cannot be reparameterised has no path, and its score is multiplied by a learning signal,
 
 .. math:: \sum_k \bigl(f(\ell) - f(\ell^{[-k]})\bigr) \nabla_\phi \log q_\phi(z_k|x), \qquad
           \ell^{[-k]}_k = \tfrac{1}{K-1} \sum_{j \ne k} \ell_j ,
 
-where :math:`\ell^{[-k]}` has the k-th log weight replaced by the mean of the others, which does not know of
+where :math:`\ell^{[-k]}` has the k-th log weight replaced by the mean of the others, which does not depend on
 :math:`z_k`. In the ELBO this is the score function with the leave-one-out baseline, in IWAE it is VIMCO (Mnih and
 Rezende, 2016). A single particle has no others, and no baseline.
 """
@@ -60,10 +60,10 @@ Reduction = Callable[[Tensor], Tensor]
 
 
 class Path:
-    """Hands the latents on to the densities, and weighs the gradient that comes back by ``weights``, ``(K, B)``.
+    """Passes the latents to the densities, and multiplies their gradient by ``weights``, ``(K, B)``, on the way back.
 
-    The weights depend on the densities, so they are set when these are known. Each latent is handed on as a new tensor:
-    a flow that drew it remembers how, parameters included, and must not recognise it.
+    The weights depend on the densities, so they are set after these are computed. Each latent is passed on as a new
+    tensor: a flow caches its draws and their dependence on its parameters, and must not find the latent in its cache.
     """
 
     weights: Tensor | None = None
@@ -101,14 +101,14 @@ class Path:
 
 
 def slope(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """The derivative of a bound by each of its log weights, ``(K, B)``, constants; over the particles they sum to 1."""
+    """Return the derivative of a bound by each log weight, ``(K, B)``, detached. It sums to 1 over the particles."""
     with torch.enable_grad():
         log_w = log_w.detach().requires_grad_()
         return torch.autograd.grad(reduce(log_w).sum(), log_w)[0]
 
 
 def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """The second derivative of a bound by each of its log weights alone, ``(K, B)``, constants."""
+    """Return the second derivative of a bound by each log weight, ``(K, B)``, detached."""
     num_particles = len(log_w)
     with torch.enable_grad():
         log_w = log_w.detach().requires_grad_()
@@ -121,13 +121,13 @@ def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
 
 
 def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """What each particle's draw was worth, ``(K, B)``, constants: the bound less the bound without it."""
+    """Return the learning signal of each draw, ``(K, B)``, detached: the bound minus its leave-one-out baseline."""
     log_w = log_w.detach()
     bound = reduce(log_w)
     num_particles, num_data = log_w.shape
     if num_particles == 1:
         return bound[None]
-    is_finite = log_w > -math.inf  # an impossible draw has nothing to say of what the others are worth
+    is_finite = log_w > -math.inf  # a draw of weight zero stays out of the others' baselines
     finite = torch.where(is_finite, log_w, 0.0)
     count = is_finite.sum(0) - is_finite.int()
     others = torch.where(count > 0, (finite.sum(0) - finite) / count.clamp(min=1), -math.inf)
@@ -138,7 +138,7 @@ def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
 
 
 def sites_without_path(pair: PairTrace) -> list[str]:
-    """The names of the guide's sites whose draws cannot be differentiated although their densities have a gradient."""
+    """Return the names of the guide's sites that have a score but cannot be reparameterised."""
     return [
         name
         for name, site in pair.guide_sites.items()
@@ -147,12 +147,12 @@ def sites_without_path(pair: PairTrace) -> list[str]:
 
 
 def weight_of_latents(pair: PairTrace) -> Any:
-    """The weight that annealing and masks give to the terms of all latents, 1 or ``(K, B)``.
+    """Return the weight of all latents' terms under annealing and masks, 1 or ``(K, B)``.
 
     Raises
     ------
     ProgramError
-        If it is not the same for all.
+        If the latents have different weights.
     """
     first, common = "", None
     for name, site in pair.scored_sites.items():
@@ -168,12 +168,12 @@ def weight_of_latents(pair: PairTrace) -> Any:
 
 
 def differentiated(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value``, with the gradient of ``surrogate``, and with none where that is infinite."""
+    """Return ``value`` with the gradient of ``surrogate``, and no gradient where the surrogate is not finite."""
     return value.detach() + torch.where(surrogate.isfinite(), surrogate - surrogate.detach(), 0.0)
 
 
 def refuse(pair: PairTrace, names: list[str], gradient: Gradient) -> None:
-    """Raise ``ProgramError`` for latents without a path, where an estimator lives on it."""
+    """Raise ``ProgramError`` for latents without a path, which the estimator needs."""
     for name in names:
         raise ProgramError(
             f"site {name!r}: found a latent that cannot be reparameterised ({pair.guide_sites[name]['fn']}), expected "

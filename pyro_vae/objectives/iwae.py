@@ -30,7 +30,7 @@ class IWAE(Objective):
     Raises
     ------
     ValueError
-        If a count is not a positive integer, or for an unknown ``gradient``.
+        If a count is not a positive integer, or ``gradient`` is unknown.
 
     References
     ----------

@@ -1,24 +1,23 @@
-r"""Bounds of data whose label is a latent: it is summed out, not drawn.
+r"""Bounds for data whose label is a latent, which is summed out.
 
-For each label there is a weight, of a latent drawn from the guide as if that were the label,
+For each label y, a latent is drawn from the guide given that label, and has the weight
 
-.. math:: \log w_{kyb} = \log p(x_b, y, z_{kyb}) - \log q(z_{kyb}|x_b, y), \qquad z_{kyb} \sim q(z|x_b, y),
+.. math:: \log w_{kyb} = \log p(x_b, y, z_{kyb}) - \log q(z_{kyb}|x_b, y), \qquad z_{kyb} \sim q(z|x_b, y) .
 
-and what is known of a datum without a label are sums over y of a few such numbers. Weighed by the classifier they give
-the bound of the paper,
+The mean of the log weights under the classifier gives the bound of the paper,
 
 .. math:: -\mathcal{U}(x) = \sum_y q(y|x) \Bigl(\frac1K \sum_k \log w_{ky} - \log q(y|x)\Bigr),
 
-whose gradient is free of the noise that drawing a label brings, at the price of a decoder pass for each. And
+Its gradient has none of the noise of a drawn label, at the price of one decoder pass for each label. Another bound is
 
 .. math:: \mathcal{S}_K(x) = \log \frac1K \sum_k \sum_y w_{ky}
 
-is a bound that needs no q(y|x). For :math:`\sum_y w_y` has the expectation :math:`\sum_y p(x, y) = p(x)`, so that its
-logarithm lies below log p(x) in the mean and rises to it with K, as in the IWAE; and for the same draws at K = 1
+which needs no q(y|x). The sum :math:`\sum_y w_y` has the expectation :math:`\sum_y p(x, y) = p(x)`. So its logarithm
+lies below log p(x) in the mean and rises to it with K, as in IWAE. For the same draws at K = 1, by Jensen's inequality,
 
 .. math:: \log \sum_y w_y = \log \sum_y q(y|x) \frac{w_y}{q(y|x)} \ge \sum_y q(y|x) \log \frac{w_y}{q(y|x)},
 
-whatever the classifier says: :math:`\mathbb{E}\,\mathcal{S}_K \ge \mathbb{E}\,\mathcal{S}_1 \ge -\mathcal{U}`.
+for every classifier: :math:`\mathbb{E}\,\mathcal{S}_K \ge \mathbb{E}\,\mathcal{S}_1 \ge -\mathcal{U}`.
 
 Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Generative Models*, 2014; Burda, Grosse and
 Salakhutdinov, *Importance Weighted Autoencoders*, 2015.
@@ -55,7 +54,7 @@ def label_weights(
     kl_weight: float | Tensor = 1.0,
     kl: Kl = "sample",
 ) -> Tensor:
-    r"""Return the log importance weights of every datum under every label, and every particle.
+    r"""Return the log importance weights of each datum under each label, for each particle.
 
     .. math:: \log w_{kyb} = \log p(x_b|y, z_{kyb}) + \log p(y)
               + \beta \bigl(\log p(z_{kyb}) - \log q(z_{kyb}|x_b, y)\bigr)
@@ -69,10 +68,10 @@ def label_weights(
     num_particles
         K, the number of latents drawn for each datum and label.
     kl_weight
-        β; weights of another than 1 are for training alone, see :func:`semi_supervised_loss`.
+        β. Values other than 1 are for training only, see :func:`semi_supervised_loss`.
     kl
-        ``"analytic"``: the last difference in its mean, minus the KL of z in closed form, where there is one. What
-        comes out is then no weight, but of the same mean and less noise.
+        ``"analytic"`` replaces the last difference by its mean, minus the KL of z, where this has a closed form. The
+        result is then no importance weight; it has the same mean and less noise.
 
     Returns
     -------
@@ -82,7 +81,7 @@ def label_weights(
     Raises
     ------
     ValueError
-        If ``num_particles`` is not a positive integer, x is of another shape, or for an unknown ``kl``.
+        If ``num_particles`` is not a positive integer, x is of another shape, or ``kl`` is unknown.
 
     Examples
     --------
@@ -100,7 +99,7 @@ def label_weights(
 
 
 def _latent_term(pair: PairTrace, kl: Kl) -> Tensor:
-    """log p(z) - log q(z|x, y), or its mean."""
+    """Return log p(z) - log q(z|x, y), or its mean in closed form."""
     q, p = pair.guide_sites["z"], pair.model_sites["z"]
     if kl == "analytic":
         with suppress(NotImplementedError):
@@ -118,8 +117,8 @@ def enumerated_bound(
 ) -> Tensor:
     r"""Return :math:`-\mathcal{U}(x)`, ``(B,)``, nats: the mean over q(y|x) and the particles.
 
-    In the mean over the draws it is what Pyro's ``TraceEnum_ELBO`` gives; here it is one number a datum, and can be
-    compiled. Arguments are those of :func:`label_weights`.
+    Its mean over the draws is that of Pyro's ``TraceEnum_ELBO``. Here it is one number a datum and can be compiled. The
+    arguments are those of :func:`label_weights`.
     """
     log_w = label_weights(m2, x, num_particles, kl_weight, kl).mean(0)  # (C, B)
     log_q = m2.guide.classifier(x).logits.log_softmax(-1).T  # (C, B)
@@ -130,8 +129,8 @@ def enumerated_bound(
 def summed_bound(m2: M2, x: Tensor, num_particles: PositiveInteger = 1) -> Tensor:
     r"""Return :math:`\mathcal{S}_K(x)`, ``(B,)``, nats, a bound no looser than :func:`enumerated_bound`.
 
-    The guide's classifier is not in it and learns nothing from it; what the model itself believes of the label is
-    ``label_weights(m2, x, K).logsumexp(0).softmax(0)``. Arguments are those of :func:`label_weights`, without a weight.
+    It does not depend on the guide's classifier and does not train it. The model's own posterior of the label is
+    ``label_weights(m2, x, K).logsumexp(0).softmax(0)``, estimated from K latents a label.
     """
     log_w = label_weights(m2, x, num_particles)
     return log_w.flatten(0, 1).logsumexp(0) - math.log(num_particles)
@@ -147,17 +146,17 @@ def semi_supervised_loss(
     kl_weight: float | Tensor = 1.0,
     kl: Kl = "analytic",
 ) -> Tensor:
-    r"""Return what training minimises, from a batch with labels and one without, nats per datum of each.
+    r"""Return the training loss of a labelled and an unlabelled batch, in nats per datum.
 
     .. math:: \mathcal{J}^\alpha = \frac1{B_l} \sum_b \bigl(\mathcal{L}(x_b, y_b) - \alpha \log q(y_b|x_b)\bigr)
               + \frac1{B_u} \sum_b \mathcal{U}(x_b)
 
-    The bounds alone would train the classifier on unlabelled data only; the term with α shows it the labels. The paper
-    weighs the parts by the number of data; here a batch with labels counts as much as one without.
+    The bounds alone would train the classifier on unlabelled data only; the term with α trains it on the labels. The
+    paper weights the two parts by their numbers of data. Here both batches count alike.
 
-    To the bound a label is worth log C nats at most, of a hundred or so, so that the decoder soon learns to do without,
-    and the classifier is left with whatever it believed. A weight β above 1 on the KL of z, lowered to 1 in the course
-    of training, makes z dear at first, and what the label can say is then left to the label.
+    A label is worth at most log C nats of a bound of a hundred or so. The decoder therefore soon learns to ignore the
+    label, and the classifier stops learning. A weight β above 1 on the KL of z, lowered to 1 during training, makes
+    information in z expensive at first, so that the label is used.
 
     Parameters
     ----------
@@ -172,8 +171,8 @@ def semi_supervised_loss(
     kl_weight
         β: a number, or a tensor with one entry such as the ``value`` of a schedule.
     kl
-        As for :func:`label_weights`. The classifier learns from differences between labels, which the noise of a
-        sampled KL would hide.
+        As for :func:`label_weights`. The noise of a sampled KL would hide the differences between labels from which
+        the classifier learns.
 
     Examples
     --------

@@ -23,7 +23,7 @@ class MIWAE(Objective):
 
     .. math:: \mathrm{MIWAE}_{M,K}(x_b) = \frac1M \sum_{m=1}^M \log \frac1K \sum_{k=1}^K w_{mkb}
 
-    M = 1 is IWAE, K = 1 the ELBO. Its mean is that of IWAE with K particles, its noise is smaller.
+    M = 1 is IWAE, K = 1 the ELBO. The mean is that of IWAE with K particles, with less variance.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class MIWAE(Objective):
     Raises
     ------
     ValueError
-        If a count is not a positive integer, or for an unknown ``gradient``.
+        If a count is not a positive integer, or ``gradient`` is unknown.
 
     References
     ----------
@@ -81,7 +81,7 @@ class PIWAE(MIWAE):
     .. math:: \nabla_\theta \log \frac1{MK} \sum_{m,k} w_{mkb}, \qquad
               \nabla_\phi \frac1M \sum_m \log \frac1K \sum_k w_{mkb}
 
-    The bound that it reports is the first.
+    It reports the first of the two bounds.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class PIWAE(MIWAE):
     Raises
     ------
     ValueError
-        If a count is not a positive integer, or for an unknown ``gradient``.
+        If a count is not a positive integer, or ``gradient`` is unknown.
 
     References
     ----------

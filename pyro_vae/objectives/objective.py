@@ -5,10 +5,10 @@ An objective reduces the log weights of K particles to one number a datum, large
 .. math:: \mathrm{bound}(x_b) = r(\log w_{1b}, \dots, \log w_{Kb}), \qquad
           \mathrm{loss} = -s \sum_b \mathrm{bound}(x_b)
 
-The sign changes here and nowhere else. So does the scale: what a subsampling plate or ``poutine.scale`` multiplies the
-observed site with, s, is common to the program and multiplies the loss, outside every logarithm. A latent site scaled
-otherwise than the observed one has its log p and log q weighed by the ratio; that is KL annealing. The *true* bound is
-the one without it, and is what gets reported.
+The sign changes here and nowhere else. The scale s is that of the observed site, from a subsampling plate or
+``poutine.scale``. It multiplies the loss, outside every logarithm. A latent site with another scale has its log p and
+log q multiplied by the ratio of the two scales, which is KL annealing. The *true* bound is the one without annealing,
+and is the one reported.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AnyObjective = Annotated[
 
 
 class Estimate(NamedTuple):
-    """What a run of a pair gives: the scalar ``loss`` and two bounds ``(B,)`` in nats, as weighed and the true one."""
+    """The scalar ``loss`` and two bounds ``(B,)`` in nats, with and without annealing, from one run of a pair."""
 
     loss: Tensor
     bound: Tensor
@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 
 
 class Objective(pyro.infer.ELBO):
-    """Base of the bounds. A subclass says how K log weights become one bound, in :meth:`reduce`.
+    """Base class of the bounds. A subclass defines :meth:`reduce`, from K log weights to one bound.
 
     It is a Pyro ELBO: ``SVI(model, guide, optim, loss=objective)`` trains with it, and ``objective(model, guide)`` is a
     module whose forward returns the loss.
@@ -68,19 +68,19 @@ class Objective(pyro.infer.ELBO):
     num_particles
         K, the number of latents drawn for each datum.
     gradient
-        How the guide's gradient is estimated, see :mod:`pyro_vae.objectives.gradients`: ``"reparam"`` by the path
-        through the draws and the score; ``"stl"`` by the path alone (unbiased for the ELBO only); ``"dreg"`` by the
-        path alone, weighed so as to be unbiased for every smooth bound, with weights that take K² B numbers. The value
-        of the bound is the same. Latents that cannot be reparameterised are learnt by their score, under ``"reparam"``.
+        The estimator of the guide's gradient, see :mod:`pyro_vae.objectives.gradients`. ``"reparam"`` takes the path
+        through the draws and the score. ``"stl"`` takes the path alone (unbiased for the ELBO only). ``"dreg"`` takes
+        the path alone, weighted to be unbiased for every smooth bound, with weights of K² B numbers. The value of the
+        bound is the same. Latents that cannot be reparameterised are trained by their score, under ``"reparam"``.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        The number of plates in the programs, the data plate included.
 
     Raises
     ------
     ValueError
-        If ``num_particles`` or ``max_plate_nesting`` is not a positive integer, or for an unknown ``gradient``.
+        If ``num_particles`` or ``max_plate_nesting`` is not a positive integer, or ``gradient`` is unknown.
     ProgramError
-        When run: if the programs do not form a pair, or a latent has no gradient of the kind that is asked for.
+        When run: if the programs do not form a pair, or a latent does not support ``gradient``.
     """
 
     @checked
@@ -101,60 +101,60 @@ class Objective(pyro.infer.ELBO):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def arguments(self) -> dict[str, Any]:
-        """What is particular to this bound, by argument name; for its ``repr``."""
+        """Return the arguments of this bound alone, by name, for its ``repr``."""
         return {}
 
     @property
     def total_particles(self) -> int:
-        """How many latents are drawn for each datum in all."""
+        """The number of latents drawn for each datum, in all batches of particles."""
         return self.num_particles
 
     @abstractmethod
     def reduce(self, log_w: Tensor) -> Tensor:
-        """Reduce log weights ``(K, B)`` to the bound ``(B,)``, both in nats; each datum by itself."""
+        """Reduce log weights ``(K, B)`` to bounds ``(B,)``, in nats, each datum by itself."""
 
     def reduce_for_guide(self, log_w: Tensor) -> Tensor:
-        """The bound that the guide is trained on, where it is another than the model's."""
+        """Return the bound that trains the guide, by default that of the model."""
         return self.reduce(log_w)
 
     def terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
-        """What each site adds to the log weight, ``(K, B)``; without ``scaled``, to that of the true bound."""
+        """Return the term of each site in the log weight, ``(K, B)``; without ``scaled``, in that of the true bound."""
         return pair.terms(scaled)
 
     def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
-        """The sum of the terms: the log weights that the bound is a reduction of, ``(K, B)``."""
+        """Return the log weights ``(K, B)`` that the bound reduces, the sum of the terms."""
         return torch.stack(list(self.terms(pair, scaled).values())).sum(0)
 
     def is_true(self, pair: PairTrace) -> bool:
-        """Whether the bound is the true one, nothing in it being weighed otherwise."""
+        """Return whether the bound is the true one, without annealing or another change of the KL."""
         return not pair.is_annealed
 
     @checked
     def bound(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Tensor:
-        """The bound of each datum of ``x``, ``(B,)``, nats, larger is better; Pyro's parameter store is left alone."""
+        """Return the bound ``(B,)`` of each datum, in nats. Pyro's parameter store stays as it is."""
         with failing_on("x", x):
             return self.estimate(isolated(model), isolated(guide), x).bound
 
     def differentiable_loss(
         self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Minus the scaled bound, summed over the batch: a scalar to call ``backward`` on."""
+        """Return minus the scaled bound, summed over the batch, as a scalar to call ``backward`` on."""
         return self.estimate(isolated(model), isolated(guide), _data(args, kwargs)).loss
 
     def loss(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number, for ``SVI.evaluate_loss``; in the caller's parameter store, as in Pyro."""
+        """Return the loss as a number, for ``SVI.evaluate_loss``, in the caller's parameter store."""
         with torch.no_grad():
             return self.estimate(model, guide, _data(args, kwargs)).loss.item()
 
     def loss_and_grads(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number, its gradients accumulated, for ``SVI.step``; in the caller's parameter store."""
+        """Accumulate the loss's gradients and return its value, for ``SVI.step``, in the caller's parameter store."""
         loss = self.estimate(model, guide, _data(args, kwargs)).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
     def estimate(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Estimate:
-        """The loss and the bounds from one run of the programs, in the caller's parameter store."""
+        """Return the loss and the bounds of one run of the programs, in the caller's parameter store."""
         pair, path = self._trace(model, guide, x)
         log_w = self.log_weights(pair, scaled=True)
         bound = self.reduce(log_w)
@@ -174,13 +174,13 @@ class Objective(pyro.infer.ELBO):
         return pair, path
 
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
-        """Something whose gradient is the estimate of the bound's; see :mod:`pyro_vae.objectives.gradients`."""
+        """Return minus the surrogate loss, ``(B,)``, whose gradient estimates that of the bound."""
         by_score = sites_without_path(pair)
         if self.gradient != "reparam":
             refuse(pair, by_score, self.gradient)
         surrogate = bound
         if self.gradient == "dreg" or self._has_two_bounds:
-            for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # a divisor; so much more changes no gradient
+            for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # avoids a division by zero
             for_guide = slope(self.reduce_for_guide, log_w)
             possible = torch.where(log_w > -math.inf, log_w, 0.0)
             surrogate = (for_model * possible).sum(0)
@@ -215,10 +215,10 @@ class Objective(pyro.infer.ELBO):
 
 
 def _data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The one argument of the programs, as SVI and Pyro's ELBO pass it on."""
+    """Return the one argument of the programs, as SVI and Pyro's ELBO pass it on."""
     if len(args) != 1 or kwargs:
         raise TypeError(
-            f"x: found {len(args) + len(kwargs)} arguments for the programs, expected one, the data; give them the "
-            "others beforehand, as in functools.partial(model, y), or as parts of x"
+            f"x: found {len(args) + len(kwargs)} arguments for the programs, expected one, the data; bind the "
+            "others first, as in functools.partial(model, y), or pack them into x"
         )
     return args[0]

@@ -1,10 +1,10 @@
-r"""The variational Rényi bound, which goes from the ELBO to the likelihood and beyond as α falls.
+r"""The variational Rényi bound, which rises from the ELBO to log p(x) and beyond as α falls.
 
 .. math:: \mathcal{L}_\alpha(x) = \frac{1}{1 - \alpha} \log \mathbb{E}_q\bigl[w^{1 - \alpha}\bigr], \qquad
           \mathcal{L}_1 = \mathrm{ELBO}, \quad \mathcal{L}_0 = \log p(x)
 
-It falls in α, and is a lower bound of log p(x) for α ≥ 0 alone. From K particles, α = 0 is IWAE, and α → -∞ keeps the
-largest weight only.
+It decreases in α and is a lower bound of log p(x) only for α ≥ 0. With K particles, α = 0 is IWAE and α → -∞ keeps only
+the largest weight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["RenyiBound"]
 
 
 class RenyiBound(Objective):
-    r"""The power mean of K weights, as a logarithm.
+    r"""The logarithm of the power mean of K weights.
 
     .. math:: \mathcal{L}_{\alpha,K}(x_b) = \frac{1}{1 - \alpha} \log \frac1K \sum_k w_{kb}^{1 - \alpha}
 
@@ -34,15 +34,15 @@ class RenyiBound(Objective):
         α: 1 for the ELBO, 0 for IWAE, ``-math.inf`` for the largest weight (VR-max), ``math.inf`` for the smallest.
         Below 0 the estimate can exceed log p(x).
     num_particles
-        K; for α < 1 the mean of the estimate rises with K, for α > 1 it falls.
+        K. The mean of the estimate rises with K for α < 1, and falls for α > 1.
     gradient, max_plate_nesting
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
     ValueError
-        If ``alpha`` is not a number, or infinite with ``gradient="dreg"``, which takes a smooth bound; if a count is
-        not a positive integer; for an unknown ``gradient``.
+        If ``alpha`` is not a number, a count is not a positive integer, ``gradient`` is unknown, or ``alpha`` is
+        infinite with ``gradient="dreg"``, which needs a smooth bound.
 
     References
     ----------
@@ -80,7 +80,7 @@ class RenyiBound(Objective):
             return log_w.mean(0)
         finite = log_w.detach().isfinite()
         center = torch.where(finite, log_w.detach(), 0.0).sum(0) / finite.sum(0).clamp(min=1)  # cancels from the bound
-        # the power mean of w / exp(center): as α → 1 the first order cancels, so that logsumexp alone would lose digits
+        # as α → 1 the leading terms cancel and logsumexp loses its digits; expm1 and log1p keep them
         scaled = power * (log_w - center)  # (K, B)
         is_small = scaled.detach().abs().amax(0) < 1
         small = torch.where(is_small, scaled, 0.0).expm1().mean(0).log1p()

@@ -1,16 +1,16 @@
-r"""Wake-sleep: the model learns from data, the guide from dreams or from weighed draws.
+r"""Wake-sleep: the model learns from data, the guide from dreams or from weighted draws.
 
-These are no bounds on which both programs climb. Each program has a criterion of its own, and neither needs a draw that
-can be differentiated, so any latent will do. With p the model and q the guide,
+The two programs do not maximise one bound; each has its own objective. Neither needs reparameterised draws, so every
+kind of latent works. With p the model and q the guide,
 
 .. math::
 
     \text{wake, model:} \quad & \nabla_\theta\, \mathbb{E}_{q(z|x)}[\log p_\theta(x, z)] \\
     \text{sleep, guide:} \quad & \nabla_\phi\, \mathbb{E}_{p(x', z')}[\log q_\phi(z'|x')]
 
-so the guide descends KL(p ‖ q) on the model's dreams where the ELBO would have it descend KL(q ‖ p) on the data. It
-was the rival of the AEVB paper's figure 2. *Reweighted* wake-sleep gives the model IWAE's gradient, and lets the guide
-learn from the data as well, from the same draws and weights :math:`\tilde w_k = w_k / \sum_j w_j`:
+so the guide minimises KL(p ‖ q) on the model's dreams, where the ELBO minimises KL(q ‖ p) on the data. It is the
+baseline of the AEVB paper's figure 2. *Reweighted* wake-sleep gives the model IWAE's gradient and trains the guide on
+the data as well, with the same draws and weights :math:`\tilde w_k = w_k / \sum_j w_j`:
 
 .. math:: \text{wake, guide:} \quad \sum_k \tilde w_k \nabla_\phi \log q_\phi(z_k|x)
 """
@@ -40,25 +40,25 @@ Phase = Literal["wake", "sleep", "both"]
 
 
 class WakeSleep(Objective):
-    r"""Wake-sleep for two programs; the bound that it reports is the ELBO.
+    r"""Wake-sleep, which reports the ELBO.
 
-    The value of the loss is minus that bound; the sleep phase is in the gradient alone. In it, the model runs without
-    its observation, as often as there are data, and its dreams are given to the guide.
+    The value of the loss is minus the ELBO; the sleep phase enters its gradient only. In the sleep phase the model
+    draws as many dreams as there are data, and the guide is trained on them.
 
     Parameters
     ----------
     num_particles
-        K, latents drawn by the guide for each datum in the wake phase.
+        K, the number of latents drawn for each datum in the wake phase.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        The number of plates in the programs, the data plate included.
 
     Raises
     ------
     ValueError
         If a count is not a positive integer.
     ProgramError
-        When run, if the model does not observe one site with as many numbers as the data have: what it dreams there is
-        given to the guide as data.
+        When run: if the model does not observe exactly one site of the data's size. Its dreams there are the guide's
+        data.
 
     References
     ----------
@@ -93,14 +93,14 @@ class WakeSleep(Objective):
         if self.guide_phase != "sleep":
             surrogate = surrogate + (weights * pair.log_q()).sum(0)
         if self.guide_phase != "wake" and pair.latents:
-            halves = with_copied_buffers(model), with_copied_buffers(guide)  # which are to remember the data
+            halves = with_copied_buffers(model), with_copied_buffers(guide)  # batch statistics are those of the data
             surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
 
     def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor, pair: PairTrace) -> Tensor:
-        """log q(z'|x') of as many data as ``x`` has, dreamt by the model, ``(B,)``."""
+        """Return log q(z'|x') of ``len(x)`` dreams of the model, ``(B,)``."""
         if len(pair.observed) != 1:
-            raise ProgramError(f"found the observed sites {pair.observed}, expected one, of which the model can dream")
+            raise ProgramError(f"found the observed sites {pair.observed}, expected one, for the model to dream")
         (name,) = pair.observed
         with torch.no_grad():
             dreamt = poutine.trace(poutine.uncondition(model)).get_trace(x)
@@ -117,23 +117,23 @@ class WakeSleep(Objective):
 
 
 class ReweightedWakeSleep(WakeSleep):
-    r"""Reweighted wake-sleep; the bound that it reports is IWAE's.
+    r"""Reweighted wake-sleep, which reports the bound of IWAE.
 
     Parameters
     ----------
     num_particles
-        K; at K = 1 all weights are 1, and the wake phase of the guide would teach it its own draws.
+        K, 2 or more. With one particle every weight is 1, and the wake phase would train the guide on its own draws.
     guide_phase
-        Where the guide learns: ``"wake"`` from weighed draws on the data, ``"sleep"`` from dreams, or ``"both"``.
+        The guide's training data: ``"wake"`` for weighted draws on the data, ``"sleep"`` for dreams, or ``"both"``.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        The number of plates in the programs, the data plate included.
 
     Raises
     ------
     ValueError
-        If ``num_particles`` is below 2, another count is not a positive integer, or for an unknown ``guide_phase``.
+        If ``num_particles`` is below 2, another count is not a positive integer, or ``guide_phase`` is unknown.
     ProgramError
-        When run: in a sleep phase, as for :class:`WakeSleep`.
+        When run with a sleep phase: as for :class:`WakeSleep`.
 
     References
     ----------
@@ -153,7 +153,7 @@ class ReweightedWakeSleep(WakeSleep):
     ) -> None:
         super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
         if num_particles < 2:
-            raise ValueError(f"num_particles: found {num_particles}, expected 2 or more to be weighed")
+            raise ValueError(f"num_particles: found {num_particles}, expected 2 or more, to have weights")
         self.guide_phase = guide_phase
 
     def arguments(self) -> dict[str, Any]:
