@@ -1,6 +1,6 @@
 """Variational autoencoders as Pyro programs.
 
-Write or pick a model and a guide; every bound, every estimate of log p(x) and every diagnostic works on that pair:
+Pick or write a model and a guide. Every bound, estimate of log p(x) and diagnostic takes that pair:
 
     vae = pyro_vae.VAE(data_shape=(28, 28), latent_dim=50)
     pyro_vae.fit(vae.model, vae.guide, pyro_vae.data.load("mnist"), objective=pyro_vae.IWAE(num_particles=5))

@@ -1,4 +1,4 @@
-"""Diagnostics: what the latents are used for."""
+"""Diagnostics of the latents: KL, active units, mutual information and collapse."""
 
 from pyro_vae.diagnostics.activity import active_units, posterior_means
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose

@@ -1,4 +1,4 @@
-r"""Which units of a latent move with the data, and which with nothing but their own draws.
+r"""Active units: the units of a latent whose posterior mean moves with the data.
 
 .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr)
 """
@@ -36,8 +36,8 @@ def posterior_means(
 ) -> dict[str, Tensor]:
     r"""Return :math:`\mathbb{E}_q[z|x]` of each latent site for data ``(N, *data_shape)``: ``(N, *event_shape)`` each.
 
-    In a hierarchy a layer's mean is taken given one draw of the layers sampled before it. Sites whose distribution
-    cannot tell its mean (flows) are left out.
+    In a hierarchy a layer's mean is given one draw of the layers sampled before it. Sites whose distribution has no
+    ``mean`` (flows) are left out.
     """
     device, dtype = placement(guide)
     means: dict[str, list[Tensor]] = {}
@@ -59,23 +59,23 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
 
     .. math:: A_i = \mathrm{Var}_x\bigl(\mathbb{E}_q[z_i|x]\bigr) > 0.01
 
-    In a hierarchy the mean of a layer given the layers drawn before it, :math:`m_{ns}` in the s-th of S draws for datum
-    n, moves with those draws too, and that is no activity. The unbiased estimate leaves it out,
+    In a hierarchy the mean of a layer is given the layers drawn before it: :math:`m_{ns}` in the s-th of S draws for
+    datum n. It varies with those draws as well as with the data. The unbiased estimate subtracts their part,
 
     .. math:: \hat A = \mathrm{Var}_n(\bar m_n) - \frac1N \sum_n \frac{\mathrm{Var}_s(m_{ns})}{S}, \qquad
               \bar m_n = \frac1S \sum_s m_{ns},
 
-    with S = 10, or more where there are few data (1000 / √N, and 100 at most): of a hundred data or more, a unit whose
-    mean has unit variance in s and none in x stays below the threshold by seven standard errors, √2 / (S √N) each. A
-    guide with a single latent needs no more than one draw.
+    with S = 10, or 1000 / √N up to 100 for few data. With a hundred data or more, a unit whose mean has unit variance
+    over the draws and none over the data stays seven standard errors, √2 / (S √N) each, below the threshold. A guide
+    with a single latent needs one draw.
 
     Parameters
     ----------
     guide
-        The guide. A hierarchy gets S draws in a plate left of its own: its latents have the shape ``(S, B, ...)``.
-        Where a distribution cannot tell its mean (a flow), draws stand in for it. One whose mean is not finite
-        (``Categorical``, whose mean is NaN, for the numbers of its classes have no order) is left out. ``Bernoulli``
-        and one-hot latents have means.
+        The guide. A hierarchy runs with S draws in a plate to the left of its own: its latents have the shape
+        ``(S, B, ...)``. Draws stand in for the mean of a distribution without one (a flow). Latents without a finite
+        mean are left out, such as ``Categorical``, whose classes have no order. ``Bernoulli`` and one-hot latents have
+        means.
     x
         Data ``(N, *data_shape)``, N of 2 or more: a tensor, an array, a split, a dataset or a loader.
     threshold
@@ -103,7 +103,7 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
 
 
 class Table(dict[str, Moments]):
-    """Moments of each site, new ones at first sight."""
+    """Moments of each site, created on first access."""
 
     def __missing__(self, name: str) -> Moments:
         self[name] = Moments()
@@ -111,7 +111,7 @@ class Table(dict[str, Moments]):
 
 
 def num_draws_of(guide: StochasticFunction, batches: Batches) -> int:
-    """How many draws a datum tell what moves with the data from what moves with the draws, see :func:`active_units`."""
+    """Return S, the number of draws for each datum, see :func:`active_units`."""
     x = next(iter(batches)) if batches.resident else batches.first()
     if x is None:
         raise ValueError("x: found no data, expected one datum or more")
@@ -123,13 +123,13 @@ def num_draws_of(guide: StochasticFunction, batches: Batches) -> int:
 
 
 def portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tensor]:
-    """The data, so many at once that the draws of all of them make about one batch."""
+    """Yield the data in parts whose draws together make about one batch."""
     for batch in batches:
         yield from batch.split(max(1, batch_size // num_draws))
 
 
 def _run(guide: StochasticFunction, x: Tensor, num_draws: int = 1) -> PairTrace:
-    """Run a guide alone, as if it were a pair; S > 1 draws go in a plate left of all of its own."""
+    """Run a guide alone, as if it were a pair; S > 1 draws take a plate to the left of its own."""
     with failing_on("x", x):
         trace = poutine.trace(isolated(guide)).get_trace(x)
     frames = [f for site in random_sites(trace).values() for f in site["cond_indep_stack"] if f.vectorized]
@@ -141,20 +141,20 @@ def _run(guide: StochasticFunction, x: Tensor, num_draws: int = 1) -> PairTrace:
 
 
 def _latents(pair: PairTrace) -> list[str]:
-    """The latents of the guide, auxiliary ones too."""
+    """Return the names of the guide's latents, auxiliary ones included."""
     return [name for name, site in pair.guide_sites.items() if not site["is_observed"]]
 
 
 def _mean(site: Site) -> Tensor | None:
-    """The mean of a site's distribution; ``None`` where it cannot be told."""
+    """Return the mean of a site's distribution, or ``None`` if it has none."""
     try:
         return site["fn"].mean
-    except (NotImplementedError, AttributeError):  # the second: what is no torch distribution
+    except (NotImplementedError, AttributeError):  # the second: not a torch distribution
         return None
 
 
 def update_means(means: Table, pair: PairTrace) -> None:
-    """Read off the mean of each latent given the latents before it; those without a finite one are left out."""
+    """Add each latent's mean given the latents before it; latents without a finite mean are left out."""
     for name in _latents(pair):
         site = pair.guide_sites[name]
         mean = _mean(site)

@@ -1,15 +1,16 @@
-r"""Diagnostics: what the latents of a trained pair are used for.
+r"""Diagnosis of a trained pair: the use of each of its latents.
 
-A latent variable can be trained away: where the decoder does well enough without it, the guide returns to the prior,
-its KL goes to zero and the model ignores it (*posterior collapse*, and in a hierarchy the usual fate of the top). A
-good bound does not show that. What does, is the KL of each layer and of each unit, the share of the bound they take,
-how far the posterior means move with the data, and how much the codes as a whole tell about their data.
+Where the decoder does well enough without a latent, the guide returns to the prior, the KL goes to zero and the model
+ignores the latent. This is *posterior collapse*, common at the top of a hierarchy. A good bound does not show it. A
+diagnosis does: it has the KL of each layer and each unit, their shares of the bound, the variance of the posterior
+means over the data, and the mutual information of latents and data.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -36,39 +37,38 @@ COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` found; nats per datum, sites in the model's order, tensors in float64 on the CPU.
+    """The result of :func:`diagnose` in nats per datum, sites in the model's order, tensors in float64 on the CPU.
 
-    An error is the Monte Carlo standard error for these very data; those of ``mutual_information`` and
-    ``aggregate_kl`` take in the spread of the data as well.
+    An error is the Monte Carlo standard error given the data. Those of ``mutual_information`` and ``aggregate_kl``
+    include the spread of the data.
 
     Attributes
     ----------
     num_data
-        N, of all but the last five numbers.
+        N. The mutual information and the aggregate KL use ``num_data_mi`` instead.
     elbo, elbo_error
         The evidence lower bound.
     fractions
-        The share of each site in it, in all 1: ``log p(x|z) / elbo`` of the observed site, ``-kl / elbo`` of a latent.
-        In a bound below zero, what costs has a positive share.
+        The share of each site in the ELBO: ``log p(x|z) / elbo`` of the observed site, ``-kl / elbo`` of a latent. They
+        sum to 1. In a negative ELBO, negative terms have positive shares.
     kl, kl_error
         KL of each latent site given the sites before it.
     kl_per_unit
-        ``(D,)`` of each latent site, adding up to its ``kl``; a single entry where the site does not factorise.
+        ``(D,)`` of each latent site, which sum to its ``kl``; one entry if the site does not factorise.
     activity
-        Var_x(E_q[z|x]) of each unit, ``(D,)``, less what sampling adds to it; may fall below zero by its noise.
-        Latents without a finite mean (``Categorical``: the numbers of its classes have no order) are left out here and
-        in the next two.
+        Var_x(E_q[z|x]) of each unit, ``(D,)``, minus the variance from sampling; noise can make it negative. Latents
+        without a finite mean, such as ``Categorical``, are left out here and in the next two.
     active_units, units
-        How many units have an activity above the threshold, and how many there are.
+        The number of units with an activity above the threshold, and of all units.
     mutual_information, mutual_information_error
         Index-code estimate of I(x; z), all latents jointly (Hoffman and Johnson, 2016), from the first
         ``num_data_mi`` data.
     mutual_information_bound
-        log of ``num_data_mi``, which it cannot exceed.
+        log of ``num_data_mi``, which the estimate cannot exceed.
     aggregate_kl, aggregate_kl_error
         KL(q(z) ‖ p(z)) of the aggregate posterior to the prior, from the same draws.
     num_data_mi
-        How many data the last five numbers are of.
+        The number of data of the mutual information and the aggregate KL.
     warnings
         A sentence for each layer that has collapsed.
     """
@@ -106,7 +106,7 @@ def diagnose(
     threshold: NonNegativeNumber = 1e-2,
     max_plate_nesting: PositiveInteger = 1,
 ) -> Diagnosis:
-    r"""Say what each latent site of a pair is used for.
+    r"""Measure the use of each latent site of a pair.
 
     .. math::
 
@@ -114,10 +114,9 @@ def diagnose(
         \mathbb{E}_q\bigl[\log q(z_t|\cdot) - \log p(z_t|\cdot)\bigr]}_{\mathrm{KL}_t}, \qquad
         \mathrm{KL}_t = \sum_i \mathrm{KL}_{ti}
 
-    The KL of a site is in closed form where torch knows one and the model's distribution of it depends on no latent
-    that the guide draws later, and by samples elsewhere. It is split into units where both programs give the site an
-    ``Independent`` distribution. Everything runs in eval mode and without gradients; scales (annealing, subsampling)
-    are ignored, masks count.
+    The KL of a site is in closed form if torch has one and the model's distribution depends on no latent that the guide
+    draws later. Other sites are sampled. The KL is split into units if both programs give the site an ``Independent``
+    distribution. Programs run in eval mode without gradients. Scales (annealing, subsampling) are ignored, masks apply.
 
     Parameters
     ----------
@@ -126,15 +125,15 @@ def diagnose(
     x
         Data ``(N, *data_shape)``, N of 2 or more: a tensor, an array, a split, a dataset or a loader.
     batch_size
-        How many data, times the draws of each, go through the programs at once: memory and speed.
+        The number of data, times the draws of each, in one run of the programs. It changes memory and speed.
     num_data_mi
-        How many data the mutual information is of; time grows with its square.
+        The number of data of the mutual information; time grows with its square.
     seed
-        Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
+        The seed of the draws; the caller's generators stay as they are. With ``None`` the draws come from those.
     threshold
         The variance above which a unit counts as active, see :func:`active_units`.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        The number of plates in the programs, the data plate included.
 
     Raises
     ------
@@ -162,41 +161,24 @@ def diagnose(
     programs = ProgramPair(model, guide, max_plate_nesting)
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    elbo, terms, units, means = Moments(), Table(), Table(), Table()
+    sums = _Sums()
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         check_program(programs, batches, name="x", num_particles=2)
         # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.
         num_draws = max(2, num_draws_of(guide, batches))
         for batch in portions(batches, batch_size, num_draws):
             pair = trace_pair(programs.isolated(), batch, num_draws)
-            log_w = torch.zeros(num_draws, len(batch), 1, dtype=torch.float64, device=device)
-            for name in pair.observed:
-                log_p = pair.log_prob(pair.model_sites[name]).double()[..., None]  # (K, B, 1)
-                terms[name].update(log_p)
-                log_w += log_p
-            auxiliary = [name for name, site in pair.guide_sites.items() if name not in pair.model_sites]
-            for name in (*pair.latents, *auxiliary):
-                kl = _kl(pair, name).double()  # (K, B, D)
-                units[name].update(kl)
-                terms[name].update(kl.sum(-1, keepdim=True))
-                log_w -= kl.sum(-1, keepdim=True)
-            elbo.update(log_w)
-            update_means(means, pair)
+            sums.update(pair)
+    elbo, terms, units = sums.elbo, sums.terms, sums.units
     if elbo.num_data < 2:
-        raise ValueError("x: found 1 datum, expected 2 or more: what moves with the data cannot be seen in one")
+        raise ValueError("x: found 1 datum, expected 2 or more to see what moves with the data")
     split = information(
-        model,
-        guide,
-        x,
-        num_data=num_data_mi,
-        batch_size=batch_size,
-        seed=seed,
-        max_plate_nesting=max_plate_nesting,
+        model, guide, x, num_data=num_data_mi, batch_size=batch_size, seed=seed, max_plate_nesting=max_plate_nesting
     )
     bound = elbo.mean.item()
     shares = {name: -term.mean.item() if name in units else term.mean.item() for name, term in terms.items()}
     kls = {name: terms[name].mean.item() for name in units}
-    activity = {name: means[name].variance.cpu() for name in units if name in means}
+    activity = {name: sums.means[name].variance.cpu() for name in units if name in sums.means}
     active = {name: int((values > threshold).sum()) for name, values in activity.items()}
     return Diagnosis(
         num_data=elbo.num_data,
@@ -223,8 +205,31 @@ def diagnose(
     )
 
 
+class _Sums:
+    """Moments over the data: of the ELBO, of each site's term, of each unit's KL and of each unit's mean."""
+
+    def __init__(self) -> None:
+        self.elbo, self.terms, self.units, self.means = Moments(), Table(), Table(), Table()
+
+    def update(self, pair: PairTrace) -> None:
+        """Add the draws of a batch."""
+        log_w: Any = 0.0
+        for name in pair.observed:
+            log_p = pair.log_prob(pair.model_sites[name]).double()[..., None]  # (K, B, 1)
+            self.terms[name].update(log_p)
+            log_w = log_w + log_p
+        auxiliary = [name for name in pair.guide_sites if name not in pair.model_sites]
+        for name in (*pair.latents, *auxiliary):
+            kl = _kl(pair, name).double()  # (K, B, D)
+            self.units[name].update(kl)
+            self.terms[name].update(kl.sum(-1, keepdim=True))
+            log_w = log_w - kl.sum(-1, keepdim=True)
+        self.elbo.update(log_w)
+        update_means(self.means, pair)
+
+
 def _kl(pair: PairTrace, name: str) -> Tensor:
-    """KL of a latent site, ``(K, B, D)``, by units where it factorises; an auxiliary site costs its log q."""
+    """Return the KL ``(K, B, D)`` of a latent site, by units if it factorises; of an auxiliary site, its log q."""
     if name not in pair.model_sites:
         return pair.log_prob(pair.guide_sites[name])[..., None]
     kl = analytic_kl(pair, name)
@@ -232,14 +237,14 @@ def _kl(pair: PairTrace, name: str) -> Tensor:
 
 
 def _collapse(name: str, kl: float, active: int | None, units: int) -> str | None:
-    """A sentence on a layer that has collapsed, ``None`` on one that has not."""
+    """Return a sentence about a layer that has collapsed, or ``None``."""
     if kl >= COLLAPSED_KL and active != 0:
         return None
     count = "" if active is None else f" and {active} of its {units} units active"
     if kl >= COLLAPSED_KL:
-        meaning = "its mean does not move with the data, so its KL buys nothing that the mean could tell"
+        meaning = "its mean does not move with the data, although its KL is not zero"
     elif active:
-        meaning = "the guide says hardly more than the model expects given the other layers"
+        meaning = "the guide stays close to what the model expects given the other layers"
     else:
-        meaning = "the guide keeps to the prior whatever the datum, and the model does without this layer"
+        meaning = "the guide returns the prior for every datum, and the model ignores this layer"
     return f"site {name!r} has collapsed: it has a mean KL of {kl:.3f} nats{count}; {meaning}"

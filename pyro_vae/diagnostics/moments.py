@@ -1,4 +1,4 @@
-"""Mean and variance over data of what is known with noise, summed up as batches come by."""
+"""Running mean and variance over data of quantities that are measured with noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Moments"]
 
 
 class Moments:
-    """Mean and variance over data of S noisy readings each; updated with ``(S, B, D)``, in float64.
+    """The mean and variance over data, from S noisy readings of each, ``(S, B, D)``, in float64.
 
     >>> moments = Moments()
     >>> moments.update(torch.tensor([[[1.0], [5.0]], [[3.0], [7.0]]]))  # 2 and 6, read as 2 -+ 1 and 6 -+ 1
@@ -22,7 +22,7 @@ class Moments:
         self.mean = self._squares = self._noise = torch.zeros((), dtype=torch.float64)
 
     def update(self, readings: Tensor) -> None:
-        """Merge a batch, by the formulas of Chan, Golub and LeVeque (1979): no difference of large sums."""
+        """Add a batch by the formulas of Chan, Golub and LeVeque (1979), without a difference of large sums."""
         S, B, _ = readings.shape
         values = readings.double().mean(0)  # (B, D)
         if S > 1:
@@ -35,10 +35,10 @@ class Moments:
 
     @property
     def error(self) -> Tensor:
-        """The Monte Carlo standard error of ``mean``, for these very data, ``(D,)``."""
+        """The Monte Carlo standard error of ``mean`` given the data, ``(D,)``."""
         return self._noise.sqrt() / self.num_data
 
     @property
     def variance(self) -> Tensor:
-        """The variance over the data of what the readings scatter around, ``(D,)``; unbiased."""
+        """The unbiased variance over the data of the readings' expectation, ``(D,)``."""
         return self._squares / (self.num_data - 1) - self._noise / self.num_data

@@ -1,4 +1,4 @@
-r"""What the latents of a pair tell about its data, all sites jointly: mutual information and aggregate posterior.
+r"""The mutual information of latents and data, and the aggregate posterior, over all sites jointly.
 
 Let n be uniform on 1..N and z drawn from :math:`q(z|x_n)`; its marginal is the *aggregate posterior*
 :math:`q(z) = \frac1N \sum_m q(z|x_m)`. The KL term of the ELBO, averaged over the data, splits into
@@ -7,16 +7,16 @@ Let n be uniform on 1..N and z drawn from :math:`q(z|x_n)`; its marginal is the 
 
     \frac1N \sum_n \mathrm{KL}\bigl(q(z|x_n) \,\|\, p(z)\bigr) = I(n; z) + \mathrm{KL}\bigl(q(z) \,\|\, p(z)\bigr),
 
-what the latents know about which datum it was, and how far the codes as a whole are from the prior (Hoffman and
-Johnson, *ELBO surgery*, 2016). The first part is worth having, the second is a mismatch that shows in samples. With
-one draw :math:`z_n` a datum, both are means of log-ratios,
+the mutual information of index and latents, and the KL of the aggregate posterior to the prior (Hoffman and Johnson,
+*ELBO surgery*, 2016). The first is information that the latents carry. The second is a mismatch that shows in samples.
+With one draw :math:`z_n` a datum, both are means of log-ratios,
 
 .. math::
 
     \hat I = \frac1N \sum_n \log \frac{q(z_n|x_n)}{\frac1N \sum_m q(z_n|x_m)}, \qquad
     \widehat{\mathrm{KL}} = \frac1N \sum_n \log \frac{\frac1N \sum_m q(z_n|x_m)}{p(z_n)},
 
-so that they add up on the very same draws. All N² densities are evaluated, a block at a time.
+which sum to the sampled KL of the same draws. All N² densities are evaluated, in blocks.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Information", "information"]
 
-_BLOCK_NUMBERS = 2**21  # of the latents in one block: 8 MB in float32, of which a guide makes some ten copies
+_BLOCK_NUMBERS = 2**21  # in the latents of one block: 8 MB in float32, of which a guide makes some ten copies
 _BLOCK_ROWS = 2**14  # in one block: the second layer of a guide sends each through its network
 
 
 @dataclass(frozen=True)
 class Information:
-    """The KL of a pair, split in two over ``num_data`` data; all in nats per datum.
+    """The two parts of a pair's mean KL over ``num_data`` data, in nats per datum.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Information:
 
     @property
     def bound(self) -> float:
-        """The entropy of n, log N: no code can know more about it."""
+        """The largest possible mutual information: log N, the entropy of n."""
         return math.log(self.num_data)
 
 
@@ -89,25 +89,25 @@ def information(
 ) -> Information:
     r"""Estimate the index-code mutual information of a guide and the KL of its aggregate posterior to the prior.
 
-    Of the first N data it is unbiased. As an estimate of I(x; z) in the population it saturates: where it comes within
-    a nat or so of log N, more data would give more. The standard errors are those of a mean of N independent terms,
-    one a datum; they take in the spread of the data.
+    The estimate is unbiased for the first N data. For I(x; z) of the population it saturates: within a nat or so of
+    log N, more data would raise it. The standard errors are those of a mean of N independent terms, one a datum, and
+    include the spread of the data.
 
     Parameters
     ----------
     model, guide
-        A pair of programs; run in eval mode, whatever scale they run under. Masks count. What the guide draws beyond
-        the model's latents (auxiliary sites) is part of the code.
+        A pair of programs, run in eval mode. Scales are ignored, masks apply. Auxiliary sites of the guide count as
+        latents.
     x
         Data ``(N, *data_shape)``: a tensor, an array, a split, a dataset or a loader.
     num_data
-        How many of them to use, from the first on: the time grows with its square. Fewer if there are fewer.
+        The number of data to use, from the first on, or all if there are fewer. Time grows with its square.
     batch_size
-        Data at once: memory and speed.
+        The number of data in one run of the programs. It changes memory and speed.
     seed
-        Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
+        The seed of the draws; the caller's generators stay as they are. With ``None`` the draws come from those.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        The number of plates in the programs, the data plate included.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def information(
     programs = ProgramPair(model, guide, max_plate_nesting).isolated()
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    data: list[Tensor] = []  # kept, for data that are binarised at each use are others the next time
+    data: list[Tensor] = []  # kept, since dynamic binarisation draws new data at each pass
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in _first(batches, num_data):
@@ -159,7 +159,7 @@ def information(
         log_p_z = torch.cat([log_p for _, log_p in parts])  # (N,)
         try:
             log_q_z_x, log_q_z = _densities(programs, data, z, data_dim)  # (N,), (N,)
-        except ProgramError:  # no density at a given value
+        except ProgramError:  # the guide has no density at a given value
             log_q_z_x = log_q_z = torch.full_like(log_p_z, math.nan)
     known, mismatch = log_q_z_x - log_q_z, log_q_z - log_p_z
     return Information(
@@ -173,7 +173,7 @@ def information(
 
 
 def _densities(programs: ProgramPair, data: list[Tensor], z: dict[str, Tensor], data_dim: int) -> tuple[Tensor, Tensor]:
-    """Log q(z_n|x_n) and log q(z_n) of N draws, ``(N,)`` each, in float64: q(z) is the mixture over all the data."""
+    """Return log q(z_n|x_n) and log q(z_n) of N draws, ``(N,)`` each, in float64."""
     N = sum(map(len, data))
     numbers = sum(value[0].numel() for value in z.values())
     own, mixture = data[0].new_zeros(N, dtype=torch.float64), data[0].new_full((N,), -math.inf, dtype=torch.float64)
@@ -191,14 +191,14 @@ def _densities(programs: ProgramPair, data: list[Tensor], z: dict[str, Tensor], 
 
 
 def _log_q(programs: ProgramPair, x: Tensor, z: dict[str, Tensor], data_dim: int) -> Tensor:
-    """Log q(z_s|x_b) of S given draws under B data, ``(S, B)``, in float64; the guide runs once."""
+    """Return log q(z_s|x_b) of S given draws under B data, ``(S, B)``, in float64, from one run of the guide."""
     S = len(next(iter(z.values())))
     nesting = programs.max_plate_nesting
-    where = 1 + nesting + data_dim
+    data_axis = 1 + nesting + data_dim
     values = {}
     for name, value in z.items():
-        value = value.unsqueeze(where)  # (S, *plates, *event), with the data's plate of size 1 among them
-        values[name] = value.expand(*value.shape[:where], len(x), *value.shape[where + 1 :])
+        value = value.unsqueeze(data_axis)  # (S, *plates, *event), with the data's plate of size 1 among them
+        values[name] = value.expand(*value.shape[:data_axis], len(x), *value.shape[data_axis + 1 :])
     with pyro.plate("num_particles_vectorized", S, dim=-1 - nesting):
         trace = poutine.trace(poutine.condition(programs.guide, data=values)).get_trace(x)
     pair = PairTrace(trace, trace, trace, S, len(x), nesting)  # of the guide alone
@@ -206,19 +206,19 @@ def _log_q(programs: ProgramPair, x: Tensor, z: dict[str, Tensor], data_dim: int
 
 
 def _standard_error(values: Tensor) -> float:
-    """The standard error of the mean of independent values ``(N,)``; NaN for one."""
+    """Return the standard error of the mean of independent values ``(N,)``, NaN for one value."""
     return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else math.nan
 
 
 def _by_datum(site: dict[str, Any], data_dim: int, max_plate_nesting: int) -> Tensor:
-    """The value of a site, run without particles, as ``(B, *plates, *event)``: all plates but the data's."""
+    """Return the value of a site, run without particles, as ``(B, *plates, *event)`` with the other plates."""
     value, event_dim = site["value"], site["fn"].event_dim
     num_missing = max_plate_nesting - (value.dim() - event_dim)
     return value.reshape((1,) * num_missing + value.shape).movedim(max_plate_nesting + data_dim, 0)
 
 
 def _first(batches: Any, num_data: int) -> Iterator[Tensor]:
-    """The batches up to ``num_data`` data, the last one cut."""
+    """Yield the batches up to ``num_data`` data, the last one cut."""
     for batch in batches:
         yield batch[:num_data]
         num_data -= len(batch)
