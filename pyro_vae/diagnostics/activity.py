@@ -65,9 +65,9 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
     .. math:: \hat A = \mathrm{Var}_n(\bar m_n) - \frac1N \sum_n \frac{\mathrm{Var}_s(m_{ns})}{S}, \qquad
               \bar m_n = \frac1S \sum_s m_{ns},
 
-    with S = 10, or 1000 / √N up to 100 for few data. With a hundred data or more, a unit whose mean has unit variance
-    over the draws and none over the data stays seven standard errors, √2 / (S √N) each, below the threshold. A guide
-    with a single latent needs one draw.
+    with S = 10, or 1000 / √N up to 100 for few data. Take a hundred data or more and a unit whose mean has unit
+    variance over the draws and none over the data: its estimate stays seven standard errors of √2 / (S √N) below the
+    threshold. A guide with a single latent needs one draw.
 
     Parameters
     ----------

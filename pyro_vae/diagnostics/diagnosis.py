@@ -2,8 +2,8 @@ r"""Diagnosis of a trained pair: the use of each of its latents.
 
 Where the decoder does well enough without a latent, the guide returns to the prior, the KL goes to zero and the model
 ignores the latent. This is *posterior collapse*, common at the top of a hierarchy. A good bound does not show it. A
-diagnosis does: it has the KL of each layer and each unit, their shares of the bound, the variance of the posterior
-means over the data, and the mutual information of latents and data.
+diagnosis does. It has the KL of each layer and unit and their shares of the bound. It also has the variance of the
+posterior means over the data and the mutual information of latents and data.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ __all__ = ["Moments"]
 
 
 class Moments:
-    """The mean and variance over data, from S noisy readings of each, ``(S, B, D)``, in float64.
+    """The mean and variance over data of S noisy readings ``(S, B, D)`` of each, in float64.
 
     >>> moments = Moments()
     >>> moments.update(torch.tensor([[[1.0], [5.0]], [[3.0], [7.0]]]))  # 2 and 6, read as 2 -+ 1 and 6 -+ 1
@@ -35,10 +35,10 @@ class Moments:
 
     @property
     def error(self) -> Tensor:
-        """The Monte Carlo standard error of ``mean`` given the data, ``(D,)``."""
+        """The Monte Carlo standard error ``(D,)`` of ``mean`` given the data."""
         return self._noise.sqrt() / self.num_data
 
     @property
     def variance(self) -> Tensor:
-        """The unbiased variance over the data of the readings' expectation, ``(D,)``."""
+        """The unbiased variance ``(D,)`` over the data of the readings' expectation."""
         return self._squares / (self.num_data - 1) - self._noise / self.num_data

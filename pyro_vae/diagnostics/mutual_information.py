@@ -7,8 +7,8 @@ Let n be uniform on 1..N and z drawn from :math:`q(z|x_n)`; its marginal is the 
 
     \frac1N \sum_n \mathrm{KL}\bigl(q(z|x_n) \,\|\, p(z)\bigr) = I(n; z) + \mathrm{KL}\bigl(q(z) \,\|\, p(z)\bigr),
 
-the mutual information of index and latents, and the KL of the aggregate posterior to the prior (Hoffman and Johnson,
-*ELBO surgery*, 2016). The first is information that the latents carry. The second is a mismatch that shows in samples.
+the mutual information of index and latents, and the KL of the aggregate posterior to the prior (Hoffman and Johnson
+2016, *ELBO surgery*). The first is information that the latents carry. The second is a mismatch that shows in samples.
 With one draw :math:`z_n` a datum, both are means of log-ratios,
 
 .. math::
@@ -173,7 +173,7 @@ def information(
 
 
 def _densities(programs: ProgramPair, data: list[Tensor], z: dict[str, Tensor], data_dim: int) -> tuple[Tensor, Tensor]:
-    """Return log q(z_n|x_n) and log q(z_n) of N draws, ``(N,)`` each, in float64."""
+    """Return log q(z_n|x_n) ``(N,)`` and log q(z_n) ``(N,)`` of N draws in float64."""
     N = sum(map(len, data))
     numbers = sum(value[0].numel() for value in z.values())
     own, mixture = data[0].new_zeros(N, dtype=torch.float64), data[0].new_full((N,), -math.inf, dtype=torch.float64)
@@ -191,7 +191,7 @@ def _densities(programs: ProgramPair, data: list[Tensor], z: dict[str, Tensor], 
 
 
 def _log_q(programs: ProgramPair, x: Tensor, z: dict[str, Tensor], data_dim: int) -> Tensor:
-    """Return log q(z_s|x_b) of S given draws under B data, ``(S, B)``, in float64, from one run of the guide."""
+    """Return log q(z_s|x_b) ``(S, B)`` of S given draws under B data in float64, from one run of the guide."""
     S = len(next(iter(z.values())))
     nesting = programs.max_plate_nesting
     data_axis = 1 + nesting + data_dim

@@ -129,7 +129,7 @@ class ELBO(Objective):
         return terms
 
     def _with_floor(self, pair: PairTrace, name: str, term: Tensor) -> Tensor:
-        """Return the term of a latent site, ``(K, B)``, or the floor where its mean KL is below it."""
+        """Return the term ``(K, B)`` of a latent site, or the floor where its mean KL is below it."""
         site = pair.guide_sites[name]
         floor = -self.free_bits * torch.ones_like(term) * pair.weight(site)
         if self.free_bits_per == "site":

@@ -60,7 +60,7 @@ Reduction = Callable[[Tensor], Tensor]
 
 
 class Path:
-    """Passes the latents to the densities, and multiplies their gradient by ``weights``, ``(K, B)``, on the way back.
+    """Passes the latents to the densities and multiplies their gradient by ``weights`` ``(K, B)`` on the way back.
 
     The weights depend on the densities, so they are set after these are computed. Each latent is passed on as a new
     tensor: a flow caches its draws and their dependence on its parameters, and must not find the latent in its cache.
@@ -101,14 +101,14 @@ class Path:
 
 
 def slope(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """Return the derivative of a bound by each log weight, ``(K, B)``, detached. It sums to 1 over the particles."""
+    """Return the detached derivatives ``(K, B)`` of a bound by its log weights. They sum to 1 over the particles."""
     with torch.enable_grad():
         log_w = log_w.detach().requires_grad_()
         return torch.autograd.grad(reduce(log_w).sum(), log_w)[0]
 
 
 def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """Return the second derivative of a bound by each log weight, ``(K, B)``, detached."""
+    """Return the detached second derivatives ``(K, B)`` of a bound, each by one log weight."""
     num_particles = len(log_w)
     with torch.enable_grad():
         log_w = log_w.detach().requires_grad_()
@@ -121,7 +121,7 @@ def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
 
 
 def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
-    """Return the learning signal of each draw, ``(K, B)``, detached: the bound minus its leave-one-out baseline."""
+    """Return the detached learning signals ``(K, B)``, the bound minus the leave-one-out baseline of each draw."""
     log_w = log_w.detach()
     bound = reduce(log_w)
     num_particles, num_data = log_w.shape

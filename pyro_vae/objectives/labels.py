@@ -64,7 +64,7 @@ def label_weights(
     m2
         The program.
     x
-        Data without labels, ``(B, *data_shape)``.
+        Data ``(B, *data_shape)`` without labels.
     num_particles
         K, the number of latents drawn for each datum and label.
     kl_weight
@@ -115,7 +115,7 @@ def enumerated_bound(
     kl_weight: float | Tensor = 1.0,
     kl: Kl = "sample",
 ) -> Tensor:
-    r"""Return :math:`-\mathcal{U}(x)`, ``(B,)``, nats: the mean over q(y|x) and the particles.
+    r"""Return :math:`-\mathcal{U}(x)` ``(B,)`` in nats, the mean over q(y|x) and the particles.
 
     Its mean over the draws is that of Pyro's ``TraceEnum_ELBO``. Here it is one number a datum and can be compiled. The
     arguments are those of :func:`label_weights`.
@@ -127,7 +127,7 @@ def enumerated_bound(
 
 @checked
 def summed_bound(m2: M2, x: Tensor, num_particles: PositiveInteger = 1) -> Tensor:
-    r"""Return :math:`\mathcal{S}_K(x)`, ``(B,)``, nats, a bound no looser than :func:`enumerated_bound`.
+    r"""Return :math:`\mathcal{S}_K(x)` ``(B,)`` in nats, a bound no looser than :func:`enumerated_bound`.
 
     It does not depend on the guide's classifier and does not train it. The model's own posterior of the label is
     ``label_weights(m2, x, K).logsumexp(0).softmax(0)``, estimated from K latents a label.
@@ -155,8 +155,8 @@ def semi_supervised_loss(
     paper weights the two parts by their numbers of data. Here both batches count alike.
 
     A label is worth at most log C nats of a bound of a hundred or so. The decoder therefore soon learns to ignore the
-    label, and the classifier stops learning. A weight β above 1 on the KL of z, lowered to 1 during training, makes
-    information in z expensive at first, so that the label is used.
+    label, and the classifier stops learning. A weight β above 1 on the KL of z makes information in z expensive at
+    first, so that the label is used. It falls to 1 during training.
 
     Parameters
     ----------

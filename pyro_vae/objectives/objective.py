@@ -118,7 +118,7 @@ class Objective(pyro.infer.ELBO):
         return self.reduce(log_w)
 
     def terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
-        """Return the term of each site in the log weight, ``(K, B)``; without ``scaled``, in that of the true bound."""
+        """Return each site's term ``(K, B)`` of the log weight; without ``scaled``, of that of the true bound."""
         return pair.terms(scaled)
 
     def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
@@ -174,7 +174,7 @@ class Objective(pyro.infer.ELBO):
         return pair, path
 
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
-        """Return minus the surrogate loss, ``(B,)``, whose gradient estimates that of the bound."""
+        """Return minus the surrogate loss ``(B,)``, whose gradient estimates that of the bound."""
         by_score = sites_without_path(pair)
         if self.gradient != "reparam":
             refuse(pair, by_score, self.gradient)

@@ -41,7 +41,7 @@ class RenyiBound(Objective):
     Raises
     ------
     ValueError
-        If ``alpha`` is not a number, a count is not a positive integer, ``gradient`` is unknown, or ``alpha`` is
+        If ``alpha`` is not a number, a count is not a positive integer or ``gradient`` is unknown. If ``alpha`` is
         infinite with ``gradient="dreg"``, which needs a smooth bound.
 
     References

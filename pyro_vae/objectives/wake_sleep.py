@@ -98,7 +98,7 @@ class WakeSleep(Objective):
         return self._estimate(pair, bound, surrogate)
 
     def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor, pair: PairTrace) -> Tensor:
-        """Return log q(z'|x') of ``len(x)`` dreams of the model, ``(B,)``."""
+        """Return log q(z'|x') ``(B,)`` of as many dreams of the model as there are data."""
         if len(pair.observed) != 1:
             raise ProgramError(f"found the observed sites {pair.observed}, expected one, for the model to dream")
         (name,) = pair.observed

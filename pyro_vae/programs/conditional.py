@@ -88,13 +88,13 @@ class ConditionalVAE(LabelledProgram):
         the last width, which takes the label (:class:`pyro_vae.ConditionalMLP`).
     likelihood
         ``"bernoulli"``, ``"gaussian"`` or a module, as for :class:`pyro_vae.VAE`. A module's forward takes z followed
-        by the one-hot label, ``(*batch, latent_dim + num_classes)``, and returns p(x|y, z).
+        by the one-hot label ``(*batch, latent_dim + num_classes)`` and returns p(x|y, z).
     activation
         Activation of the hidden layers.
     prior
         A module whose ``forward()`` returns p(z).
     posterior
-        A module whose forward takes x, ``(B, *data_shape)``, and one-hot labels, ``(B, num_classes)``, and returns
+        A module whose forward takes x ``(B, *data_shape)`` and one-hot labels ``(B, num_classes)`` and returns
         q(z|x, y). With all parts given, ``latent_dim`` is not needed.
 
     Raises

@@ -166,13 +166,13 @@ class ConvLadderVAE(Program):
 
     Its latents are images, from ``"z1"`` next to the data to ``"zT"`` at the top. Each level holds several layers. A
     level has half the height and width of the level below, and the last level is a single pixel. Every KL is between
-    Gaussians given the layers above. Free bits, ``ELBO(free_bits=...)``, and a warm-up, :func:`pyro_vae.anneal_kl`,
+    Gaussians given the layers above. Free bits (``ELBO(free_bits=...)``) and a warm-up (:func:`pyro_vae.anneal_kl`)
     keep many layers in use.
 
     Parameters
     ----------
     data_shape
-        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1].
+        Shape of one image with pixels in [0, 1]: ``(H, W)`` or ``(C, H, W)``.
     num_layers
         The number of latent layers at each level, from the data up; the last level is the single pixel. T is their sum.
         A level may have none.
@@ -181,8 +181,8 @@ class ConvLadderVAE(Program):
     channels
         Channels of the states and features of each level.
     likelihood
-        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder), or a module whose forward takes the last
-        state as a vector, ``(*batch, channels[0] * h * w)`` with h and w half the image's, and returns p(x|z).
+        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder) or a module whose forward returns p(x|z). It
+        takes the last state as a vector ``(*batch, channels[0] * h * w)`` with h and w half the image's.
     num_blocks
         The number of residual blocks at each level of the bottom-up network.
 

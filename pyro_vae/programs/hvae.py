@@ -8,7 +8,7 @@ r"""The hierarchical variational autoencoder: a Markov chain of latents, one sit
 
 Every layer has its own location and scale. The exact posterior of the chain factorises in both ways, so only the form
 of its distributions limits either guide. Bottom-up, each layer is given the layer below. Top-down, each layer is given
-the data and the layer above, in the model's own order, and its KL has a closed form.
+the data and the layer above, and its KL has a closed form.
 
 Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015 (bottom-up); Rezende, Mohamed and Wierstra,
 *Stochastic Backpropagation and Approximate Inference in Deep Generative Models*, 2014.
@@ -80,7 +80,7 @@ class HVAE(ChainProgram):
     .. math:: \log p(x) \ge \mathbb{E}_q\Bigl[\log p(x|z_1) + \sum_{t=2}^T \log p(z_{t-1}|z_t) + \log p(z_T)
               - \log q(z_{1:T}|x)\Bigr]
 
-    Its sites are ``"z1"``, next to the data, to ``"zT"``, the top. With one layer it is :class:`pyro_vae.VAE` with the
+    Its sites are ``"z1"`` (next to the data) to ``"zT"`` (the top). With one layer it is :class:`pyro_vae.VAE` with the
     site ``"z1"`` for ``"z"``: the same parts, the same initial weights and the same draws from the same seed.
 
     Parameters

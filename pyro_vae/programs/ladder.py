@@ -79,8 +79,8 @@ class LadderVAE(ChainProgram):
     Parameters
     ----------
     data_shape, latent_dims, hidden_dims, likelihood
-        As for :class:`pyro_vae.HVAE`. The widths of layer t, one or more, are those of :math:`f_t` and, in reverse, of
-        the network that leads down from layer t.
+        As for :class:`pyro_vae.HVAE`. Layer t has one width or more: those of :math:`f_t`, and in reverse those of the
+        network that leads down from layer t.
     activation
         Activation of the hidden layers; ``"leaky_relu"`` as in the paper.
     batch_norm

@@ -35,7 +35,7 @@ class GenerativeModel(Protocol):
     """A model that also runs without data."""
 
     def generate(self, num_data: int, x: Tensor | None = None) -> Tensor:
-        """Draw ``num_data`` data, or score the data ``x``, ``(num_data, *data_shape)``; return them."""
+        """Draw ``num_data`` data, or score data ``x`` ``(num_data, *data_shape)``; return them."""
 
 
 NumSamples = Annotated[int, Integers("0 or more, as an integer", 0)]
@@ -81,7 +81,7 @@ class Program(Rebuildable):
     @checked
     @torch.no_grad()
     def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the mean of p(x|z), ``(B, *data_shape)``, for latents that the guide infers from x.
+        """Return the mean ``(B, *data_shape)`` of p(x|z) for latents that the guide infers from x.
 
         The given layer and those above it are at their posterior means. Those below are drawn from the model. So
         ``layer=1`` shows the information in all latents, and a higher one that in its layer and those above.

@@ -46,7 +46,7 @@ class Classifier(Rebuildable):
     Parameters
     ----------
     network
-        A network from x, ``(*batch, *data_shape)``, to logits, ``(*batch, num_classes)``.
+        A network from x ``(*batch, *data_shape)`` to logits ``(*batch, num_classes)``.
 
     Examples
     --------
@@ -93,8 +93,8 @@ class M2(LabelledProgram):
                      = -\mathcal{L}(x, y) \\
        \log p(x) &\ge \sum_y q(y|x) \bigl(-\mathcal{L}(x, y) - \log q(y|x)\bigr) = -\mathcal{U}(x)
 
-    Its programs take unlabelled data, ``model(x)``, labelled data, ``model(x, y)``, and packed labelled data,
-    ``model(m2.pack(x, y))``. The label is the site ``"y"``, with a uniform prior.
+    Call its programs with unlabelled data as ``model(x)`` and with labelled data as ``model(x, y)`` or, packed, as
+    ``model(m2.pack(x, y))``. The label is the site ``"y"`` with a uniform prior.
 
     Parameters
     ----------

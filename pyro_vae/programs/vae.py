@@ -68,8 +68,8 @@ class VAE(Program):
     hidden_dims
         Widths of the encoder's hidden layers; the decoder has the same in reverse.
     likelihood
-        ``"bernoulli"`` for black and white pixels, ``"gaussian"`` for pixels in [0, 1], or a module whose forward
-        returns p(x|z). As in the paper, the Gaussian's mean passes a sigmoid and the decoder returns its scale.
+        ``"bernoulli"`` for black and white pixels, ``"gaussian"`` for pixels in [0, 1] or a module whose forward
+        returns p(x|z). As in the paper the Gaussian's mean passes a sigmoid, and the decoder returns its scale.
     activation
         Activation of the hidden layers; ``"tanh"`` as in the paper.
     prior, posterior

@@ -20,8 +20,8 @@ where sg stops the gradient. The *commitment loss* pulls :math:`z_e` towards the
 .. math:: - \beta \sum_{i=1}^P \lVert z_{e,i} - \mathrm{sg}[e_{k_i}] \rVert^2 .
 
 It is not part of a bound. It enters as a term of :math:`-\log q` minus its own value, with the gradient
-:math:`-2 \beta (z_e - e_k)` and the value zero. Every objective that differentiates log q, Pyro's included, trains with
-it, and none reports it. (The paper has the mean over the positions in place of the sum, so its β is P times this one.)
+:math:`-2 \beta (z_e - e_k)` and the value zero. Every objective that differentiates log q trains with it (Pyro's
+too), and none reports it. The paper has the mean over the positions in place of the sum, so its β is P times this one.
 The codes themselves follow the encoder by moving averages, see :mod:`pyro_vae.nn.codebook`.
 
 van den Oord, Vinyals and Kavukcuoglu, *Neural Discrete Representation Learning*, 2017.
@@ -112,15 +112,15 @@ class VQVAE(Program):
     Parameters
     ----------
     data_shape
-        Shape of one image, ``(H, W)`` or ``(C, H, W)``, its pixels in [0, 1]. With your own encoder and likelihood, any
+        Shape of one image with pixels in [0, 1]: ``(H, W)`` or ``(C, H, W)``. With your own encoder and likelihood, any
         shape.
     num_codes, code_dim
         The number of codes, and the length of their vectors.
     channels
         Channels of the convolutional encoder, each entry of which halves the image, and of the decoder.
     likelihood
-        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder), or a module whose forward takes the flattened
-        grid, ``(*batch, prod(code_shape) * code_dim)``, and returns p(x|z).
+        ``"bernoulli"``, ``"gaussian"`` (with the scale from the decoder) or a module whose forward returns p(x|z). It
+        takes the flattened grid ``(*batch, prod(code_shape) * code_dim)``.
     prior
         ``"independent"`` for :class:`~pyro_vae.priors.codes.IndependentCodes`, ``"autoregressive"`` for
         :class:`~pyro_vae.priors.codes.AutoregressiveCodes`, or a module whose forward returns a distribution of
