@@ -1,19 +1,19 @@
-r"""Grey levels made real numbers by uniform noise, so that a density of them says something.
+r"""Dequantisation: grey levels become real numbers by uniform noise, so that a density can model them.
 
-A pixel stored in L levels is a whole number k, and a density can be as high as it likes on whole numbers: where a pixel
-never varies, a Gaussian gains from every decrease of its scale, without end. Noise u, uniform in [0, 1) and drawn anew
-at each use, spreads a level over the interval that it stands for,
+A pixel stored in L levels is a whole number k, on which a density has no upper bound: where a pixel never varies, a
+Gaussian gains from every decrease of its scale. Noise u, uniform in [0, 1) and drawn anew at each use, spreads a level
+over the interval that it stands for,
 
-.. math:: y = \frac{k + u}{L} \in [0, 1),
+.. math:: y = \frac{k + u}{L} \in [0, 1) .
 
-and a density p of y then gives probabilities of the levels, each the mass of its interval. By Jensen's inequality what
-the density scores bounds them from below:
+A density p of y then gives each level the mass of its interval as its probability. By Jensen's inequality, the expected
+log-density bounds the log-probability from below:
 
 .. math:: \log P(k) = \log \int_{[0, 1)^D} p\Bigl(\frac{k + u}{L}\Bigr) \frac{du}{L^D}
           \ge \mathbb{E}_u\Bigl[\log p\Bigl(\frac{k + u}{L}\Bigr)\Bigr] - D \log L .
 
-The last term is the Jacobian of the division by L, :math:`\log 256` = 5.55 nats a dimension for bytes. With it a
-density's bound and a probability of levels compare, in bits per dimension. The bound is tight where p is flat over each
+The last term is the Jacobian of the division by L, :math:`\log 256` = 5.55 nats a dimension for bytes. With it,
+densities and probabilities of levels are comparable in bits per dimension. The bound is tight where p is flat over each
 interval.
 
 Uria, Murray and Larochelle, *RNADE*, 2013, section 4; Theis, van den Oord and Bethge, *A note on the evaluation of

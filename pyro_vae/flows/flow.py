@@ -44,10 +44,10 @@ class Flow(Rebuildable):
     Parameters
     ----------
     transforms
-        A name, or a list of transform modules of Pyro or of lazy transforms of Zuko. Of Zuko are ``"autoregressive"``
+        A name, or a list of transform modules of Pyro or of lazy transforms of Zuko. Zuko's are ``"autoregressive"``
         (affine: IAF in a posterior, MAF in a prior), ``"spline"`` (autoregressive rational quadratic splines on
-        [-5, 5]) and ``"coupling"`` (Real NVP, two halves). Of Pyro are ``"planar"`` and ``"householder"``.
-        ``"sylvester"`` is :class:`Sylvester`.
+        [-5, 5]) and ``"coupling"`` (Real NVP, two halves). Pyro's are ``"planar"`` and ``"householder"``. The name
+        ``"sylvester"`` stands for :class:`Sylvester`.
     latent_dim
         The length of z.
     context_dim

@@ -57,7 +57,7 @@ class Bernoulli(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to logits, ``(*batch, *data_shape)``.
     data_shape
         The shape of one datum; its pixels are 0 or 1.
 
@@ -195,7 +195,7 @@ class ContinuousBernoulli(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to logits λ, ``(*batch, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to logits λ, ``(*batch, *data_shape)``.
     data_shape
         The shape of one datum; its pixels lie in [0, 1].
 

@@ -49,7 +49,7 @@ class Poisson(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to the raw log-rates, ``(*batch, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to the raw log-rates, ``(*batch, *data_shape)``.
     data_shape
         The shape of one datum; its entries are 0, 1, 2, ...
     low, high
@@ -92,7 +92,7 @@ class NegativeBinomial(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to the raw log-means, ``(*batch, *data_shape)``. With
+        The decoder, from z ``(*batch, latent_dim)`` to the raw log-means, ``(*batch, *data_shape)``. With
         ``inverse_dispersion="decoder"`` it gives these and the raw log θ, stacked as ``(*batch, 2, *data_shape)``.
     data_shape
         The shape of one datum; its entries are 0, 1, 2, ...

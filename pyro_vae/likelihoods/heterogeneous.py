@@ -36,7 +36,7 @@ class Heterogeneous(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to the parameters of all parts in order, ``(*batch,
+        The decoder, from z ``(*batch, latent_dim)`` to the parameters of all parts in order, ``(*batch,
         num_outputs)``: ``sum(prod(part.output_shape) for part in parts)`` numbers.
     parts
         Likelihoods of this package with ``network=None`` and the data shape ``(n,)``; each takes the next n columns.

@@ -129,7 +129,7 @@ class Categorical(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_levels, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to logits, ``(*batch, num_levels, *data_shape)``.
     data_shape
         The shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.
     num_levels
@@ -177,7 +177,7 @@ class Binomial(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to logits, ``(*batch, *data_shape)``.
     data_shape
         The shape of one datum; its entries are multiples of 1/n from 0 to 1.
     total_count
@@ -216,7 +216,7 @@ class Nominal(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to logits, ``(*batch, num_categories, *data_shape)``.
+        The decoder, from z ``(*batch, latent_dim)`` to logits, ``(*batch, num_categories, *data_shape)``.
     data_shape
         The shape of one datum; its entries are whole numbers from 0 to C - 1.
     num_categories

@@ -92,7 +92,7 @@ class DiscretizedLogistic(Likelihood):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to locations and raw log-scales, stacked as ``(*batch, 2,
+        The decoder, from z ``(*batch, latent_dim)`` to locations and raw log-scales, stacked as ``(*batch, 2,
         *data_shape)``. The location -1 is black, 0 is the middle grey and 1 is white; it is not bounded.
     data_shape
         The shape of one datum; its pixels are multiples of 1/(L - 1) from 0 to 1.

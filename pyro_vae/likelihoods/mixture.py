@@ -42,7 +42,7 @@ class DiscretizedLogisticMixture(DiscretizedLogistic):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to ``(*batch, 3 * num_components, *data_shape)``: the logits of
+        The decoder, from z ``(*batch, latent_dim)`` to ``(*batch, 3 * num_components, *data_shape)``: the logits of
         all components, then their locations, then their raw log-scales. For colour it gives ``(*batch, 10 *
         num_components, H, W)``: for each component a logit, three locations, three raw log-scales, and α, β, γ before a
         tanh.

@@ -32,7 +32,7 @@ class Likelihood(Rebuildable):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to ``(*batch, *output_shape)``. It is ``None`` for a part of
+        The decoder, from z ``(*batch, latent_dim)`` to ``(*batch, *output_shape)``. It is ``None`` for a part of
         :class:`~pyro_vae.likelihoods.heterogeneous.Heterogeneous`, which has one network for all parts.
     data_shape
         The shape of one datum.
@@ -60,7 +60,7 @@ class Likelihood(Rebuildable):
 
     def elementwise(self, *parameters: Tensor) -> dist.TorchDistribution:
         """Return the distribution of single entries, from ``num_outputs`` tensors ``(*batch, *data_shape)``."""
-        raise NotImplementedError(f"{type(self).__name__}: expected a method elementwise or from_output")
+        raise NotImplementedError(f"{type(self).__name__}: found no method elementwise, expected it or from_output")
 
     def from_output(self, output: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) from an output of the network, ``(*batch, *output_shape)``."""

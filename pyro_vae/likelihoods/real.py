@@ -77,7 +77,7 @@ class LocationScale(Likelihood):
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """Return the distribution of the entries."""
-        raise NotImplementedError(f"{type(self).__name__}: expected a method family")
+        raise NotImplementedError(f"{type(self).__name__}: found no method family, expected one")
 
 
 class Gaussian(LocationScale):
@@ -88,7 +88,7 @@ class Gaussian(LocationScale):
     Parameters
     ----------
     network
-        The decoder, from z, ``(*batch, latent_dim)``, to the mean, ``(*batch, *data_shape)``. With ``scale="decoder"``
+        The decoder, from z ``(*batch, latent_dim)`` to the mean, ``(*batch, *data_shape)``. With ``scale="decoder"``
         it gives the mean and the raw log-scale, stacked as ``(*batch, 2, *data_shape)``.
     data_shape
         The shape of one datum.

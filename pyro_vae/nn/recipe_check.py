@@ -2,9 +2,9 @@
 
 A recipe holds the arguments of a constructor. It misses a part that was replaced later, as in
 ``vae.model.likelihood = Laplace(...)``, and a file with that recipe would load the old part with the new weights. So
-before a recipe is written, a program is built from it and compared with the given one, module by module. Compared are
-types, attributes, hooks, shared parts, the names and shapes of parameters and buffers, and the values of buffers that
-no file holds. Weights, dtypes, devices, ``requires_grad`` and train/eval modes are not compared.
+before a recipe is written, a program is built from it and compared with the given one, module by module. The check
+compares types, attributes, hooks and shared parts, names and shapes of parameters and buffers, and the values of
+buffers that no file holds. It ignores weights, dtypes, devices, ``requires_grad`` and train/eval modes.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class FlowPosterior(Rebuildable):
         A :class:`~pyro_vae.flows.Flow`, or a conditional flow of Zuko such as ``zuko.flows.NSF(latent_dim,
         context_dim)``. It has a ``transform`` and a ``base``, which are called with the context.
     network
-        The encoder, from x, ``(*batch, *data_shape)``, to the context, ``(*batch, context_dim)``.
+        The encoder, from x ``(*batch, *data_shape)`` to the context, ``(*batch, context_dim)``.
 
     Raises
     ------

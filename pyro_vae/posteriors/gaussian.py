@@ -24,7 +24,7 @@ class DiagonalNormal(Rebuildable):
     Parameters
     ----------
     network
-        The encoder, from x, ``(*batch, *data_shape)``, to μ and the raw log-scale, stacked as ``(*batch, 2,
+        The encoder, from x ``(*batch, *data_shape)`` to μ and the raw log-scale, stacked as ``(*batch, 2,
         latent_dim)``. In a hierarchy x is the layer before, or several tensors.
     low, high
         The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`. They keep it from becoming zero, infinite or NaN.
@@ -73,7 +73,7 @@ class FullNormal(Rebuildable):
     Parameters
     ----------
     network
-        The encoder, from x, ``(*batch, *data_shape)``, to ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms
+        The encoder, from x ``(*batch, *data_shape)`` to ``(*batch, num_outputs(latent_dim))``: μ, the raw logarithms
         of σ, and the triangle row by row.
     low, high
         The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
@@ -135,7 +135,7 @@ class LowRankNormal(Rebuildable):
     Parameters
     ----------
     network
-        The encoder, from x, ``(*batch, *data_shape)``, to μ, the raw log-scale and the r columns of U, stacked as
+        The encoder, from x ``(*batch, *data_shape)`` to μ, the raw log-scale and the r columns of U, stacked as
         ``(*batch, 2 + rank, latent_dim)``.
     rank
         r.
@@ -207,9 +207,9 @@ def precision_weighted(first: Any, second: Any) -> dist.Independent:
     >>> merged.mean, merged.variance
     (tensor([0.5000, 0.5000]), tensor([0.5000, 0.5000]))
     """
-    for name, factor in (("first", first), ("second", second)):
+    for factor in (first, second):  # the error names neither: a ladder puts its layer in front
         if not isinstance(getattr(factor, "base_dist", None), dist.Normal):
-            raise TypeError(f"{name}: found {factor}, expected a diagonal Gaussian, Normal(...).to_event(n)")
+            raise TypeError(f"found {factor}, expected a diagonal Gaussian, Normal(...).to_event(n)")
     one, two = 1 / first.variance, 1 / second.variance
     variance = 1 / (one + two)
     loc = variance * (one * first.mean + two * second.mean)

@@ -27,7 +27,7 @@ class MixturePosterior(Rebuildable):
     Parameters
     ----------
     network
-        The encoder, from x, ``(*batch, *data_shape)``, to ``(*batch, M, 1 + 2 * latent_dim)``: the logit, μ and raw
+        The encoder, from x ``(*batch, *data_shape)`` to ``(*batch, M, 1 + 2 * latent_dim)``: the logit, μ and raw
         log-scale of each component.
     latent_dim
         The length of z, at least 2 for the gradient to exist.

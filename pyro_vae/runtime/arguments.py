@@ -4,8 +4,9 @@ An annotation stands for a set of values, and every argument must belong to its 
 
 .. math:: a_i \in A_i .
 
-``bool``, ``float``, ``str``, ``None``, ``Literal``, classes, ``Callable``, sequences and unions of these are known. A
-range is an annotation that carries one of the :mod:`~pyro_vae.runtime.kinds`; the usual ones have names here::
+Known annotations are ``bool``, ``float``, ``str``, ``None``, ``Literal``, classes, ``Callable``, sequences and unions
+of these. A range is an annotation that carries one of the :mod:`~pyro_vae.runtime.kinds`; the usual ones have names
+here::
 
     def fit(..., num_epochs: PositiveInteger = 20, lr: PositiveNumber = 1e-3, device: Device | None = None)
 

@@ -70,7 +70,7 @@ def test_options_of_another_program_are_refused(run, tmp_path, program, argument
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--data", "imagenet"], "digits.*'imagenet'"),
+        (["--data", "imagenet"], "name: found 'imagenet', expected .*'digits'"),
         (["--data", "missing.npy"], "missing.npy"),
         (["--latent-dim", 0], "--latent-dim: found 0"),
         (["--objective", "vi"], "invalid choice: 'vi'"),

@@ -146,7 +146,7 @@ class TestPrecisionWeighted:
         ],
     )
     def test_anything_else_is_refused(self, other, found):
-        message = rf"^(first|second): found {found}.*, expected a diagonal Gaussian, Normal\(\.\.\.\)\.to_event\(n\)$"
+        message = rf"^found {found}.*, expected a diagonal Gaussian, Normal\(\.\.\.\)\.to_event\(n\)$"
         for pair in ((gaussian(3), other), (other, gaussian(3))):
             with pytest.raises(TypeError, match=message):
                 precision_weighted(*pair)
