@@ -1,8 +1,7 @@
-"""Priors and posteriors: the distributions they say, and a posterior scale that no network output makes useless."""
+"""Gaussian posteriors: their densities, and a scale that no network output makes useless."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pyro.distributions as dist
@@ -10,22 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae import (
-    ELBO,
-    MLP,
-    VAE,
-    ConditionalMLP,
-    DiagonalNormal,
-    Flow,
-    FlowPosterior,
-    FullNormal,
-    ImageEncoder,
-    LowRankNormal,
-    MixturePosterior,
-    StandardNormal,
-)
+from pyro_vae import MLP, ConditionalMLP, DiagonalNormal, FullNormal, ImageEncoder, LowRankNormal
 from pyro_vae.nn.scales import bounded_scale
 from pyro_vae.posteriors import precision_weighted
+from tests.support.given import Given
 
 
 class Raw(nn.Module):
@@ -152,37 +139,6 @@ class TestPrecisionWeighted:
                 precision_weighted(*pair)
 
 
-class TestStandardNormal:
-    def test_it_is_the_formula(self, double):
-        z = torch.randn(5, 3)
-        expected = -0.5 * z.square().sum(-1) - 1.5 * math.log(2 * math.pi)
-        p = StandardNormal(3)()
-        assert (p.batch_shape, p.event_shape) == ((), (3,))
-        torch.testing.assert_close(p.log_prob(z), expected, rtol=1e-14, atol=0)
-
-    def test_it_moves_with_its_module_and_weighs_nothing(self, device):
-        prior = StandardNormal(3).to(device, torch.float64)
-        draw = prior().sample((2,))
-        assert (draw.device.type, draw.dtype, tuple(draw.shape)) == (device.type, torch.float64, (2, 3))
-        assert list(prior.parameters()) == [] and prior.state_dict() == {}
-
-    @pytest.mark.parametrize("value", [0, -1, 2.0, "3", None])
-    def test_a_length_that_is_none(self, value):
-        with pytest.raises(ValueError, match=f"^latent_dim: found {value!r}, expected a positive integer"):
-            StandardNormal(value)
-
-
-class Given(nn.Module):
-    """A network whose output is given, ``(B, ...)``."""
-
-    def __init__(self, output):
-        super().__init__()
-        self.output = nn.Parameter(output)
-
-    def forward(self, x):
-        return self.output
-
-
 class TestFullNormal:
     def test_it_is_the_formula(self, double):
         output = torch.randn(5, 2 * 3 + 3)
@@ -226,67 +182,3 @@ class TestLowRankNormal:
             LowRankNormal(Given(torch.zeros(5, 2, 3)), rank=0)
         with pytest.raises(ValueError, match=r"^LowRankNormal: found a network output of shape \(5, 3, 3\), expected"):
             LowRankNormal(Given(torch.zeros(5, 3, 3)), rank=2)(torch.zeros(5, 4))
-
-
-class TestMixturePosterior:
-    def test_it_is_the_formula(self, double):
-        output = torch.randn(5, 3, 1 + 2 * 2)
-        q = MixturePosterior(Given(output), latent_dim=2)(torch.zeros(5, 4))
-        z = torch.randn(5, 2)
-        components = dist.Normal(output[..., 1:3], bounded_scale(output[..., 3:], 1e-3, 1e3)).to_event(1)
-        log_weights = output[..., 0].log_softmax(-1)
-        expected = (log_weights + components.log_prob(z[:, None])).logsumexp(-1)
-        torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-11, atol=0)
-        torch.testing.assert_close(q.mean, (log_weights.exp()[..., None] * output[..., 1:3]).sum(1))
-
-    def test_its_draws_carry_the_gradient_of_the_mean(self, double):
-        """Of E|z|^2, in the mean of 40,000 draws; 5 standard errors, one false alarm in 60,000 for 30 numbers."""
-        output = torch.randn(1, 3, 5)
-        posterior = MixturePosterior(Given(output), latent_dim=2)
-        scale = bounded_scale(posterior.network.output[..., 3:], 1e-3, 1e3)
-        squares = (posterior.network.output[..., 1:3].square() + scale.square()).sum(-1)
-        exact = torch.autograd.grad(
-            (posterior.network.output[..., 0].softmax(-1) * squares).sum(), posterior.network.output
-        )[0]
-        means = []
-        for _ in range(40):
-            z = posterior(torch.zeros(1, 4)).expand((1_000, 1)).rsample()
-            means.append(torch.autograd.grad(z.square().sum(-1).mean(), posterior.network.output)[0])
-        means = torch.stack(means)
-        error = means.std(0) / 40**0.5
-        assert ((means.mean(0) - exact).abs() < 5 * error + 1e-12).all() and (error < 0.05 * exact.abs().max()).all()
-
-    def test_bad_input(self):
-        with pytest.raises(ValueError, match="^latent_dim: found 1, expected an integer of 2 or more"):
-            MixturePosterior(Given(torch.zeros(5, 2, 3)), latent_dim=1)
-        with pytest.raises(
-            ValueError, match=r"^MixturePosterior: found a network output of shape \(5, 2, 3\), expected"
-        ):
-            MixturePosterior(Given(torch.zeros(5, 2, 3)), latent_dim=2)(torch.zeros(5, 4))
-
-
-class TestFlowPosterior:
-    def test_a_context_of_another_length(self):
-        posterior = FlowPosterior(Flow("coupling", 2, context_dim=5), MLP(4, 3))
-        with pytest.raises(
-            ValueError, match=r"^FlowPosterior: found a network output of shape \(6, 3\), expected \(\*batch"
-        ):
-            posterior(torch.zeros(6, 4))
-
-    @pytest.mark.parametrize("name", ["autoregressive", "coupling", "householder"])
-    def test_with_constant_parameters_the_gradient_goes_through_z_alone(self, name, double):
-        """The loss of ELBO(gradient="stl") against the formula, written with a copy of the posterior as constants."""
-        torch.manual_seed(0)
-        vae = VAE((4,), 2, (5,), posterior=FlowPosterior(Flow(name, 2, 3, hidden_dims=(4,)), MLP(4, 3, (5,)))).double()
-        constants = copy.deepcopy(vae.posterior).requires_grad_(False)
-        x = torch.bernoulli(torch.full((6, 4), 0.5))
-        torch.manual_seed(1)
-        loss = ELBO(gradient="stl").differentiable_loss(vae.model, vae.guide, x)
-        found = torch.autograd.grad(loss, list(vae.parameters()))
-        torch.manual_seed(1)
-        z = vae.posterior(x).rsample()
-        bound = vae.prior().log_prob(z) + vae.likelihood(z).log_prob(x) - constants(x).log_prob(z)
-        expected = torch.autograd.grad(-bound.sum(), list(vae.parameters()))
-        torch.testing.assert_close(loss, -bound.sum(), rtol=1e-12, atol=0)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Networks: shapes under any leading dimensions, what each output depends on, how weights start, bounded scales."""
+"""Dense networks: the formula, shapes under any leading dimensions, how weights start, batch normalisation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_vae.nn.images import ImageDecoder, ImageEncoder
 from pyro_vae.nn.mlp import MLP, ConditionalMLP
-from pyro_vae.nn.scales import bounded_scale
 
 ACTIVATIONS = {
     "tanh": torch.tanh,
@@ -174,93 +172,3 @@ class TestConditionalMLP:
         sizes = {"x_shape": 2, "z_shape": 3, "out_shape": 2, "hidden_dims": (3,)}
         with pytest.raises(ValueError, match=message):
             ConditionalMLP(**(sizes | arguments))
-
-
-SHAPES = [(8, 8), (7, 5), (1, 1), (28, 20), (3, 6, 9), (1, 4, 4)]
-
-
-class TestImages:
-    @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("channels", [(4,), (3, 4), (2, 3, 4)])
-    @pytest.mark.parametrize("batch_shape", [(), (2,), (3, 2)])
-    def test_any_size_any_depth_and_any_leading_dimensions(self, shape, channels, batch_shape, double):
-        encoder = ImageEncoder(shape, (2, 3), channels)
-        x = torch.randn(*batch_shape, *shape)
-        assert encoder(x).shape == (*batch_shape, 2, 3)
-        for num_outputs, out_shape in ((1, shape), (2, (2, *shape))):
-            decoder = ImageDecoder(3, shape, channels, num_outputs=num_outputs)
-            z = torch.randn(*batch_shape, 3)
-            assert decoder(z).shape == (*batch_shape, *out_shape)
-        for network, given, size in ((encoder, x, shape), (decoder, z, (3,))):
-            rows = torch.stack([network(row) for row in given.reshape(-1, *size)])
-            torch.testing.assert_close(network(given).reshape(rows.shape), rows, rtol=1e-12, atol=1e-13)
-
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_every_pixel_is_seen_and_every_pixel_is_reached(self, shape, double):
-        encoder = ImageEncoder(shape, 6, (3, 4), activation="tanh")
-        x = torch.randn(*shape, requires_grad=True)
-        encoder(x).sum().backward()
-        assert (x.grad != 0).all()
-        decoder = ImageDecoder(5, shape, (4, 3), activation="tanh", num_outputs=2)
-        images = decoder(torch.randn(20, 5))
-        assert (images.std(0) > 0).all()
-        images.square().sum().backward()
-        assert all((p.grad != 0).any() for p in decoder.parameters())
-
-    def test_each_stage_halves_the_image(self):
-        encoder = ImageEncoder((1, 28, 20), 5, (3, 4))
-        assert encoder.output.in_features == 4 * 7 * 5
-        assert ImageDecoder(5, (28, 20), (4, 3)).small_shape == (4, 7, 5)
-
-    @pytest.mark.parametrize(
-        ("make", "message"),
-        [
-            (
-                lambda: ImageEncoder((8,), 2),
-                r"in_shape: found \(8,\), expected an image, \(height, width\) or \(channels,",
-            ),
-            (lambda: ImageDecoder(2, (1, 2, 8, 8)), r"out_shape: found \(1, 2, 8, 8\), expected an image"),
-            (lambda: ImageEncoder((8, 0), 2), r"in_shape: found \(8, 0\), expected positive integers"),
-            (lambda: ImageDecoder(0, (8, 8)), "in_features: found 0, expected positive integers"),
-            (lambda: ImageDecoder(2, (8, 8), ()), "channels: found no stage, expected one or more"),
-            (lambda: ImageDecoder(2, (8, 8), num_outputs=0), "num_outputs: found 0, expected positive integers"),
-            (lambda: ImageEncoder((8, 8), 2, activation="x"), "activation: found 'x', expected one of "),
-            (
-                lambda: ImageEncoder((8, 8), 2)(torch.zeros(3, 8, 9)),
-                r"ImageEncoder: found an input of shape \(3, 8, 9\), expected",
-            ),
-            (
-                lambda: ImageDecoder(2, (8, 8))(torch.zeros(3)),
-                r"ImageDecoder: found an input of shape \(3,\), expected \(\*batch, 2\)",
-            ),
-        ],
-    )
-    def test_errors(self, make, message):
-        with pytest.raises(ValueError, match=f"^{message}"):
-            make()
-
-
-class TestBoundedScale:
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_no_input_but_nan_gives_a_bad_scale_or_gradient(self, dtype):
-        raw = torch.tensor(
-            [-math.inf, -1e30, -1e4, -1.0, 0.0, 1.0, 1e4, 1e30, math.inf], dtype=dtype, requires_grad=True
-        )
-        scale = bounded_scale(raw, 1e-3, 1e3)
-        scale.log().sum().backward()
-        # exp(log 1000) is 1000 but for rounding: within 16 of the smallest relative steps.
-        slack = 16 * torch.finfo(dtype).eps
-        assert (scale >= 1e-3 * (1 - slack)).all() and (scale <= 1e3 * (1 + slack)).all()
-        assert torch.isfinite(raw.grad).all()
-        assert (scale.diff() >= 0).all()
-
-    def test_around_zero_it_is_the_exponential(self, double):
-        raw = torch.linspace(-0.1, 0.1, 21, requires_grad=True)
-        scale = bounded_scale(raw, 1e-2, 1e2)
-        # tanh(u) = u - u³/3 + …, so the log-scale is off by less than raw³ / (3 h²), h = log 100
-        assert ((scale.log() - raw).abs() <= raw.abs() ** 3 / (3 * math.log(100) ** 2) + 1e-15).all()
-        (slope,) = torch.autograd.grad(scale[10], raw)
-        assert slope[10].item() == pytest.approx(1.0, rel=1e-12)
-
-    def test_the_middle_is_the_geometric_mean(self, double):
-        assert bounded_scale(torch.zeros(()), 0.01, 10.0).item() == pytest.approx(math.sqrt(0.1), rel=1e-12)
