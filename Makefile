@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test fuzz-calls fuzz-files endurance lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test test-all fuzz-calls fuzz-files endurance lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -31,8 +31,11 @@ train: $(STAMP)-run ## install, and train a VAE on real handwritten digits (ARGS
 	$(BIN)/python examples/train_vae.py $(ARGS)
 
 # A process a core, each with one thread: the tests are small, and the threads of several workers would only collide.
-test: $(STAMP)-test ## install, and run the whole test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
+test: $(STAMP)-test ## install, and run the test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-all: $(STAMP)-test ## the same with all combinations of parts, where `make test` lets any two of them meet
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --full-cross $(ARGS)
 
 fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at random, and say what came of it (ARGS="500 --seed 1")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.fuzz_files $(ARGS)

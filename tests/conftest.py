@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyro
 import pytest
@@ -13,6 +15,36 @@ import torch
 import pyro_vae
 
 torch.set_num_threads(1)  # small tensors, and several test processes on few cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full-cross", action="store_true", help="run the tests marked cross, too (make test-all)")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if config.getoption("full_cross"):
+        return "parts: in full cross"
+    return "parts: any two meet in some test; `make test-all`, or --full-cross, runs them in full cross"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the full cross, unless it is asked for."""
+    if config.getoption("full_cross"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("cross")]
+    if left_out:
+        items[:] = [item for item in items if not item.get_closest_marker("cross")]
+        config.hook.pytest_deselected(items=left_out)
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["left_out"] = [item.nodeid for item in left_out]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Count what the first process of several has left out, each being given all tests, in the summary."""
+    left_out = getattr(node, "workeroutput", {}).get("left_out")
+    if left_out and node.gateway.id == "gw0":
+        node.config.hook.pytest_deselected(items=[SimpleNamespace(nodeid=nodeid) for nodeid in left_out])
 
 
 @pytest.fixture(autouse=True)

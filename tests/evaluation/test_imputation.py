@@ -14,10 +14,10 @@ import pyro_vae
 from pyro_vae.evaluation.imputation import _Sums, impute
 from pyro_vae.inference.missing import observed_only, pack
 from tests.support.linear_gaussian import PPCA
+from tests.support.masked import B, masked_images
 from tests.support.programs import perturbed, vae
 
 pytestmark = pytest.mark.usefixtures("double")
-B = 6
 
 
 class ExactGuide(PyroModule):
@@ -128,7 +128,8 @@ class TestImpute:
         assert ((products - incomplete.covariance).abs() <= 5 * sizes).all()
         assert ((products - torch.diag_embed(variance)).abs() > 5 * sizes).any()  # it sees that there are covariances
 
-    def test_it_takes_the_pair_in_either_form_and_leaves_nothing(self, x, mask):
+    def test_it_takes_the_pair_in_either_form_and_leaves_nothing(self):
+        x, mask = masked_images()
         program = perturbed(vae())
         bare = impute(program.model, program.guide, x, mask, 50, num_samples=3, seed=0)
         torch.rand(1)
@@ -141,12 +142,14 @@ class TestImpute:
         assert set(bare.samples.unique().tolist()) == {0.0, 1.0}  # draws of pixels are pixels
         assert (bare.mean[~mask] > 0).all() and (bare.mean[~mask] < 1).all()
 
-    def test_a_single_particle(self, x, mask):
+    def test_a_single_particle(self):
+        x, mask = masked_images()
         program = vae()
         found = impute(program.model, program.guide, x, mask, 1, num_samples=2)
         assert torch.equal(found.ess, torch.ones(B)) and torch.equal(found.samples[0], found.samples[1])
 
-    def test_devices_and_types(self, device, x, mask):
+    def test_devices_and_types(self, device):
+        x, mask = masked_images()
         torch.set_default_dtype(torch.float32)
         program = vae().to(device)
         found = impute(program.model, program.guide, x, mask, 20, num_samples=2, chunk_size=7)
@@ -154,8 +157,8 @@ class TestImpute:
         assert (found.ess > 0).all()
 
     @pytest.mark.parametrize("name", ["num_particles", "chunk_size", "batch_size", "num_samples"])
-    def test_counts(self, name, x):
-        program = vae()
+    def test_counts(self, name):
+        program, x = vae(), masked_images()[0]
         least = 0 if name == "num_samples" else 1
         with pytest.raises(ValueError, match=f"^{name}: found -1, expected an integer, {least} or more"):
             impute(program.model, program.guide, x, **{name: -1})

@@ -19,21 +19,20 @@ from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, observed_only, pack
 from pyro_vae.inference.pair import ProgramPair
+from tests.support.masked import B, masked_images
 from tests.support.programs import IMAGE, PAIRS, bits, check_close, perturbed, seeded, traced, vae, weights
 
 pytestmark = pytest.mark.usefixtures("double")
-B = 6
 
 
 @pytest.fixture
 def x():
-    return bits(B).double()
+    return masked_images()[0]
 
 
 @pytest.fixture
 def mask():
-    generator = torch.Generator().manual_seed(2)
-    return torch.rand(B, *IMAGE, generator=generator) < 0.6
+    return masked_images()[1]
 
 
 class TestPack:

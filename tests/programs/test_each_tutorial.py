@@ -18,6 +18,8 @@ from pyro_vae import log_weights as weigh
 from tests.support.tutorial_runs import Tutorial, by_hand, draws, exactly, seeded
 from tests.support.tutorials import CLASSES, PIXELS, reverse
 
+pytestmark = pytest.mark.usefixtures("double")
+
 
 class TestSemiSupervised:
     def test_the_scale_in_the_program_multiplies_the_loss_alone(self):
