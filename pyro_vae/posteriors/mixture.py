@@ -2,6 +2,7 @@ r"""A posterior with several modes: a mixture of Gaussians."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import pyro.distributions as dist
@@ -75,7 +76,19 @@ class MixturePosterior(Rebuildable):
 
 
 class _Mixture(dist.MixtureOfDiagNormals):
-    """Pyro's mixture, with the mean that it lacks."""
+    """Pyro's mixture, which lacks the mean, and the gradient of a draw where two components have the same μ."""
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        # Pyro divides by the distance between two means: equal ones, as of rectified units that are all off, are moved
+        # apart by some roundings of the larger of |μ| and σ.
+        same = (self.locs.unsqueeze(-2) == self.locs.unsqueeze(-3)).all(-1)  # (*batch, M, M)
+        num_before = same.tril(-1).sum(-1, keepdim=True)  # (*batch, M, 1)
+        rounding = 8 * torch.finfo(self.locs.dtype).eps * self.locs.abs().maximum(self.coord_scale)
+        given, self.locs = self.locs, self.locs + num_before * rounding.detach()
+        try:
+            return super().rsample(torch.Size(sample_shape))
+        finally:
+            self.locs = given
 
     @property
     def mean(self) -> Tensor:

@@ -22,6 +22,21 @@ class TestMixturePosterior:
         torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-11, atol=0)
         torch.testing.assert_close(q.mean, (log_weights.exp()[..., None] * output[..., 1:3]).sum(1))
 
+    def test_the_gradient_of_a_draw_where_all_components_are_the_same(self, double):
+        """It is one Gaussian: a component moves by its share of the gradient, and no weight matters."""
+        output = torch.cat([torch.randn(4, 3, 1), torch.tensor([0.3, -20.0, 0.5, 2.0]).expand(4, 3, 4)], -1)
+        posterior = MixturePosterior(Given(output), latent_dim=2)
+        q, given = posterior(torch.zeros(4, 4)), posterior.network.output
+        scale = bounded_scale(given[..., 3:], 1e-3, 1e3)
+        z = q.rsample()
+        direction = torch.randn(4, 2)
+        (found,) = torch.autograd.grad((z * direction).sum(), given)
+        share = output[..., :1].softmax(-2) * direction[:, None]  # (B, M, D)
+        noise = ((z[:, None] - given[..., 1:3]) / scale).detach()
+        (by_raw,) = torch.autograd.grad((scale * share * noise).sum(), given)
+        expected = torch.cat([torch.zeros(4, 3, 1), share, by_raw[..., 3:]], -1)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
     def test_its_draws_carry_the_gradient_of_the_mean(self, double):
         """Of E|z|^2, in the mean of 40,000 draws; 5 standard errors, one false alarm in 60,000 for 30 numbers."""
         output = torch.randn(1, 3, 5)
