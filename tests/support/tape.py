@@ -57,7 +57,7 @@ class Tape(TorchDispatchMode):
                 if _aliases(func) and not writes:
                     continue  # a view of memory that is there
                 found = func(*args, **kwargs)
-                if not writes:
+                if not _aliases(func):
                     for output, value in zip(tree_leaves(outputs), tree_leaves(found), strict=True):
                         if isinstance(output, Tensor):
                             output.copy_(value)
