@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -74,10 +75,13 @@ def is_count(value: Any) -> bool:
 
 
 def keys_kept(value: Any) -> Any:
-    """Write a dictionary whose keys are not strings, such as the milestones of a schedule, so that JSON keeps them."""
+    """Write a dictionary whose keys are not strings, such as the milestones of a schedule, so that JSON keeps them.
+
+    Functions are left out, and those of the run that goes on are kept: torch's ``SWALR`` has one before torch 2.7.
+    """
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
-            return {key: keys_kept(item) for key, item in value.items()}
+            return {key: keys_kept(item) for key, item in value.items() if not isinstance(item, FunctionType)}
         return {"items": [[key, item] for key, item in value.items()]}
     return [keys_kept(item) for item in value] if isinstance(value, (list, tuple)) else value
 
