@@ -8,6 +8,7 @@ import os
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -80,6 +81,8 @@ class TestDamage:
         pyro_vae.save(vae(), tmp_path)
         tensors, _ = tensor_files.read_tensors(tmp_path / WEIGHTS)
         name = "model.likelihood.network.output.bias"
+        if dtype not in safetensors.torch._SIZE:
+            pytest.skip(f"safetensors {safetensors.__version__} does not write {dtype}; 0.7 does")
         tensor_files.write_tensors(tmp_path / WEIGHTS, tensors | {name: torch.ones(16, dtype=dtype)})
         if refused:
             with pytest.raises(ValueError, match=f"leaf '{name}': found {dtype}, expected torch.float32"):
