@@ -24,7 +24,7 @@ help: ## list these commands
 	@echo
 	@echo '  PYTHON=python3.12        the interpreter that a new environment is made with (now: $(PYTHON))'
 	@echo '  VENV=.venv-other         the environment to make and use (now: $(VENV))'
-	@echo '  TORCH="torch==2.13.0"    further requirements to install with the package, such as a fixed torch'
+	@echo '  TORCH="torch==2.11.0"    further requirements to install with the package, such as a fixed torch'
 	@echo '  ARGS="--data mnist"      arguments for the training script, or for pytest'
 
 train: $(STAMP)-run ## install, and train a VAE on real handwritten digits (ARGS="--help" lists its options)
