@@ -74,7 +74,9 @@ def test_kill_9_inside_a_write(tmp_path):
 def test_a_signal_to_the_whole_group_ends_workers_and_run(tmp_path):
     def run():
         _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.1,)  # seconds until torch looks after workers
-        loader = DataLoader(TensorDataset(X), batch_size=6, num_workers=2, persistent_workers=True)
+        loader = DataLoader(  # by fork, as it was on Linux before Python 3.14: another way would start pytest again
+            TensorDataset(X), batch_size=6, num_workers=2, persistent_workers=True, multiprocessing_context="fork"
+        )
         KEPT.append(loader)  # whose end would wait five seconds for the workers
         stop = threading.Timer(0.05, os.killpg, (0, signal.SIGTERM))
         torch.manual_seed(7)
