@@ -60,12 +60,12 @@ def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int
 
 def check_modules(model: nn.Module, guide: nn.Module) -> nn.Module:
     """Return the pair as one module. Raise ``ValueError`` if nothing in it can be trained, or one half is annealed."""
-    pair = as_module((model, guide))
-    if not any(parameter.requires_grad for parameter in pair.parameters()):
+    module = as_module((model, guide))
+    if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
     if isinstance(model, Annealed) != isinstance(guide, Annealed):
         raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
-    return pair
+    return module
 
 
 def check_programs(

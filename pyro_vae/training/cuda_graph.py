@@ -48,12 +48,12 @@ def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Ca
 class ReplayedUpdate:
     """An update of whole batches, captured once and replayed; any other batch is updated with as it is.
 
-    ``update`` is of resident data, with a compiled step and a fused optimiser; ``pair`` holds the modules that it
+    ``update`` is of resident data, with a compiled step and a fused optimiser; ``module`` holds the modules that it
     trains, ``num_data`` is the size of a whole batch, and ``capture`` captures the kernels of a function.
     """
 
-    def __init__(self, update: Update, pair: nn.Module, num_data: int, capture: Capture | None = None) -> None:
-        self.update, self.pair, self.num_data, self.capture = update, pair, num_data, capture or cuda_graph
+    def __init__(self, update: Update, module: nn.Module, num_data: int, capture: Capture | None = None) -> None:
+        self.update, self.module, self.num_data, self.capture = update, module, num_data, capture or cuda_graph
         self.num_captures = 0
         self.reason: str | None = None  # why it is not captured, once that is known
         self._num_updates = 0  # since the step was last found changed
@@ -65,11 +65,11 @@ class ReplayedUpdate:
         whole = isinstance(pick, Tensor) and len(pick) == self.num_data
         if not whole or check is not None or self.reason is not None or _has_hooks(self.update.optimizer):
             return self._uncaptured(pick, check)
-        assert isinstance(pick, Tensor) and isinstance(self.update.take, CompiledStep)
+        assert isinstance(pick, Tensor) and isinstance(self.update.gradient_step, CompiledStep)
         if self._num_updates < _NUM_WARM_UP:
             self._num_updates += 1
             return self._uncaptured(pick)
-        if not self.update.take.is_current():
+        if not self.update.gradient_step.is_current():
             self._num_updates = 1  # of the updates that it takes to be compiled and warm again
             return self._uncaptured(pick)
         if self._captured_from != self._fingerprint():
@@ -98,22 +98,28 @@ class ReplayedUpdate:
 
     def _tensors(self) -> list[Tensor]:
         """Return all that it moves or reads, but for the data."""
-        assert isinstance(self.update.take, CompiledStep)
+        assert isinstance(self.update.gradient_step, CompiledStep)
         slots = (value for values in self.update.optimizer.state.values() for value in values.values())
-        tensors = [*self.pair.parameters(), *self.pair.buffers(), *self.update.take.tensors()]
+        tensors = [*self.module.parameters(), *self.module.buffers(), *self.update.gradient_step.tensors()]
         tensors += [slot for slot in slots if isinstance(slot, Tensor)]
         return list({id(tensor): tensor for tensor in tensors}.values())
 
     def _fingerprint(self) -> tuple[Any, ...]:
         """Return which kernels, where tensors lie, and all settings but the rates, which the graph reads anew."""
-        assert isinstance(self.update.take, CompiledStep)
+        assert isinstance(self.update.gradient_step, CompiledStep)
         settings = [
             {name: value for name, value in group.items() if name not in ("params", "lr")}
             | {"ids": list(map(id, group["params"]))}
             for group in self.update.optimizer.param_groups
         ]
         places = [tensor.data_ptr() for tensor in self._tensors()]
-        return self.update.take.gradients.version, places, settings, self.update.clip_norm, self.update.batches.form
+        return (
+            self.update.gradient_step.gradients.version,
+            places,
+            settings,
+            self.update.clip_norm,
+            self.update.batches.form,
+        )
 
     def _update_and_capture(self, rows: Tensor) -> tuple[Tensor, int]:
         """Update, and capture that; the update stands, whatever becomes of the capture."""
@@ -142,7 +148,7 @@ class ReplayedUpdate:
             self.num_captures += 1
         except Exception as error:  # all that a driver finds it cannot capture
             self._give_up(_first_of(error))
-            self.pair.zero_grad()  # gradients may lie in memory that was never written
+            self.module.zero_grad()  # gradients may lie in memory that was never written
         finally:
             after.restore()
         return result
@@ -169,18 +175,18 @@ class ReplayedUpdate:
         self._replay()
 
 
-def make_update(update: Update, pair: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
+def make_update(update: Update, module: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
     """Return the update, replayed where it can be: on CUDA, of resident data, compiled, with torch's fused Adam."""
     optimizer = update.optimizer
     fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
         group["fused"] and not group["capturable"] and not isinstance(group["lr"], Tensor)
         for group in optimizer.param_groups
     )
-    on_cuda = all(tensor.is_cuda for tensor in (*pair.parameters(), *pair.buffers()))
-    compiled = isinstance(update.take, CompiledStep)
+    on_cuda = all(tensor.is_cuda for tensor in (*module.parameters(), *module.buffers()))
+    compiled = isinstance(update.gradient_step, CompiledStep)
     if num_data is None or not (on_cuda and compiled and fused and update.batches.resident):
         return update
-    return ReplayedUpdate(update, pair, num_data)
+    return ReplayedUpdate(update, module, num_data)
 
 
 def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:

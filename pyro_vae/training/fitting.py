@@ -152,11 +152,11 @@ def fit(
     True
     """
     objective = ELBO() if objective is None else objective
-    pair = check_modules(model, guide)
+    module = check_modules(model, guide)
     initial_lr = rate_at_start(lr, scheduler)
     if device is not None:
-        pair.to(device)
-    device, dtype = placement(pair)
+        module.to(device)
+    device, dtype = placement(module)
     schedules = schedules_of(model, guide, objective, device)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype)
     if patience is not None and valid_batches is None:
@@ -165,9 +165,8 @@ def fit(
     num_steps = check_schedules(schedules, batches, num_epochs)
     is_packaged = isinstance(objective, Objective)
     compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
-    parameters = [parameter for parameter in pair.parameters() if parameter.requires_grad]
-    made = make_optimizer(optimizer, parameters, initial_lr)
-    state = RunState(pair, made, make_scheduler(scheduler, made), device, batches)
+    made = make_optimizer(optimizer, [p for p in module.parameters() if p.requires_grad], initial_lr)
+    state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = None if checkpoint is None else Path(checkpoint)
     with (
         seeded(seed, device),
@@ -179,12 +178,11 @@ def fit(
         if folder is not None:
             facts = _facts(model, objective, state, batches, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        step, summed, reasons = make_steps(
-            model, guide, pair, objective, batches.batch_size, compiled, make_reporter(progress)
-        )
+        size, report = batches.batch_size, make_reporter(progress)
+        gradient_step, summed, reasons = make_steps(model, guide, module, objective, size, compiled, report)
         loop = Loop(
-            model=model, guide=guide, pair=pair, schedules=schedules, objective=objective, batches=batches, lr=lr,
-            num_epochs=num_epochs, update=make_update(Update(batches, step, made, clip_norm), pair, batches.batch_size),
+            model=model, guide=guide, module=module, schedules=schedules, objective=objective, batches=batches, lr=lr,
+            num_epochs=num_epochs, update=make_update(Update(batches, gradient_step, made, clip_norm), module, size),
             summed=summed, reasons=reasons, state=state, folder=folder, checkpoint_seconds=checkpoint_seconds,
             interrupted=interrupted, progress=progress,
         )  # fmt: skip

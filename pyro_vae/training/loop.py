@@ -54,7 +54,7 @@ class Loop:
 
     model: nn.Module
     guide: nn.Module
-    pair: nn.Module
+    module: nn.Module
     schedules: list[Schedule]
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
@@ -72,11 +72,11 @@ class Loop:
     def __post_init__(self) -> None:
         self._written = time.monotonic()
         self._in_step = False
-        self._untrained = Untrained(self.pair, self.objective)
+        self._untrained = Untrained(self.module, self.objective)
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )
-        self._step_check = StepCheck(self.model, self.guide, self.pair, self.objective, self.state)
+        self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
@@ -120,7 +120,7 @@ class Loop:
         if self.folder is not None:
             self.state.write(self.folder)
             if not history.records:
-                save(self.pair, self.folder)
+                save(self.module, self.folder)
         return history
 
     def _ended_workers(self, error: Exception) -> bool:
@@ -184,7 +184,7 @@ class Loop:
 
     def _check_finite(self) -> None:
         self._mean_bounds()
-        if not all(torch.isfinite(parameter).all() for parameter in self.pair.parameters()):
+        if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
             raise Diverged
 
     def _mean_bounds(self) -> list[float]:
@@ -232,7 +232,7 @@ class Loop:
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
         if history.best is history.records[-1]:
-            save(self.pair, folder)
+            save(self.module, folder)
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
         self._write_state(folder)
 

@@ -33,7 +33,7 @@ class StepCheck:
 
     model: nn.Module
     guide: nn.Module
-    pair: nn.Module
+    module: nn.Module
     objective: Any  # a Pyro ELBO
     state: RunState
 
@@ -46,7 +46,7 @@ class StepCheck:
             raise FloatingPointError(
                 f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"
             )
-        for name, parameter in self.pair.named_parameters():
+        for name, parameter in self.module.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
 

@@ -39,13 +39,13 @@ class RunState:
 
     def __init__(
         self,
-        pair: nn.Module,
+        module: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
         device: torch.device,
         batches: Batches | None = None,
     ) -> None:
-        self.pair, self.optimizer, self.scheduler, self.device = pair, optimizer, scheduler, device
+        self.module, self.optimizer, self.scheduler, self.device = module, optimizer, scheduler, device
         self.batches = batches
         self.records: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class RunState:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copy the state, as named tensors and plain data."""
-        tensors = {f"program.{name}": tensor for name, tensor in self.pair.state_dict().items()}
+        tensors = {f"program.{name}": tensor for name, tensor in self.module.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         plain: dict[str, dict[str, Any]] = {}
         for index, values in optimizer["state"].items():
@@ -136,7 +136,7 @@ class RunState:
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Go back to a snapshot."""
-        restore(self.pair, named(tensors, "program."), _FILE)
+        restore(self.module, named(tensors, "program."), _FILE)
         slots = slots_from(tensors, document["optimizer"]["plain"])
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
         if self.scheduler is not None:
@@ -156,7 +156,7 @@ class RunState:
         ValueError
             For the first of its parts that is wrong; nothing is changed then.
         """
-        check_tensors(self.pair, named(tensors, "program."), source)
+        check_tensors(self.module, named(tensors, "program."), source)
         optimizer = document.get("optimizer")
         if not isinstance(optimizer, dict) or not isinstance(optimizer.get("plain"), dict):
             raise ValueError(f"{source}: optimizer: found no state of one, expected param_groups and plain")
@@ -220,7 +220,7 @@ class RunState:
         """
         self.facts = facts
         path = folder / _FILE
-        recipe_of(self.pair)  # what cannot be saved later is refused now
+        recipe_of(self.module)  # what cannot be saved later is refused now
         if not resume:
             if path.exists() or (folder / WEIGHTS).exists():
                 raise FileExistsError(

@@ -33,11 +33,11 @@ Check = Callable[[Tensor, Tensor, dict[str, Tensor]], None]  # a batch, its boun
 class EagerStep:
     """The step as the programs run it, for any Pyro ELBO."""
 
-    def __init__(self, model: nn.Module, guide: nn.Module, pair: nn.Module, objective: Any) -> None:
-        self.model, self.guide, self.pair, self.objective = model, guide, pair, objective
+    def __init__(self, model: nn.Module, guide: nn.Module, module: nn.Module, objective: Any) -> None:
+        self.model, self.guide, self.module, self.objective = model, guide, module, objective
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.pair.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
+        self.module.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
             loss, bound, true_bound = self.objective.estimate(model, guide, x)
@@ -49,7 +49,7 @@ class EagerStep:
             loss = loss.detach()
         else:  # a few Pyro ELBOs offer nothing else
             loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
-            for parameter in self.pair.parameters():
+            for parameter in self.module.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= len(x)
         return torch.stack([-self._true_loss(x, loss), -loss])
@@ -71,13 +71,13 @@ class CompiledStep:
         self,
         model: nn.Module,
         guide: nn.Module,
-        pair: nn.Module,
+        module: nn.Module,
         objective: Objective,
         **options: Any,
     ) -> None:
         self.model, self.guide, self.objective = model, guide, objective
-        self.eager = EagerStep(model, guide, pair, objective)
-        self.parameters = list(pair.parameters())
+        self.eager = EagerStep(model, guide, module, objective)
+        self.parameters = list(module.parameters())
         self.hooked: str | None = None  # why a step ran as it is
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
 
@@ -122,8 +122,10 @@ class CompiledStep:
 class Update:
     """One update of the weights: read a batch, set the gradients, clip them, step the optimiser."""
 
-    def __init__(self, batches: Batches, take: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
-        self.batches, self.take, self.optimizer, self.clip_norm = batches, take, optimizer, clip_norm
+    def __init__(
+        self, batches: Batches, gradient_step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None
+    ) -> None:
+        self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
 
     def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update the weights with the batch of a pick.
@@ -142,7 +144,7 @@ class Update:
         """
         x = self.batches.read(pick)
         before = {} if check is None else generators(x.device)
-        bounds = self.take(x)
+        bounds = self.gradient_step(x)
         if check is not None:
             check(x, bounds, before)
         if self.clip_norm is not None:
@@ -155,7 +157,7 @@ class Update:
 def make_steps(
     model: nn.Module,
     guide: nn.Module,
-    pair: nn.Module,
+    module: nn.Module,
     objective: Any,
     num_data: int | None,
     compiled: bool,
@@ -168,16 +170,16 @@ def make_steps(
     """
     summed = summed_bounds(model, guide, objective)
     if not compiled:
-        return EagerStep(model, guide, pair, objective), summed, list
+        return EagerStep(model, guide, module, objective), summed, list
     if not isinstance(objective, Objective):
         reason = (
             f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae"
         )
         warnings.warn(reason, UserWarning, stacklevel=3)
-        return EagerStep(model, guide, pair, objective), summed, lambda: [reason]
+        return EagerStep(model, guide, module, objective), summed, lambda: [reason]
     options: dict[str, Any] = {"num_data": num_data, "say": say}
     validation = Compiled(summed, (model, guide, objective), name="validation", **options)
-    step = CompiledStep(model, guide, pair, objective, **options)
+    step = CompiledStep(model, guide, module, objective, **options)
 
     def reasons() -> list[str]:
         known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}

@@ -13,9 +13,9 @@ __all__ = ["Untrained"]
 class Untrained:
     """The parameters without a gradient so far, watched for one whole epoch."""
 
-    def __init__(self, pair: nn.Module, objective: Any) -> None:
+    def __init__(self, module: nn.Module, objective: Any) -> None:
         self.objective = objective
-        self.parameters = {name: p for name, p in pair.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
 
     def count_step(self) -> None:
         """Take out the parameters that have a gradient after a step."""
