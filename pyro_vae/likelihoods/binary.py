@@ -149,15 +149,15 @@ class _LogBernoulli(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, x: Tensor) -> Tensor:
-        size = logits.abs()
+        minus = -logits.abs()  # few tensors of this size are alive at once: new memory costs more than arithmetic
+        twice_linear = torch.addcmul(minus, 2 * x - 1, logits).sum(-1)
         block = math.gcd(logits.shape[-1], _BLOCK)
-        excess = torch.exp(-size).unflatten(-1, (block, -1))  # (*batch, block, D / block): neighbours in other blocks
+        excess = torch.exp(minus).unflatten(-1, (block, -1))  # (*batch, block, D / block): neighbours in other blocks
         while block > 1:
             block //= 2
             a, b = excess[..., :block, :], excess[..., block:, :]
             excess = torch.addcmul(a + b, a, b)
-        linear = torch.sub((x - 0.5) * logits, size, alpha=0.5)  # (*batch, D)
-        return linear.sum(-1) - _log1p(excess.squeeze(-2)).sum(-1)
+        return 0.5 * twice_linear - _log1p(excess.squeeze(-2)).sum(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
