@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
-from copy import deepcopy
 from functools import partial
 
-import pyro
 import pytest
 import torch
 
 import pyro_vae
 from pyro_vae.compilation import compiled as compilation
-from pyro_vae.data.loading import Split
 from pyro_vae.schedules import Linear
 from pyro_vae.training import cuda_graph as replay
 from pyro_vae.training import fitting as training
 from pyro_vae.training.cuda_graph import ReplayedUpdate, make_update
-from pyro_vae.training.step import Update, make_steps
-from tests.support.programs import PAIRS, TutorialGuide, TutorialModel, bits, check_close, same, traced, vae, weights
+from tests.support.programs import PAIRS, bits, check_close, same, traced, vae, weights
 from tests.support.tape import Tape
+from tests.support.updates import Unit, ends, grey
+from tests.training.test_cuda_graph_changes import nothing
 
-
-@pytest.fixture(autouse=True)
-def only_traced(monkeypatch):
-    monkeypatch.setattr(compilation, "inductor", traced)
-    with pyro.validation_enabled(False):  # as in fit
-        yield
+pytestmark = pytest.mark.usefixtures("only_traced")
 
 
 @pytest.fixture
@@ -38,12 +29,6 @@ def tape(monkeypatch):
         training, "make_update", lambda update, pair, size: ReplayedUpdate(update, pair, size, tape.capture)
     )
     return tape
-
-
-def grey(num_data: int) -> Split:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randint(256, (num_data, 4, 4), generator=generator, dtype=torch.uint8)
-    return Split(values, levels=255, binarize="dynamic")
 
 
 def trained(name="tutorial", num_epochs=3, **options):
@@ -58,51 +43,6 @@ def trained(name="tutorial", num_epochs=3, **options):
     for record in history.records:
         del record["seconds"]
     return weights(model, guide), history.records
-
-
-class Unit:
-    """An update of a small VAE, with the parts it is made of, as ``fit`` makes it."""
-
-    def __init__(self, capture, guide=TutorialGuide):
-        torch.manual_seed(1)
-        self.model, self.guide = TutorialModel(), guide()
-        self.pair = torch.nn.ModuleList([self.model, self.guide])
-        self.optimizer = torch.optim.Adam(self.pair.parameters(), lr=2**-7, fused=True)
-        self.data = grey(40)
-        batches = pyro_vae.data.conversion.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
-        take, _, _ = make_steps(self.model, self.guide, self.pair, pyro_vae.ELBO(), 4, True, lambda line: None)
-        plain = Update(batches, take, self.optimizer, None)
-        self.update = plain if capture is None else ReplayedUpdate(plain, self.pair, 4, capture)
-        self.generator = torch.Generator().manual_seed(3)
-
-    def run(self, num_updates):
-        """Some updates on rows of their own."""
-        for _ in range(num_updates):
-            rows = torch.randint(40, (4,), generator=self.generator)
-            self.update(rows)
-
-
-def ends(change, capture):
-    """The weights after updates, a change of the unit, and updates again."""
-    unit = Unit(capture)
-    torch.manual_seed(5)
-    unit.run(5)
-    change(unit)
-    unit.run(5)
-    return weights(unit.model, unit.guide)
-
-
-class OddGuide(TutorialGuide):
-    """Counts its calls in a tensor that is no buffer, and has a buffer that is infinite."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = torch.zeros(3)
-        self.register_buffer("bound", torch.full((2,), math.inf))
-
-    def forward(self, x):
-        self.calls.add_(1)
-        super().forward(x.minimum(self.bound[0]))
 
 
 class TestReplay:
@@ -134,107 +74,6 @@ class TestReplay:
     def test_a_run_that_diverges_names_the_step(self, tape):
         with pytest.raises(FloatingPointError, match="epoch 2, step"):
             trained(lr=lambda done: 1e30 if done > 0.5 else 0.01)
-
-
-def replace_a_parameter(unit):
-    unit.guide.hidden.weight = torch.nn.Parameter(unit.guide.hidden.weight.detach() * 0.5)
-    unit.optimizer.param_groups[0]["params"] = list(unit.pair.parameters())
-    unit.optimizer.state.clear()
-
-
-def move_a_parameter(unit):
-    unit.guide.hidden.weight.data = unit.guide.hidden.weight.detach() * 0.5
-
-
-def freeze_a_parameter(unit):
-    unit.guide.hidden.weight.requires_grad_(False)
-
-
-def change_the_optimiser(unit):
-    unit.optimizer.param_groups[0]["weight_decay"] = 0.1
-
-
-def load_the_optimiser(unit):
-    unit.optimizer.load_state_dict(deepcopy(unit.optimizer.state_dict()))
-
-
-def clip(unit):
-    (unit.update.update if isinstance(unit.update, ReplayedUpdate) else unit.update).clip_norm = 1e-3
-
-
-def evaluate(unit):
-    unit.pair.eval()
-
-
-def hook(unit):
-    def halve(parameter):
-        parameter.grad.mul_(0.5)
-
-    unit.guide.hidden.weight.register_post_accumulate_grad_hook(halve)
-
-
-def hook_the_optimiser(unit):
-    unit.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: [p.grad.mul_(0.5) for p in unit.guide.parameters()] and None
-    )
-
-
-def clear_the_slots(unit):
-    unit.optimizer.state.clear()
-
-
-def drop_a_parameter(unit):
-    unit.optimizer.param_groups[0]["params"].pop()
-
-
-def replace_the_data(unit):
-    unit.data.values = 255 - unit.data.values
-
-
-def keep_the_pixels(unit):
-    unit.data.binarize = None
-
-
-def set_the_rate(unit):
-    unit.optimizer.param_groups[0]["lr"] = 2**-9
-
-
-def nothing(unit):
-    pass
-
-
-CHANGES = {
-    nothing: 1, set_the_rate: 1, replace_a_parameter: 2, move_a_parameter: 2, freeze_a_parameter: 2,
-    change_the_optimiser: 2, load_the_optimiser: 2, clip: 2, evaluate: 2, hook: 1, hook_the_optimiser: 1,
-    clear_the_slots: 2, drop_a_parameter: 2, replace_the_data: 2, keep_the_pixels: 2,
-}  # fmt: skip
-
-
-class TestChanges:
-    @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-    def test_none_is_missed(self, change):
-        tape = Tape()
-        with pytest.warns(UserWarning, match="a parameter has a hook") if change is hook else nullcontext():
-            found, expected = ends(change, tape.capture), ends(change, None)
-        assert same(found, expected)
-        assert tape.captured == CHANGES[change]
-
-    def test_a_guide_that_counts_its_calls(self):
-        units = []
-        for capture in (Tape().capture, None):
-            unit = Unit(capture, OddGuide)
-            torch.manual_seed(5)
-            unit.run(6)
-            units.append(unit)
-        assert units[0].update.num_captures == 1
-        assert torch.equal(units[0].guide.calls, units[1].guide.calls)
-        assert same(*(weights(unit.model, unit.guide) for unit in units))
-
-    def test_one_that_changes_too_often_is_no_longer_captured(self, monkeypatch):
-        monkeypatch.setattr(replay, "_MOST_CAPTURES", 1)
-        with pytest.warns(UserWarning, match="captured 1 times, it changed again"):
-            found = ends(move_a_parameter, Tape().capture)
-        assert same(found, ends(move_a_parameter, None))
 
 
 class TestRefusals:
