@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -26,7 +28,7 @@ from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.checkpoint import as_module
 
-__all__ = ["check_modules", "check_programs", "check_schedules", "schedules_of"]
+__all__ = ["check_modules", "check_programs", "check_schedules", "folder_of", "schedules_of"]
 
 
 def schedules_of(
@@ -66,6 +68,13 @@ def check_modules(model: nn.Module, guide: nn.Module) -> nn.Module:
     if isinstance(model, Annealed) != isinstance(guide, Annealed):
         raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
     return module
+
+
+def folder_of(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:
+    """Return the folder of a run. Raise ``ValueError`` for a run that is to go on and has none."""
+    if checkpoint is None and resume:
+        raise ValueError("resume: found True without a checkpoint, expected checkpoint=... to name the run's folder")
+    return None if checkpoint is None else Path(checkpoint)
 
 
 def check_programs(

@@ -9,7 +9,6 @@ same weights, bit by bit, as one that was not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -27,7 +26,7 @@ from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.training.checks import check_modules, check_programs, check_schedules, schedules_of
+from pyro_vae.training.checks import check_modules, check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.cuda_graph import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
@@ -37,7 +36,7 @@ from pyro_vae.training.step import Update, make_steps
 
 __all__ = ["fit"]
 
-_LONG = 10_000  # steps that are worth compiling for: some seconds, of some milliseconds saved by each
+_LONG = 10_000  # steps: compiling costs seconds and saves some milliseconds a step
 
 
 @checked
@@ -135,8 +134,10 @@ def fit(
         For data or arguments that cannot be trained on, before training starts; such as a schedule that would not have
         arrived when training ends. Data of a loader are checked as they are read for the first time, and a rate that a
         function gives at each step: the programs then get back the weights that they had when the epoch began.
-    FileExistsError, FileNotFoundError
-        If ``checkpoint`` holds another run and ``resume`` is false, or none and it is true.
+    FileExistsError
+        If ``checkpoint`` holds another run and ``resume`` is false.
+    FileNotFoundError
+        If ``checkpoint`` holds no run and ``resume`` is true.
     ConcurrentRunError
         If another thread of the process is running programs.
     FloatingPointError
@@ -167,7 +168,7 @@ def fit(
     compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
     made = make_optimizer(optimizer, [p for p in module.parameters() if p.requires_grad], initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder = folder_of(checkpoint, resume)
     with (
         seeded(seed, device),
         pyro.validation_enabled(False),

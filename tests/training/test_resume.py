@@ -226,6 +226,10 @@ class TestResuming:
             fit(fresh("bernoulli-mlp"), checkpoint=tmp_path / "new", resume=True)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_run_without_a_folder_cannot_go_on(self):
+        with pytest.raises(ValueError, match="^resume: found True without a checkpoint, expected checkpoint="):
+            fit(PAIRS["tutorial"](), resume=True)
+
     def test_a_file_that_is_no_run_is_refused(self, tmp_path):
         pyro_vae.save(vae(), tmp_path)
         (tmp_path / "checkpoint.safetensors").rename(tmp_path / "last.safetensors")
