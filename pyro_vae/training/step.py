@@ -3,7 +3,7 @@ r"""Make one step of training: set the gradients by a batch, compiled or not, cl
 .. math:: g = \nabla\, \frac1B \sum_b \mathrm{loss}(x_b), \qquad
           \theta \leftarrow \mathrm{Adam}\bigl(\theta,\; g \min(1, c / \lVert g \rVert)\bigr)
 
-On a GPU all of it can be captured and replayed, see :mod:`pyro_vae.replay`.
+On a GPU all of it can be captured and replayed, see :mod:`pyro_vae.training.cuda_graph`.
 """
 
 from __future__ import annotations

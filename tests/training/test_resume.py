@@ -220,9 +220,8 @@ class TestResuming:
         assert same(weights(*pair), untouched)
 
     def test_a_folder_without_a_run_cannot_be_resumed(self, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=f"found no last.safetensors in {tmp_path / 'new'}, expected a folder"
-        ):
+        message = f"found no last.safetensors in {tmp_path / 'new'}, expected a folder"
+        with pytest.raises(FileNotFoundError, match=message):
             fit(fresh("bernoulli-mlp"), checkpoint=tmp_path / "new", resume=True)
         assert list(tmp_path.iterdir()) == []
 
