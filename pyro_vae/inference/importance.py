@@ -33,12 +33,12 @@ __all__ = ["log_weights", "scored_with_constants", "trace_pair", "weights_of"]
 
 
 def scored_with_constants(program: StochasticFunction, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
-    """The trace of a program with constant parameters on given latents, their densities in it."""
+    """Return the trace of a program with constant parameters on given latents, with their densities."""
     return with_constant_parameters(functools.partial(_scored, program, latents))(x)
 
 
 def _scored(program: StochasticFunction, latents: poutine.Trace, x: Tensor) -> poutine.Trace:
-    """The trace of a program on given latents, with their densities, some of which (a flow's) run networks as well."""
+    """Return the trace of a program on given latents, with their densities, some of which (a flow's) run networks."""
     trace = poutine.trace(poutine.replay(program, trace=latents)).get_trace(x)
     for site in random_sites(trace).values():
         density(site)
@@ -67,10 +67,10 @@ def trace_pair(
         Let the guide lack latents that the model marks for enumeration, as Pyro's TraceEnum_ELBO does. The weights of
         such a pair mean nothing.
     route
-        Takes the guide's trace to the one whose latents the densities are evaluated at: the same values, by another
-        route for the gradient.
+        Takes the guide's trace to one of the same latents, through which the gradient takes another path; of
+        :class:`~pyro_vae.objectives.gradients.Path`, for ``gradient="dreg"``.
     constant_guide
-        Score the latents under the guide with constant parameters.
+        Score the latents under the guide with constant parameters, for ``gradient="stl"`` and ``"dreg"``.
 
     Raises
     ------
@@ -86,29 +86,36 @@ def trace_pair(
             exclusive("log_weights", brief=True),  # before the plate, which is made by a statement of Pyro
             pyro.plate("num_particles_vectorized", num_particles, dim=dim) if num_particles > 1 else nullcontext(),
         ):
-            guide_trace = poutine.trace(programs.guide).get_trace(x)
+            guide_trace = poutine.trace(programs.guide).get_trace(x)  # draws z from q(z|x)
             latents = guide_trace if route is None else route(guide_trace)
-            model_trace = poutine.trace(poutine.replay(programs.model, trace=latents)).get_trace(x)
+            model_trace = poutine.trace(poutine.replay(programs.model, trace=latents)).get_trace(x)  # p(x, z) of them
             scored_trace = guide_trace
             if constant_guide:
                 scored_trace = scored_with_constants(programs.guide, latents, x)
-    except ProgramError as error:
-        raise ProgramError(pyro_error_reason(error)) from error
     except ValueError as error:
-        reason = pyro_error_reason(error)
-        if "collide" in reason:
-            raise ProgramError(
-                f"found another plate at dim={dim}, where the particles go, expected max_plate_nesting (now "
-                f"{programs.max_plate_nesting}) to count all of the program's own plates: {reason}"
-            ) from error
-        if "Shape mismatch inside plate" in reason:
-            raise ProgramError(
-                f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
-            ) from error
-        raise
+        if (explained := _explained(error, programs.max_plate_nesting)) is None:
+            raise
+        raise explained from error
     pair = PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), programs.max_plate_nesting)
     check_pair(pair, enumerated)
     return pair
+
+
+def _explained(error: ValueError, max_plate_nesting: int) -> ProgramError | None:
+    """Return an error of Pyro's about plates as one that says what was expected, ``None`` for any other."""
+    reason = pyro_error_reason(error)
+    if isinstance(error, ProgramError):
+        return ProgramError(reason)
+    if "collide" in reason:
+        return ProgramError(
+            f"found another plate at dim={-1 - max_plate_nesting}, where the particles go, expected max_plate_nesting "
+            f"(now {max_plate_nesting}) to count all of the program's own plates: {reason}"
+        )
+    if "Shape mismatch inside plate" in reason:
+        return ProgramError(
+            f"{reason}; expected dimensions of plates alone; declare those of one datum with .to_event(n)"
+        )
+    return None
 
 
 @checked
