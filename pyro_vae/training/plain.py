@@ -77,7 +77,7 @@ def is_count(value: Any) -> bool:
 def keys_kept(value: Any) -> Any:
     """Write a dictionary whose keys are not strings, such as the milestones of a schedule, so that JSON keeps them.
 
-    Functions are left out, and those of the run that goes on are kept: torch's ``SWALR`` has one before torch 2.7.
+    Functions are left out, and those of the run that goes on are kept: ``SWALR`` of torch 2.6 has one.
     """
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value):
