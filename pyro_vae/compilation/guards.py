@@ -100,15 +100,18 @@ class Guards:
         self._elements = [set(each.before) for each in sets]
         self._containers = [each.container for each in plain]
         self._values = [each.values() if isinstance(each, dict) else each for each in self._containers if each]
+        own = [each for each in plain if isinstance(each.container, dict) and each.path and each.path[0] != "_"]
+        self._keyed = [each.container for each in own]  # of dictionaries that are attributes, not torch's own
+        self._keys = list(chain.from_iterable(self._keyed))
         self._sizes = [len(each.before) for each in plain]
         self._objects = list(chain.from_iterable(each.before.values() for each in plain))
 
     def is_valid(self) -> bool:
         """Return whether nothing has changed."""
-        objects = chain.from_iterable(self._values)
-        same = list(map(len, self._containers)) == self._sizes and all(map(operator.is_, objects, self._objects))
-        same = same and self._sets == self._elements and not any(each.change() for each in self._transforms)
-        if not same:
+        objects, keys = chain.from_iterable(self._values), chain.from_iterable(self._keyed)
+        same = list(map(len, self._containers)) == self._sizes and self._sets == self._elements
+        same = same and all(map(operator.is_, objects, self._objects)) and all(map(operator.is_, keys, self._keys))
+        if not same or any(each.change() for each in self._transforms):
             return self.first_change() is None  # equal numbers need not be one object
         return list(map(Form.of, self.checked)) == self.forms
 

@@ -1,6 +1,6 @@
 """Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
 
-from pyro_vae.evaluation.bounds import mean_bound, mean_estimate
+from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
@@ -15,4 +15,5 @@ __all__ = [
     "mean_bound",
     "mean_estimate",
     "refine",
+    "summed_bounds",
 ]

@@ -76,7 +76,10 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=logits)
 
     def from_output(self, output: Tensor) -> dist.TorchDistribution:
-        return IndependentBernoulli(self.elementwise(output), len(self.data_shape))
+        entries = self.elementwise(output)
+        if type(entries) is not dist.Bernoulli or not self.data_shape:  # of a subclass; of a single pixel
+            return super().from_output(output)
+        return IndependentBernoulli(entries, len(self.data_shape))
 
     @checked
     @torch.no_grad()

@@ -31,5 +31,5 @@ class Untrained:
                 f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
                 "train them on these data",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=7,
             )

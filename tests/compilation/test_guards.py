@@ -19,6 +19,7 @@ class Module(nn.Module):
         self.norm = nn.BatchNorm1d(2)
         self.factor = 0.5
         self.options = {"sizes": [1, 2], "names": {0, 8}}  # which collide in a table of eight: the first one in leads
+        self.table = {"a": 1.5}
         self.mask = torch.ones(1)
 
 
@@ -29,6 +30,7 @@ CHANGES = {
     "an entry of a list": lambda m: m.options["sizes"].__setitem__(0, 5),
     "a set": lambda m: m.options["names"].add(1),
     "a key": lambda m: m.options.__setitem__("more", None),
+    "a renamed key": lambda m: m.table.__setitem__("b", m.table.pop("a")),
     "a new attribute": lambda m: setattr(m, "more", 1),
     "a lost attribute": lambda m: delattr(m, "factor"),
     "eval mode": lambda m: m.eval(),

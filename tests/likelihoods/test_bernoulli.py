@@ -134,3 +134,30 @@ class TestIndependentBernoulli:
         for expected, found in zip(*gradients, strict=True):
             torch.testing.assert_close(found, expected)
         torch.testing.assert_close(output.bias.grad, 0.5 - x.mean(0).flatten())
+
+
+class Grey(Bernoulli):
+    def elementwise(self, logits):
+        return dist.ContinuousBernoulli(logits=logits)
+
+
+class Masked(Bernoulli):
+    def elementwise(self, logits):
+        return dist.Bernoulli(logits=logits).mask(MASK)
+
+
+MASK = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize("kind", [Grey, Masked])
+def test_a_subclass_keeps_its_own_density(kind):
+    network = MLP(2, (3,))
+    x = torch.tensor([0.0, 1.0, 1.0])
+    found = kind(network, (3,))(torch.ones(4, 2)).log_prob(x)
+    torch.testing.assert_close(found, kind.elementwise(None, network(torch.ones(4, 2))).to_event(1).log_prob(x))
+
+
+def test_a_single_pixel_is_a_datum():
+    logits = torch.randn(4)
+    p = Bernoulli(nn.Identity(), ()).from_output(logits)
+    torch.testing.assert_close(p.log_prob(torch.ones(4)), logits.sigmoid().log())
