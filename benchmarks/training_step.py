@@ -11,9 +11,9 @@ Compilation is over before the first round that counts. Every contestant really 
 mean loss of the last fifth of its steps is in the table, and these must agree within 5 nats. Runs of the same code on
 other draws differ by one or two nats after some hundred steps; another loss would differ by tens.
 
-pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.runtime.precision``. Its peers keep their own settings; one row
-shows the compiled hand-written step under pyro_vae's. The limit of the products is the time of a step's matrix products
-at the rate of a large one, measured in the same run.
+pyro_vae multiplies matrices as ``fit`` does, see ``pyro_vae.runtime.precision``. Its peers keep their own settings; one
+row shows the compiled hand-written step under pyro_vae's. The limit of the products is the time of a step's matrix
+products at the rate of a large one, measured in the same run.
 
 --extra adds a hierarchy of two layers, IWAE with 50 particles (also as Pyro's vectorised RenyiELBO) and a guide with an
 inverse autoregressive flow (also in NumPyro, whose masks are in another order and whose flow starts from its own
