@@ -162,6 +162,8 @@ class TestMalice:
         ],
     )
     def test_a_strangers_recipe_is_data(self, recipe, tmp_path, monkeypatch):
+        pyro_vae.save(vae(), tmp_path)
+        pyro_vae.load(tmp_path)  # at the first call of each, Python evaluates the annotations of its arguments
         ran = []
         for module, name in ((os, "system"), (builtins, "eval"), (builtins, "exec")):
             monkeypatch.setattr(module, name, lambda *args, **kwargs: ran.append(args))
