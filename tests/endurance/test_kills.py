@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from pyro_vae.training import fitting as training
 from tests.endurance import folders, processes
 from tests.support.programs import bits
 
+ROOT = Path(__file__).parents[2]
 X = bits(24)
 KEPT = []
 
@@ -56,9 +60,8 @@ def forked(run, log):
     return processes.ended(pid, seconds=60)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
-def test_kill_9_inside_a_write(tmp_path):
-    log, expected, run = tmp_path / "log", tmp_path / "expected", tmp_path / "run"
+def kill_9_inside_a_write(folder):
+    log, expected, run = folder / "log", folder / "expected", folder / "run"
     train(expected)
     # A new run writes the state, then in each epoch program, weights, records and state: die among those of the first
     # epoch, then among them again, then in the second epoch.
@@ -70,8 +73,7 @@ def test_kill_9_inside_a_write(tmp_path):
     assert folders.difference(run, expected) is None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
-def test_a_signal_to_the_whole_group_ends_workers_and_run(tmp_path):
+def signal_to_the_whole_group(folder):
     def run():
         _MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.1,)  # seconds until torch looks after workers
         loader = DataLoader(  # by fork, as it was on Linux before Python 3.14: another way would start pytest again
@@ -82,10 +84,21 @@ def test_a_signal_to_the_whole_group_ends_workers_and_run(tmp_path):
         torch.manual_seed(7)
         vae = pyro_vae.VAE((4, 4), 2, (8,))
         history = training.fit(
-            vae.model, vae.guide, loader, num_epochs=10**6, checkpoint=tmp_path / "run", progress=False,
+            vae.model, vae.guide, loader, num_epochs=10**6, checkpoint=folder / "run", progress=False,
             callbacks=[lambda record: stop.start() if record["epoch"] == 3 else None],
         )  # fmt: skip
         return 0 if history.interrupted and len(history.records) >= 3 else 2
 
-    assert forked(run, tmp_path / "log") == 0, (tmp_path / "log").read_text()
-    pyro_vae.load(tmp_path / "run")
+    assert forked(run, folder / "log") == 0, (folder / "log").read_text()
+    pyro_vae.load(folder / "run")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
+@pytest.mark.parametrize("attack", [kill_9_inside_a_write, signal_to_the_whole_group], ids=lambda f: f.__name__)
+def test_it_is_survived(attack, tmp_path):
+    """In a new process: in one where another test had autograd start threads, a child cannot train after a fork."""
+    name = attack.__name__
+    script = f"import pathlib, sys; from {__name__} import {name}; {name}(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
