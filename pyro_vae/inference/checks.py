@@ -16,8 +16,9 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.sites import Site
 from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
-from pyro_vae.inference.traces import PairTrace, Site
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["check_program", "run_to_check"]

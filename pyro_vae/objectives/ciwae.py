@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -30,7 +31,7 @@ class CIWAE(Objective):
         β in [0, 1]: 0 is IWAE, 1 the ELBO.
     num_particles
         K.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -57,8 +58,14 @@ class CIWAE(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         self.beta = beta
 
     def arguments(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ from torch import Tensor
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.inference.traces import PairTrace, random_sites
+from pyro_vae.inference.sites import density, random_sites
+from pyro_vae.inference.traces import PairTrace
 
 __all__ = [
     "Gradient",
@@ -67,35 +68,31 @@ class Path:
     """
 
     weights: Tensor | None = None
+    pair: PairTrace | None = None  # the run whose latents were passed on
 
-    def __init__(self, max_plate_nesting: int) -> None:
-        self.max_plate_nesting = max_plate_nesting
-
-    def __call__(self, guide_trace: poutine.Trace) -> poutine.Trace:
+    def __call__(self, guide_trace: poutine.Trace, index: int = 0) -> poutine.Trace:
         trace = guide_trace.copy()
         for name, site in random_sites(guide_trace).items():
             fn, z = site["fn"], site["value"]
             z = fn.hand_on(z) if isinstance(fn, FlowDistribution) else z.view_as(z)
             if z.requires_grad:
-                z.register_hook(self._weigh(site))
+                z.register_hook(self._weigh(site, index))
             node: Any = {**site, "value": z}
             trace.nodes[name] = node
         return trace
 
-    def _weigh(self, site: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-        num_event_dims = len(site["fn"].event_shape)
-        num_batch_dims = site["value"].dim() - num_event_dims
-        plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-        data_dim = next((frame.dim for frame in plates if frame.name == "data"), -1)
+    def _weigh(self, site: dict[str, Any], index: int) -> Callable[[Tensor], Tensor]:
+        """Return a hook for a latent of one of the runs that the particles were drawn in."""
 
         def weigh(gradient: Tensor) -> Tensor:
-            if self.weights is None:
+            if self.weights is None or self.pair is None or not self.pair.plate.holds(site):
                 return gradient
-            num_particles, num_data = self.weights.shape
-            shape = [num_particles, *[1] * self.max_plate_nesting]
-            shape[data_dim] = num_data
-            weights = self.weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
-            return gradient * weights
+            part, num_event_dims = self.pair.parts[index], len(site["fn"].event_shape)
+            num_batch_dims = site["value"].dim() - num_event_dims
+            shape = [part.num_particles, *[1] * part.max_plate_nesting]
+            shape[part.data_dim] = part.num_data
+            weights = self.weights.reshape(len(self.pair.parts), -1)[index]
+            return gradient * weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
 
         return weigh
 
@@ -142,7 +139,7 @@ def sites_without_path(pair: PairTrace) -> list[str]:
     return [
         name
         for name, site in pair.guide_sites.items()
-        if not site["fn"].has_rsample and torch.is_grad_enabled() and pair.score(name).requires_grad
+        if not site["fn"].has_rsample and torch.is_grad_enabled() and density(site).requires_grad
     ]
 
 
@@ -155,8 +152,10 @@ def weight_of_latents(pair: PairTrace) -> Any:
         If the latents have different weights.
     """
     first, common = "", None
-    for name, site in pair.scored_sites.items():
-        weight = pair.weight(site)
+    for name in pair.scored_sites:
+        if name in pair.global_sites:
+            continue
+        weight = pair.weight(name)
         if common is None:
             first, common = name, weight
         elif not (weight is common or bool(torch.as_tensor(weight == common).all())):

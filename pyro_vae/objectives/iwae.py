@@ -24,7 +24,7 @@ class IWAE(Objective):
     ----------
     num_particles
         K; the bound tightens as it grows.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises

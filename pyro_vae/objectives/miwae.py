@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -31,7 +32,7 @@ class MIWAE(Objective):
         M.
     num_particles
         K; M K latents are drawn for each datum.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -59,8 +60,14 @@ class MIWAE(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         self.num_batches = num_batches
 
     def arguments(self) -> dict[str, Any]:
@@ -85,7 +92,7 @@ class PIWAE(MIWAE):
 
     Parameters
     ----------
-    num_batches, num_particles, gradient, max_plate_nesting
+    num_batches, num_particles, gradient, max_plate_nesting, vectorize_particles
         As for :class:`MIWAE`.
 
     Raises

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -35,7 +36,7 @@ class RenyiBound(Objective):
         Below 0 the estimate can exceed log p(x).
     num_particles
         K. The mean of the estimate rises with K for α < 1, and falls for α > 1.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -63,8 +64,14 @@ class RenyiBound(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         if math.isinf(alpha) and gradient == "dreg":
             raise ValueError(f"gradient: found 'dreg' beside alpha={alpha}, expected a finite alpha: no smooth bound")
         self.alpha = alpha

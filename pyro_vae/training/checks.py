@@ -19,10 +19,12 @@ from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.importance import scored_with_constants, trace_pair
+from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace, random_sites
+from pyro_vae.inference.running import scored_with_constants
+from pyro_vae.inference.sites import random_sites
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
