@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import OutOfMemoryError, Tensor
+from torch import OutOfMemoryError
 
 __all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "pyro_error_reason"]
 
@@ -24,7 +25,7 @@ def pyro_error_reason(error: Exception) -> str:
 
 
 @contextmanager
-def failing_on(name: str, x: Tensor) -> Iterator[None]:
+def failing_on(name: str, x: Any) -> Iterator[None]:
     """Raise ``ValueError`` with the argument's name where a program fails on the data ``x``.
 
     Some errors pass unchanged: ``ProgramError``, an index out of range, too little memory and a bound that is not

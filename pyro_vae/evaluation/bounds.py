@@ -56,11 +56,12 @@ def mean_bound(
     ValueError
         If the data are empty, not finite, or outside the support of an observed site.
     """
-    programs = ProgramPair(model, guide, objective.max_plate_nesting)
+    own = objective if isinstance(objective, Objective) else None
+    programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(programs, batches, name="x", enumerated=not isinstance(objective, Objective))
+        check_program(programs, batches, name="x", enumerated=own is None, each_datum=False)
     return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 

@@ -27,6 +27,7 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.particles import VectorizeParticles, way_of
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -112,6 +113,7 @@ def log_likelihood(
     compile: Compile = "auto",
     seed: Seed | None = None,
     max_plate_nesting: PositiveInteger = 1,
+    vectorize_particles: VectorizeParticles = "auto",
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Estimate log p(x) of each datum by importance sampling from the guide.
@@ -142,7 +144,9 @@ def log_likelihood(
     seed
         Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        How many plates the programs have at least, the data plate included.
+    vectorize_particles
+        How the particles of a chunk are drawn, see :func:`pyro_vae.log_weights`.
     progress
         Show a progress bar.
 
@@ -166,16 +170,14 @@ def log_likelihood(
     >>> estimate.values.shape, estimate.mean_error() < 0.1
     (torch.Size([3]), True)
     """
-    programs = ProgramPair(model, guide, max_plate_nesting)
+    programs = ProgramPair(model, guide, max_plate_nesting, vectorize_particles)
     isolated = programs.isolated()
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    sizes = [chunk_size] * (num_particles // chunk_size)
-    sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
     parts: list[tuple[Tensor, ...]] = []
     num_dims = 0.0  # summed over the data
 
-    def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
+    def weigh(x: Tensor, size: int) -> list[Tensor]:
         return [weights_of(isolated, x, size)]
 
     with (
@@ -185,18 +187,20 @@ def log_likelihood(
         precise(precision, device),
         tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
     ):
-        check_program(programs, batches, name="x", num_particles=num_particles)
+        first = check_program(programs, batches, name="x", num_particles=num_particles)
+        if first is not None and num_particles > 1 and way_of(isolated, first, shares_globals=False) is False:
+            chunk_size = 1
+        sizes = [chunk_size] * (num_particles // chunk_size)
+        sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
         chunks = None
         if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
-            chunks = Compiled(
-                weigh, (*owners(model), *owners(guide)), num_data=batch_size, name="likelihood",
-                say=make_reporter(progress),
-            )  # fmt: skip
+            weigh_chunk = functools.partial(weigh, size=chunk_size)
+            modules, say = (*owners(model), *owners(guide)), make_reporter(progress)
+            chunks = Compiled(weigh_chunk, modules, num_data=batch_size, name="likelihood", say=say)
         for batch in bar:
             weights = StreamingWeights(num_particles)
-            whole = functools.partial(weigh if chunks is None else chunks, batch)
             for size in sizes:
-                (log_w,) = whole() if size == chunk_size else weigh(batch, size)
+                (log_w,) = weigh(batch, size) if chunks is None or size != chunk_size else chunks(batch)
                 weights.update(log_w)
             parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
             num_dims += _num_dims(model, batch)

@@ -33,7 +33,7 @@ class ProgramPair:
     model: StochasticFunction
     guide: StochasticFunction
     max_plate_nesting: int = 1
-    vectorize_particles: bool | str = True
+    vectorize_particles: Any = True
 
     def isolated(self) -> ProgramPair:
         """Return the pair run in a parameter store of its own, see :func:`~pyro_vae.inference.isolation.isolated`."""
@@ -42,7 +42,7 @@ class ProgramPair:
     def with_copied_buffers(self) -> ProgramPair:
         """Return the pair run in a parameter store of its own on copies of its buffers."""
         halves = (with_copied_buffers(isolated(program)) for program in (self.model, self.guide))
-        return ProgramPair(*halves, self.max_plate_nesting, self.vectorize_particles)
+        return replace(self, model=next(halves), guide=next(halves))
 
     def placement(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and the floating dtype of the pair's parameters."""

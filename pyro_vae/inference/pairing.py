@@ -9,7 +9,7 @@ from pyro_vae.inference.plates import PARTICLES, UNSIZED, plates_of
 from pyro_vae.inference.sites import Site
 from pyro_vae.inference.traces import PairTrace
 
-__all__ = ["check_each_datum", "check_pair"]
+__all__ = ["check_each_datum", "check_observed", "check_pair", "without_plate"]
 
 
 def check_pair(pair: PairTrace, enumerated: bool) -> None:
@@ -33,6 +33,14 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
             f"site {name!r}: found in the model, but the guide has the latent sites {sorted(in_guide)}; expected the "
             "same latents in both"
         )
+    for name in sorted(in_guide & in_model):
+        guide_site, model_site = pair.guide_sites[name], pair.model_sites[name]
+        if pair.plate.holds(guide_site) != pair.plate.holds(model_site):
+            outside, inside = ("guide", "model") if pair.plate.holds(model_site) else ("model", "guide")
+            raise ProgramError(
+                f"site {name!r}: found outside the data plate of the {outside}, but inside that of the {inside}, "
+                'expected both inside pyro.plate("data", len(x), dim=-1), or both outside'
+            )
     for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):  # the model replays the guide
         for site in sites.values():
             if pair.plate.dim is not None and pair.plate.holds(site):
@@ -43,26 +51,31 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
 def _check_size(pair: PairTrace, site: Site, program: str) -> None:
     """Both programs have as many data."""
     for frame in plates_of(site):
-        if pair.plate.is_frame(frame) and frame.size not in (pair.num_data, UNSIZED):
+        if pair.plate.is_frame(frame) and frame.full_size not in (pair.plate.full_size, UNSIZED):
             raise ProgramError(
-                f"site {site['name']!r}: found in a data plate of size {frame.size} in the {program}, expected one of "
-                f"size len(x) = {pair.num_data}"
+                f"site {site['name']!r}: found in a data plate of size {frame.full_size} in the {program}, expected "
+                f"one of size len(x) = {pair.plate.full_size}"
             )
 
 
 def check_each_datum(pair: PairTrace) -> None:
     """Raise ``ProgramError`` unless every term of a run belongs to one of the data that the programs were given."""
-    if not pair.observed:
-        raise ProgramError("found no observed site in the model, expected one such as pyro.sample('x', ..., obs=x)")
+    check_observed(pair)
     for name in pair.global_sites:
         raise ProgramError(_outside(name, pair))
     if pair.plate.dim is None and pair.length:
-        raise ProgramError(_without_plate(pair))
+        raise ProgramError(without_plate(pair))
     if pair.num_data != pair.length and pair.length:
         raise ProgramError(
             f"site {pair.observed[0]!r}: found in the plate {pair.plate.name!r} of size {pair.num_data}, expected one "
             f"of size len(x) = {pair.length}, with a weight for each datum"
         )
+
+
+def check_observed(pair: PairTrace) -> None:
+    """Raise ``ProgramError`` unless the model observes a site."""
+    if not pair.observed:
+        raise ProgramError("found no observed site in the model, expected one such as pyro.sample('x', ..., obs=x)")
 
 
 def _outside(name: str, pair: PairTrace) -> str:
@@ -78,7 +91,7 @@ def _outside(name: str, pair: PairTrace) -> str:
     )
 
 
-def _without_plate(pair: PairTrace) -> str:
+def without_plate(pair: PairTrace) -> str:
     """Say that programs have no data plate, and name those that they have."""
     sites = [*pair.guide_sites.values(), *pair.model_sites.values()]
     stack = [frame for site in sites for frame in site["cond_indep_stack"] if frame.name != PARTICLES]

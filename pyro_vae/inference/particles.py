@@ -29,6 +29,7 @@ from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.pair import ProgramPair, root_of
+from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
 from pyro_vae.inference.running import Route, run
 from pyro_vae.inference.traces import PairTrace
@@ -100,6 +101,8 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     if programs.vectorize_particles != "auto":
         return programs.vectorize_particles
     (model, model_name), (guide, guide_name) = root_of(programs.model), root_of(programs.guide)
+    if _is_packaged(model, guide):
+        return True
     try:
         known = _known.setdefault(model, {})
         key: tuple[Any, ...] = weakref.ref(guide), model_name, guide_name, shares_globals, programs.max_plate_nesting
@@ -118,6 +121,12 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
                 stacklevel=2,
             )
     return known[key]
+
+
+def _is_packaged(model: Any, guide: Any) -> bool:
+    """Return whether they are the halves of a program of this package, all of whose parts take particles."""
+    recipe = getattr(model, "recipe", None)
+    return isinstance(recipe, dict) and recipe == getattr(guide, "recipe", None)
 
 
 def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
@@ -139,7 +148,11 @@ def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, s
     reason = None
     try:
         with evaluating(programs.model, programs.guide), pyro.validation_enabled(False):
-            single = run(still, x)
+            try:
+                single = run(still, x)
+                check_pair(single, enumerated=False)
+            except _FAILURES:
+                return True, None  # the run that follows will say what is wrong
             for way in (True, "repeat"):
                 found = _difference(still, x, way, single, shares_globals)
                 if found is None:
@@ -160,11 +173,14 @@ def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, sh
         found = _weights(pair)
     except _FAILURES as error:
         return next(iter(pyro_error_reason(error).splitlines()), type(error).__name__)
-    first, again, last = (
-        _weights(run(programs, x, given=_particle(pair, single, k)))[0] for k in (0, 0, num_particles - 1)
-    )
+    try:
+        first, again, last = (
+            _weights(run(programs, x, given=_particle(pair, single, k)))[0] for k in (0, 0, num_particles - 1)
+        )
+    except _FAILURES:
+        return None  # latents without a density at given values: there is nothing to compare
     if not _same(first, again):
-        return None  # noise of the programs' own: there is nothing to compare
+        return None  # nor with noise of the programs' own
     for expected, particle in ((first, found[0]), (last, found[-1])):
         if not _same(expected, particle):
             return f"other log weights, by up to {(expected - particle).abs().max().item():.2g} nats"

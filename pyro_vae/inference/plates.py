@@ -18,7 +18,16 @@ from pyro.poutine.plate_messenger import PlateMessenger
 
 from pyro_vae.errors import ProgramError
 
-__all__ = ["PARTICLES", "UNSIZED", "DataPlate", "ParticlePlate", "data_plate", "nesting_of", "plates_of"]
+__all__ = [
+    "PARTICLES",
+    "UNSIZED",
+    "DataPlate",
+    "ParticlePlate",
+    "data_plate",
+    "may_hold_data",
+    "nesting_of",
+    "plates_of",
+]
 
 PARTICLES = "num_particles_vectorized"  # Pyro's own name of the plate
 UNSIZED = -1  # what Pyro calls the size of a plate that was given none
@@ -63,7 +72,7 @@ def nesting_of(sites: Iterable[dict[str, Any]]) -> int:
     return max((-frame.dim for site in sites for frame in plates_of(site)), default=0)
 
 
-def _may_hold_data(frame: Any, num_data: int) -> bool:
+def may_hold_data(frame: Any, num_data: int) -> bool:
     """Return whether a plate can be the data's, as far as is known while a program runs."""
     if frame.name == "data":
         return True
@@ -87,14 +96,15 @@ def data_plate(sites: list[dict[str, Any]], num_data: int) -> DataPlate:
     """
     frames = [frame for site in sites for frame in plates_of(site)]
     named = [frame for frame in frames if frame.name == "data"]
-    found = named or [frame for frame in frames if _may_hold_data(frame, num_data)]
+    found = named or [frame for frame in frames if may_hold_data(frame, num_data)]
     if not named:
         _refuse_two(sites, found)
     if not found and frames:
         keys = [{(frame.name, frame.dim) for frame in plates_of(site)} for site in sites]
         shared = [frame for frame in frames if all((frame.name, frame.dim) in key for key in keys)]
         found = [frame for frame in shared if frame.dim == max(frame.dim for frame in shared)]
-    frame = next((frame for frame in found if frame.size == num_data), None) or next(iter(found), None)
+    fitting = [frame for frame in found if num_data in (frame.full_size, frame.size)]
+    frame = next(iter(fitting or found), None)  # the one that others are held to
     if frame is None or (frame.size == UNSIZED and num_data == 0):
         return DataPlate(None, None, 1, 1)
     size = num_data if frame.size == UNSIZED else frame.size
@@ -145,4 +155,4 @@ class ParticlePlate(PlateMessenger):
     def _is_local(self, msg: Any) -> bool:
         if self.plate is not None:
             return self.plate.holds(msg)
-        return any(_may_hold_data(frame, self.num_data) for frame in plates_of(msg))
+        return any(may_hold_data(frame, self.num_data) for frame in plates_of(msg))

@@ -110,9 +110,10 @@ def _in_plate(
     particles: Any = nullcontext()
     if num_particles > 1:
         particles = ParticlePlate(num_particles, -1 - least, len(x), shares_globals, plate)
-    model, guide = (functools.partial(call, program) for program in (programs.model, programs.guide))
+    model: Any = functools.partial(call, programs.model)
+    guide: Any = functools.partial(call, programs.guide)
     if given is not None:
-        guide = poutine.replay(guide, trace=given)
+        model, guide = (poutine.replay(program, trace=given) for program in (model, guide))
     try:
         with particles:
             guide_trace = poutine.trace(guide).get_trace(x)  # draws z from q(z|x)

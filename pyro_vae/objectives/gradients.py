@@ -32,7 +32,7 @@ Rezende, 2016). A single particle has no others, and no baseline.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,7 @@ from torch import Tensor
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
+from pyro_vae.inference.plates import DataPlate
 from pyro_vae.inference.sites import density, random_sites
 from pyro_vae.inference.traces import PairTrace
 
@@ -68,7 +69,17 @@ class Path:
     """
 
     weights: Tensor | None = None
-    pair: PairTrace | None = None  # the run whose latents were passed on
+    plate: DataPlate | None = None
+    shapes: Sequence[tuple[int, ...]] = ()  # of the weights in each run, particles, plates and data
+
+    def set_runs(self, pair: PairTrace) -> None:
+        """Note the data plate of the runs whose latents were passed on, and how many particles and data each has."""
+        self.plate, shapes = pair.plate, []
+        for part in pair.parts:  # which are not kept, as they hold the latents that hold the hooks
+            shape = [part.num_particles, *[1] * part.max_plate_nesting]
+            shape[part.data_dim] = part.num_data
+            shapes.append(tuple(shape))
+        self.shapes = shapes
 
     def __call__(self, guide_trace: poutine.Trace, index: int = 0) -> poutine.Trace:
         trace = guide_trace.copy()
@@ -83,15 +94,15 @@ class Path:
 
     def _weigh(self, site: dict[str, Any], index: int) -> Callable[[Tensor], Tensor]:
         """Return a hook for a latent of one of the runs that the particles were drawn in."""
+        num_event_dims = len(site["fn"].event_shape)
+        num_batch_dims = site["value"].dim() - num_event_dims
+        frames = {"cond_indep_stack": site["cond_indep_stack"]}
 
         def weigh(gradient: Tensor) -> Tensor:
-            if self.weights is None or self.pair is None or not self.pair.plate.holds(site):
+            if self.weights is None or self.plate is None or not self.plate.holds(frames):
                 return gradient
-            part, num_event_dims = self.pair.parts[index], len(site["fn"].event_shape)
-            num_batch_dims = site["value"].dim() - num_event_dims
-            shape = [part.num_particles, *[1] * part.max_plate_nesting]
-            shape[part.data_dim] = part.num_data
-            weights = self.weights.reshape(len(self.pair.parts), -1)[index]
+            shape = self.shapes[index]
+            weights = self.weights.reshape(len(self.shapes), -1)[index]
             return gradient * weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
 
         return weigh

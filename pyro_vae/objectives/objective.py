@@ -60,15 +60,18 @@ AnyObjective = Annotated[
 ]
 
 
-class Estimate(NamedTuple):
+class _Bounds(NamedTuple):
+    loss: Tensor
+    bound: Tensor
+    true_bound: Tensor
+
+
+class Estimate(_Bounds):
     """The scalar ``loss`` and two bounds ``(B,)`` in nats, with and without annealing, from one run of a pair.
 
     ``global_term`` is the share of global latents in the true bound of each datum, ``None`` without such latents.
     """
 
-    loss: Tensor
-    bound: Tensor
-    true_bound: Tensor
     global_term: Tensor | None = None
 
 
@@ -192,11 +195,15 @@ class Objective(pyro.infer.ELBO):
         surrogate = self._surrogate(pair, path, log_w, bound) if torch.is_grad_enabled() else bound
         return self._estimate(pair, bound, surrogate)
 
+    def pair_of(self, model: StochasticFunction, guide: StochasticFunction) -> ProgramPair:
+        """Return two programs as a pair that runs as this objective says."""
+        return ProgramPair(model, guide, self.max_plate_nesting, self.vectorize_particles)
+
     def _trace(self, model: StochasticFunction, guide: StochasticFunction, x: Batch) -> tuple[PairTrace, Path]:
         path = Path()
         keeps_score = self.gradient == "reparam" or not torch.is_grad_enabled()
         pair = trace_pair(
-            ProgramPair(model, guide, self.max_plate_nesting, self.vectorize_particles),
+            self.pair_of(model, guide),
             x,
             self.total_particles,
             route=None if keeps_score and not self._has_two_bounds else path,
@@ -204,7 +211,7 @@ class Objective(pyro.infer.ELBO):
             shares_globals=not self.is_linear,
             each_datum=False,
         )
-        path.pair = pair
+        path.set_runs(pair)
         return pair, path
 
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
@@ -255,7 +262,9 @@ class Objective(pyro.infer.ELBO):
         bound, true_bound = (b if g is None else b + g for b, g in ((bound, share), (true_bound, true_share)))
         if surrogate is not bound:
             bound = differentiated(bound, surrogate)
-        return Estimate(-(pair.common_scale * bound).sum(), bound, true_bound, true_share)
+        estimate = Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
+        estimate.global_term = true_share
+        return estimate
 
     def _global_share(self, pair: PairTrace, scaled: bool) -> Tensor | None:
         """Return what the sites outside of the data plate add to the bound of each datum, a scalar."""

@@ -29,7 +29,6 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.sites import random_sites
 from pyro_vae.inference.traces import PairTrace
@@ -103,9 +102,8 @@ class WakeSleep(Objective):
 
     def estimate(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Estimate:
         x = as_batch(args, kwargs)
-        programs = ProgramPair(model, guide, self.max_plate_nesting, self.vectorize_particles)
         with DetachedLatents():
-            pair = trace_pair(programs, x, self.num_particles, each_datum=False)
+            pair = trace_pair(self.pair_of(model, guide), x, self.num_particles, each_datum=False)
         _refuse_a_subsample(pair)
         bound = self.reduced(pair, scaled=True)
         if not torch.is_grad_enabled():

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyro_vae.runtime.modules import owners
 
 __all__ = [
     "evaluating",
@@ -66,8 +68,8 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
 
 @contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics) for a block."""
-    modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
+    """Put the modules that ``programs`` are made of in eval mode (no dropout, fixed statistics) for a block."""
+    modules = list(dict.fromkeys(module for each in programs for owner in owners(each) for module in owner.modules()))
     training = [module.training for module in modules]
     try:
         for module in modules:

@@ -97,8 +97,8 @@ def check_programs(
     ValueError
         For data that the programs cannot take, or that lie outside the support of an observed site.
     """
-    programs = ProgramPair(model, guide, objective.max_plate_nesting)
     own = objective if isinstance(objective, Objective) else None
+    programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
     for name, batches in data.items():
         if batches is None:
             continue
@@ -110,6 +110,8 @@ def check_programs(
                 num_particles=1 if own is None else own.total_particles,
                 enumerated=own is None,
                 resumed=resumed,
+                each_datum=False,
+                shares_globals=own is not None and not own.is_linear,
                 check_pair=_check_params,
             )
             if own is not None and x is not None:

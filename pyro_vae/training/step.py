@@ -40,7 +40,7 @@ class EagerStep:
         self.module.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
-            loss, bound, true_bound, _ = self.objective.estimate(model, guide, x)
+            loss, bound, true_bound = self.objective.estimate(model, guide, x)
             (loss / len(x)).backward()
             return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
         if hasattr(self.objective, "differentiable_loss"):
@@ -108,7 +108,7 @@ class CompiledStep:
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
     def _gradients(self, x: Tensor) -> list[Tensor | None]:
-        loss, bound, true_bound, _ = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
+        loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         found = iter(torch.autograd.grad(loss / len(x), trained, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
