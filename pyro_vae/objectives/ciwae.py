@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import curvature_of, log_mean_signal, mean_signal, power_curvature, signal_of
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.kinds import Numbers
 
@@ -76,3 +77,14 @@ class CIWAE(Objective):
         if self.beta == 0:  # 0 * mean is NaN where a weight is zero
             return iwae
         return self.beta * log_w.mean(0) + (1 - self.beta) * iwae
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        iwae = log_mean_signal(log_w, others)
+        if self.beta == 0:
+            return iwae
+        return self.beta * mean_signal(log_w, others) + (1 - self.beta) * iwae
+
+    @curvature_of(reduce)
+    def _curvature(self, log_w: Tensor) -> Tensor:
+        return (1 - self.beta) * power_curvature(log_w)

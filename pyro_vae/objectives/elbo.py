@@ -28,6 +28,7 @@ from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import mean_signal, signal_of
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.schedules import Schedule
 
@@ -119,6 +120,10 @@ class ELBO(Objective):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        return mean_signal(log_w, others)
 
     def is_true(self, pair: PairTrace) -> bool:
         return super().is_true(pair) and not self.free_bits and self.capacity is None

@@ -88,8 +88,8 @@ class Objective(pyro.infer.ELBO):
     gradient
         The estimator of the guide's gradient, see :mod:`pyro_vae.objectives.gradients`. ``"reparam"`` takes the path
         through the draws and the score. ``"stl"`` takes the path alone (unbiased for the ELBO only). ``"dreg"`` takes
-        the path alone, weighted to be unbiased for every smooth bound, with weights of K² B numbers. The value of the
-        bound is the same. Latents that cannot be reparameterised are trained by their score, under ``"reparam"``.
+        the path alone, weighted to be unbiased for every smooth bound. The value of the bound is the same. Latents that
+        cannot be reparameterised are trained by their score, under ``"reparam"``.
     max_plate_nesting
         The number of plates in the programs at least, the data plate included.
     vectorize_particles
@@ -220,20 +220,21 @@ class Objective(pyro.infer.ELBO):
         if self.gradient != "reparam":
             refuse(pair, by_score, self.gradient)
         surrogate = bound
+        guide_bound = self.reduce_for_guide if self._has_two_bounds else self.reduce  # which may have closed forms
         if self.gradient == "dreg" or self._has_two_bounds:
             for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # avoids a division by zero
-            for_guide = slope(self.reduce_for_guide, log_w)
+            for_guide = slope(guide_bound, log_w)
             possible = torch.where(log_w > -math.inf, log_w, 0.0)
             surrogate = (for_model * possible).sum(0)
             if self.gradient == "reparam":
                 surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
             if self.gradient == "dreg":
-                for_guide = for_guide - weight_of_latents(pair) * curvature(self.reduce_for_guide, log_w)
+                for_guide = for_guide - weight_of_latents(pair) * curvature(guide_bound, log_w)
             path.weights = for_guide / for_model
         local = [name for name in by_score if name not in pair.global_sites]
         if local:
             log_q = torch.stack([pair.score(name) for name in local]).sum(0)
-            surrogate = surrogate + (learning_signal(self.reduce_for_guide, log_w) * log_q).sum(0)
+            surrogate = surrogate + (learning_signal(guide_bound, log_w) * log_q).sum(0)
         if len(local) < len(by_score):
             log_q = torch.stack([pair.global_score(name) for name in by_score if name not in local]).sum(0)
             surrogate = surrogate + (self._global_signal(pair, log_w, bound) * log_q).sum() / pair.total_scale
@@ -245,7 +246,7 @@ class Objective(pyro.infer.ELBO):
         if len(own) == 1:
             return own + (pair.common_scale * bound.detach()).sum()
         totals = own + (pair.common_scale * log_w.detach()).sum(1)
-        return learning_signal(lambda each: each.mean(0), totals[:, None])[:, 0]
+        return learning_signal(self.reduce, totals[:, None])[:, 0]
 
     @property
     def _has_two_bounds(self) -> bool:
