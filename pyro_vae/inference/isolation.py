@@ -9,11 +9,41 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro
+from pyro.distributions import constraints
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
 from pyro_vae.runtime.modules import owners
 
-__all__ = ["isolated"]
+__all__ = ["OwnParameters", "isolated"]
+
+
+class OwnParameters(Messenger):
+    """Puts a module's parameter into Pyro's store as it is, where Pyro itself would put a contiguous copy.
+
+    No module uses the copy: it has no gradient, and ``SVI`` steps it in place of the parameter. Where the store holds
+    one already it stays, since values may have been restored into it; with ``warn``, a warning names it.
+    """
+
+    def __init__(self, *, warn: bool = False) -> None:
+        super().__init__()
+        self.warn = warn
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *init = msg["args"]
+        if not init or not isinstance(init[0], nn.Parameter) or init[0].is_contiguous():
+            return
+        store = pyro.get_param_store()
+        if name not in store:
+            if msg["kwargs"].get("constraint", constraints.real) is constraints.real:
+                store.set_state({"params": {name: init[0]}, "constraints": {name: constraints.real}})
+        elif self.warn and dict(store.named_parameters())[name] is not init[0]:
+            warnings.warn(
+                f"parameter {name!r}: found a contiguous copy in Pyro's parameter store, which SVI steps in place of "
+                "the module's own, expected pyro.clear_param_store() before",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
@@ -39,6 +69,7 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwarg
         with (
             store.scope({"params": loose, "constraints": constraints}),
             _without_warning() if frozen else nullcontext(),
+            OwnParameters(),
         ):
             return program(*args, **kwargs)
     finally:

@@ -34,7 +34,7 @@ from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.isolation import OwnParameters, isolated
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
@@ -177,12 +177,13 @@ class Objective(pyro.infer.ELBO):
 
     def loss(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a number, for ``SVI.evaluate_loss``, in the caller's parameter store."""
-        with torch.no_grad():
+        with torch.no_grad(), OwnParameters(warn=True):
             return self.estimate(model, guide, *args, **kwargs).loss.item()
 
     def loss_and_grads(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """Accumulate the loss's gradients and return its value, for ``SVI.step``, in the caller's parameter store."""
-        loss = self.estimate(model, guide, *args, **kwargs).loss
+        with OwnParameters(warn=True):
+            loss = self.estimate(model, guide, *args, **kwargs).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()

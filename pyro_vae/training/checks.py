@@ -175,6 +175,11 @@ def _check_params(pair: PairTrace) -> None:
         for name, value in params.items():
             owned = value.unconstrained() if hasattr(value, "unconstrained") else value
             if not isinstance(owned, nn.Parameter):
+                if any(isinstance(own, nn.Parameter) for own in trace.nodes[name]["args"]):
+                    raise ProgramError(
+                        f"parameter {name!r}: found another value in Pyro's parameter store than in the program, "
+                        "expected pyro.clear_param_store() before"
+                    )
                 raise ProgramError(
                     f"parameter {name!r}: found in a bare pyro.param, which only SVI trains, expected an nn.Parameter "
                     "or a PyroParam that is an attribute of the program"
