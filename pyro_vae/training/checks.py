@@ -11,8 +11,9 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 
+from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.annealing import Annealed
@@ -148,7 +149,7 @@ def _check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> N
 
 
 @torch.no_grad()
-def _check_objective(programs: ProgramPair, objective: Objective, x: Tensor, name: str) -> None:
+def _check_objective(programs: ProgramPair, objective: Objective, x: Batch, name: str) -> None:
     if objective.gradient != "reparam":
         check_runs_again(programs.guide)
         _check_second_run(programs.guide, x)
@@ -157,9 +158,9 @@ def _check_objective(programs: ProgramPair, objective: Objective, x: Tensor, nam
         run_to_check(lambda: objective.estimate(isolated.model, isolated.guide, x), programs, x, name)
 
 
-def _check_second_run(guide: StochasticFunction, x: Tensor) -> None:
+def _check_second_run(guide: StochasticFunction, x: Batch) -> None:
     """The guide, run twice on its own latents in the mode that it is in, must give them the same density twice."""
-    latents = poutine.trace(with_copied_buffers(isolated(guide))).get_trace(x)
+    latents = call(poutine.trace(with_copied_buffers(isolated(guide))).get_trace, x)
     first, second = (scored_with_constants(guide, latents, x) for _ in range(2))
     for name, site in random_sites(first).items():
         if not torch.equal(site["unscaled_log_prob"], second.nodes[name]["unscaled_log_prob"]):
