@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import OutOfMemoryError
+from torch import OutOfMemoryError, Tensor
 
 __all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "pyro_error_reason"]
 
