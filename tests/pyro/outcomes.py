@@ -5,12 +5,14 @@
   "name: found X, expected Y". Where the test expects an error, and this one has other words than Pyro's, it is counted
   apart, as *reworded*: both packages refuse the programs.
 * *wrong*: anything else that fails. A number that is off, an error of another package, too long a run, too much memory.
+* *noisy*: a number is off, and is not with one of two further seeds.
+* *unwarned*: Pyro warns of a limit that this package does not have, and the test expects the warning.
 * *xfailed* and *skipped*, as pytest has them.
 
 The table of all this goes to the file of ``--table``. The exit status is 1 if a test went wrong, and 0 if not.
 
 Pyro's tests of gradients compare means of draws with tolerances of about one standard error, and most of them set no
-seed: with Pyro's own ELBOs some fail, others each time. Each test is seeded here, so that a run can be repeated.
+seed: with Pyro's own ELBOs 10 of 420 failed in one run. Each test is seeded here, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ from typing import Any, NamedTuple
 
 import pyro
 import pytest
+from _pytest.runner import runtestprotocol
 
 import pyro_vae
 
-KINDS = ("passed", "refused", "reworded", "wrong", "xfailed", "skipped")
+KINDS = ("passed", "noisy", "unwarned", "refused", "reworded", "wrong", "xfailed", "skipped")
+NUM_SEEDS = 3
+NO_WARNING = "AssertionError: No warnings were raised"
+NEEDS_NO_WARNING = {"test_mean_field_warn": "the KL is sampled where the guide has another order than the model"}
 PACKAGE = Path(pyro_vae.__file__).parent
 SENTENCE = re.compile(r"\S.*: found .*, expected .", re.DOTALL)
 
@@ -81,6 +87,16 @@ def normalised(message: str) -> str:
     return re.sub(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", "N", message)
 
 
+def _verdict(report: pytest.TestReport) -> Verdict:
+    """Return the verdict in a report of a call, or of a failure before or after it."""
+    default = ("wrong", "the process of the test ended") if report.failed else ("passed",)
+    return Verdict(*dict(report.user_properties).get("verdict", default))
+
+
+def _is_number_off(report: pytest.TestReport) -> bool:
+    return report.failed and _verdict(report).message.startswith("AssertionError") and _verdict(report).kind == "wrong"
+
+
 class Outcomes:
     """Gathers the verdicts of a session, in its own process or from those of pytest-xdist, and writes the table."""
 
@@ -88,11 +104,30 @@ class Outcomes:
         self.table, self.time_limit, self.seed = table, time_limit, seed
         self.verdicts: dict[str, Verdict] = {}
         self.num_left_out = 0
+        self.num_repeats = 0
         self.start = time.monotonic()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        pyro.set_rng_seed(self.seed)
+        pyro.set_rng_seed(self.seed + self.num_repeats)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """Run a test, and with other seeds if a number is off."""
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        runs = []
+        for self.num_repeats in range(NUM_SEEDS):
+            runs.append(runtestprotocol(item, nextitem=nextitem, log=False))
+            if not any(_is_number_off(report) for report in runs[-1]):
+                break
+        reports = runs[0] if any(report.failed for report in runs[-1]) else runs[-1]
+        for report in reports:
+            if len(runs) > 1 and reports is runs[-1] and report.when == "call":
+                message = next(_verdict(report).message for report in runs[0] if report.failed)
+                report.user_properties.append(("verdict", ["noisy", message]))
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -108,21 +143,22 @@ class Outcomes:
             signal.signal(signal.SIGALRM, before)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo) -> Generator[None, Any, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo
+    ) -> Generator[None, Any, pytest.TestReport]:
         report = yield
         if report.failed:
             failure = verdict_of_failure(call.excinfo.value) if call.excinfo else Verdict("wrong", str(report.longrepr))
+            if failure.message == NO_WARNING and item.name in NEEDS_NO_WARNING:
+                failure = Verdict("unwarned", NEEDS_NO_WARNING[item.name])
             report.user_properties.append(("verdict", list(failure)))
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.skipped:
             self.verdicts[report.nodeid] = Verdict("xfailed" if hasattr(report, "wasxfail") else "skipped")
-        elif report.failed:
-            found = dict(report.user_properties).get("verdict", ("wrong", "the process of the test ended"))
-            self.verdicts[report.nodeid] = Verdict(*found)
-        elif report.when == "call":
-            self.verdicts[report.nodeid] = Verdict("passed")
+        elif report.failed or report.when == "call":
+            self.verdicts[report.nodeid] = _verdict(report)
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         self.num_left_out += len(items)
@@ -154,7 +190,7 @@ class Outcomes:
             yield f"{len(self.of_kind(kind)):6d}  {kind}"
         yield f"{len(self.verdicts):6d}  in all, in {time.monotonic() - self.start:.0f} seconds"
         yield f"{self.num_left_out:6d}  left out: they use none of the replaced ELBOs, or pytest was told to"
-        for kind in ("wrong", "refused", "reworded"):
+        for kind in ("wrong", "refused", "reworded", "noisy", "unwarned"):
             groups = defaultdict(list)
             for test, message in self.of_kind(kind).items():
                 groups[normalised(message)].append((test, message))

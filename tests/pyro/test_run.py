@@ -67,6 +67,13 @@ def test_no_pair():
 def test_number():
     same_twice(Trace_ELBO().loss)
 
+def test_noise():
+    Trace_ELBO()
+    assert torch.initial_seed() == 2, "noise of the first two seeds"
+
+def test_mean_field_warn():
+    assert not TraceMeanField_ELBO(), "No warnings were raised"
+
 def test_enumeration():
     TraceEnum_ELBO().loss(model, guide, X)
 
@@ -115,12 +122,14 @@ def test_a_run_in_two_processes(checkout):
     assert status == 1
     assert counts == {
         "passed": 6,
+        "noisy": 1,
+        "unwarned": 1,
         "refused": 1,
         "reworded": 0,
         "wrong": 2,
         "xfailed": 1,
         "skipped": 0,
-        "in": 10,
+        "in": 12,
         "left": 4,
     }
     groups = {line: tests.split() for line, tests in re.findall(r"^(\w+, .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
@@ -128,6 +137,8 @@ def test_a_run_in_two_processes(checkout):
     assert short.pop("TimeoutError: ran longer than 4 seconds") == ["test_long"]
     (refusal,) = [line for line in short if line.startswith("site 'z': found in the model")]
     assert short.pop(refusal) == ["test_no_pair"]
+    assert short.pop("AssertionError: noise of the first two seeds") == ["test_noise"]
+    assert short.pop("the KL is sampled where the guide has another order than the model") == ["test_mean_field_warn"]
     assert list(short.values()) == [["test_number"]]
 
 
@@ -135,7 +146,7 @@ def test_a_run_with_pyros_own_elbos(checkout):
     status, counts, text = counts_and_groups(
         checkout, "--jobs", "1", "--pyros-own", "-k", "test_no_pair or test_helpers"
     )
-    assert status == 1 and (counts["passed"], counts["wrong"], counts["left"]) == (1, 1, 12)
+    assert status == 1 and (counts["passed"], counts["wrong"], counts["left"]) == (1, 1, 14)
     assert "pyro_vae" not in text
 
 
