@@ -143,6 +143,10 @@ class Objective(pyro.infer.ELBO):
         """Return whether the bound is the true one, without annealing or another change of the KL."""
         return not pair.is_annealed
 
+    def programs_to_check(self, programs: ProgramPair) -> ProgramPair:
+        """Return the pair that is run by itself to check it and its data, by default the one that is trained."""
+        return programs
+
     @checked
     def bound(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Tensor:
         """Return the bound ``(B,)`` of each datum, in nats. Pyro's parameter store stays as it is."""

@@ -100,12 +100,13 @@ def check_programs(
     """
     own = objective if isinstance(objective, Objective) else None
     programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
+    run = programs if own is None else own.programs_to_check(programs)
     for name, batches in data.items():
         if batches is None:
             continue
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
             x = check_program(
-                programs,
+                run,
                 batches,
                 name=name,
                 num_particles=1 if own is None else own.total_particles,
@@ -119,11 +120,11 @@ def check_programs(
                 with seeded(0, x.device):
                     _check_objective(programs, own, x, name)
     if not resumed and data["data"] is not None:
-        _check_last_batch(model, guide, data["data"])
+        _check_last_batch(run, data["data"])
 
 
 @torch.no_grad()
-def _check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> None:
+def _check_last_batch(programs: ProgramPair, batches: Batches) -> None:
     """Run the pair in train mode on one datum, if an epoch ends with a batch of one.
 
     Raises
@@ -131,6 +132,8 @@ def _check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> N
     ValueError
         If a layer fails on it: batch normalisation has no variance of one datum.
     """
+    model, guide = programs.model, programs.guide
+    assert isinstance(model, nn.Module) and isinstance(guide, nn.Module)
     modules = chain(model.modules(), guide.modules())
     if batches.last_size != 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
         return
