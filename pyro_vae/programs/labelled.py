@@ -36,19 +36,9 @@ from pyro_vae.runtime.arguments import Array, checked
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
 
-__all__ = [
-    "NO_LABEL",
-    "LabelledModel",
-    "LabelledProgram",
-    "labelled_parts",
-    "number_of_classes",
-    "one_hot",
-    "unpack",
-    "with_label",
-]
+__all__ = ["LabelledModel", "LabelledProgram", "labelled_parts", "number_of_classes", "one_hot", "unpack", "with_label"]
 
-NO_LABEL = -1
-"""What stands in the place of a label that is not known."""
+NO_LABEL = -1  # in the place of a label that is not known
 
 Labels = Annotated[Any, Arrays("integers, as a tensor, an array or a list", least_dims=0, lists=True)]
 
@@ -58,7 +48,7 @@ def unpack(
 ) -> tuple[Tensor, Tensor | None]:
     """Return data ``(B, *data_shape)`` and their labels or ``None``, from x and y or from packed data.
 
-    ``least`` is the least label that is allowed, 0 or :data:`NO_LABEL`.
+    ``least`` is the least label that is allowed, 0 or -1 for no label.
 
     Raises
     ------
@@ -83,9 +73,9 @@ def unpack(
 def _allowed(y: Tensor, num_classes: int, least: int) -> Tensor:
     """Return labels as integers. Raise ``ValueError`` if one is not allowed, unless the run is traced without values.
 
-    A decoder would take the label -1 for no class at all, and a GPU reports it by an assertion that ends the process.
+    Of the label -1, ``one_hot`` makes no class in a graph, and on a GPU an assertion that ends the process.
     """
-    if detect_fake_mode() is None and not bool(((y >= least) & (y < num_classes) & (y == y.round())).all()):
+    if detect_fake_mode() is None and not _are_labels(y, num_classes, least):
         advice = "" if least < 0 else f"; data without a label ({NO_LABEL}) train M2 by pyro_vae.SemiSupervised"
         raise ValueError(f"y: found {_described(y)}, expected integers from {least} to {num_classes - 1}{advice}")
     return y.long()
@@ -238,8 +228,7 @@ class LabelledProgram(Program):
     def _known(self, y: Tensor, least: int = 0) -> bool:
         """Return whether every label is an integer from ``least`` to the last class."""
         is_number = not y.is_complex() and y.dtype != torch.bool and y.numel() > 0
-        is_whole = is_number and bool(y.isfinite().all()) and torch.equal(y, y.round())
-        return is_whole and least <= int(y.min()) <= int(y.max()) < self.num_classes
+        return is_number and _are_labels(y, self.num_classes, least)
 
     def _labels(self, x: Tensor) -> Tensor:
         """Return the labels ``(B,)`` of packed data, on the program's device."""
@@ -247,6 +236,11 @@ class LabelledProgram(Program):
         if y is None:
             raise ValueError("x: found data without labels, expected x and y as pack returns them")
         return y.to(placement(self)[0])
+
+
+def _are_labels(y: Tensor, num_classes: int, least: int) -> bool:
+    y = y.to(torch.promote_types(y.dtype, torch.float32))  # as a byte, -1 would be 255
+    return bool(((y >= least) & (y < num_classes) & (y == y.round())).all())  # one value to be read from the device
 
 
 def _described(y: Tensor) -> str:

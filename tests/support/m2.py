@@ -14,6 +14,7 @@ from tests.support.programs import LATENT_DIM
 
 B = 6
 NOISE = 0.7
+SOME = torch.tensor([0, -1, 2, -1, -1, 0])  # labels of some of the data
 
 
 def weights_by_hand(m2, x, num_particles=1, kl_weight=1.0):
