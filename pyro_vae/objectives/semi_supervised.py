@@ -21,6 +21,7 @@ Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Genera
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ class SemiSupervised(Objective):
     def programs_to_check(self, programs: ProgramPair) -> ProgramPair:
         """Return the pair with a class in the place of labels that are missing, under which data can be checked."""
         _guide_of_m2(programs.model, programs.guide)
-        return ProgramPair(_AnyLabel(programs.model), _AnyLabel(programs.guide), programs.max_plate_nesting)
+        return replace(programs, model=_AnyLabel(programs.model), guide=_AnyLabel(programs.guide))
 
 
 class _AnyLabel(nn.Module):
