@@ -33,10 +33,12 @@ from pyro_vae.data.batch import Batch, as_batch, call
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace, density
+from pyro_vae.inference.sites import density
+from pyro_vae.inference.traces import PairTrace
+from pyro_vae.objectives.estimate import Estimate
 from pyro_vae.objectives.gradients import sites_without_path
 from pyro_vae.objectives.labels import Kl, all_labels, trace_labels, weights_of_labels
-from pyro_vae.objectives.objective import Estimate, Objective
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.programs.labelled import NO_LABEL, LabelledModel, unpack
 from pyro_vae.programs.semi_supervised import Guide
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
