@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.sites import KL_WEIGHT
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
 from pyro_vae.runtime.kinds import Anything
 from pyro_vae.runtime.objects import Instances, Sequences
@@ -31,6 +32,7 @@ __all__ = [
     "Annealed",
     "anneal_kl",
     "bare",
+    "is_annealed",
     "kl_weights",
 ]
 
@@ -180,6 +182,17 @@ def anneal_kl(
     annealed_model, annealed_guide = Annealed(model, weight, names), Annealed(guide, weight, names)
     annealed_model.guide = (annealed_guide,)
     return annealed_model, annealed_guide
+
+
+def is_annealed(pair: PairTrace) -> bool:
+    """Return whether sites of a run have weights of their own, or the guide a loss of its own (``pyro.factor``)."""
+    if any(site["is_observed"] for site in pair.scored_sites.values()):
+        return True
+    weights = [
+        pair.relative_scale(site) if pair.plate.holds(site) else site["infer"].get(KL_WEIGHT, 1.0)
+        for site in (*pair.scored_sites.values(), *pair.model_sites.values())
+    ]
+    return any(isinstance(weight, Tensor) or weight != 1.0 for weight in weights)
 
 
 def bare(program: StochasticFunction) -> StochasticFunction:

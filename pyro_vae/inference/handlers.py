@@ -6,17 +6,24 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import Distribution
 
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.runtime.objects import Callables
 
-__all__ = ["AtMeans", "StochasticFunction"]
+__all__ = ["AtMeans", "StochasticFunction", "is_in_svi_step"]
 
 StochasticFunction = Annotated[
     Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))
 ]
+
+
+def is_in_svi_step() -> bool:
+    """Return whether this is called from ``SVI.step``, which looks in its own parameter store for what to step."""
+    return any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK)
 
 
 class AtMeans(Messenger):

@@ -64,9 +64,10 @@ def _closed_form(pair: PairTrace, name: str, scaled: bool) -> tuple[Tensor, int]
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         q, p = q.expand(shape), p.expand(shape)
     try:
-        return kl_divergence(q, p), num_unit_dims
+        kl = kl_divergence(q, p)
     except NotImplementedError:
         return None
+    return (kl, num_unit_dims) if isinstance(kl, Tensor) else None  # a number, of what is masked as a whole
 
 
 def sampled_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor:

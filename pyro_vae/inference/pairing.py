@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions import Unit
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.util import site_is_subsample
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import PARTICLES, UNSIZED, plates_of
@@ -14,6 +17,7 @@ __all__ = ["check_each_datum", "check_observed", "check_pair", "without_plate"]
 
 def check_pair(pair: PairTrace, enumerated: bool) -> None:
     """Raise ``ProgramError`` if two programs do not form a pair; ``enumerated`` as in ``trace_pair``."""
+    _check_guide(pair)
     in_guide = {
         name
         for name, site in pair.guide_sites.items()
@@ -46,6 +50,26 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
             if pair.plate.dim is not None and pair.plate.holds(site):
                 _check_size(pair, site, program)
             _check_shape(pair, site, program)
+
+
+def _check_guide(pair: PairTrace) -> None:
+    """What a guide observes says how it is differentiated; where Pyro validates, its plates are the model's."""
+    for name, site in pair.guide_sites.items():
+        if site["is_observed"] and isinstance(site["fn"], Unit) and not hasattr(site["fn"], "has_rsample"):
+            raise ProgramError(
+                f"site {name!r}: found pyro.factor in the guide, missing specification of has_rsample, expected "
+                "pyro.factor(..., has_rsample=True) or False"
+            )
+    if not is_validation_enabled():
+        return
+    plates = [
+        {name for name, node in trace.nodes.items() if node["type"] == "sample" and site_is_subsample(node)}
+        for trace in (pair.guide_trace, pair.model_trace)
+    ]
+    if extra := sorted(plates[0] - plates[1] - {PARTICLES}):
+        raise ProgramError(
+            f"Found plate statements in guide but not model: {extra}, expected the plates of the guide in the model too"
+        )
 
 
 def _check_size(pair: PairTrace, site: Site, program: str) -> None:

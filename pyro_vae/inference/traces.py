@@ -20,7 +20,6 @@ from torch import Tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import DataPlate, data_plate, nesting_of
 from pyro_vae.inference.sites import (
-    KL_WEIGHT,
     Site,
     beside_events,
     density,
@@ -128,17 +127,6 @@ class PairTrace:
             return 1.0
         return scale / common
 
-    @cached_property
-    def is_annealed(self) -> bool:
-        """Whether a site has a scale of its own, or the guide a loss of its own."""
-        if any(site["is_observed"] for site in self.scored_sites.values()):
-            return True
-        sites = [*self.scored_sites.values(), *self.model_sites.values()]
-        local = [site for site in sites if self.plate.holds(site)]
-        weights = [self.relative_scale(site) for site in local]
-        weights += [site["infer"].get(KL_WEIGHT, 1.0) for site in sites if not self.plate.holds(site)]
-        return any(isinstance(weight, Tensor) or weight != 1.0 for weight in weights)
-
     def weight(self, name: str) -> Any:
         """What a guide's site is weighed by, 1 or ``(K, B)``: its relative scale, and 0 where a datum is masked."""
         site = self.scored_sites[name]
@@ -174,8 +162,7 @@ class PairTrace:
 
         With ``scaled``, it is weighed by the site's scale relative to the common one; that is KL annealing.
         """
-        value = self.weighed(value, site, site["mask"], self._inner_or_relative(site, scaled))
-        return self._flat(value, self.max_plate_nesting + 1).sum(-1).expand(self.num_particles, self.num_data)
+        return self.sum_to_data(self.weighed(value, site, site["mask"], self._inner_or_relative(site, scaled)))
 
     def per_unit(self, value: Tensor, site: Site, num_unit_dims: int, scaled: bool = False) -> Tensor:
         """Flatten what the units in the last dimensions gave to ``(K, B, U)``, further plates included; masks count."""
@@ -207,6 +194,19 @@ class PairTrace:
             return value.flatten(1)[:, None]
         value = value.movedim(self.max_plate_nesting + 1 + self.plate.dim, 1)
         return value.flatten(2) if value.dim() > 2 else value[..., None]
+
+    def in_plates(self, value: Tensor, site: Site, scaled: bool) -> Tensor:
+        """Return what a site gave as ``(K or 1, *plates)``, members of plates apart; masks count."""
+        if self.plate.holds(site):
+            scale = self._inner_or_relative(site, scaled)
+        else:
+            scale = site["scale"] / self.common_scale if scaled else 1.0
+        value = self.weighed(value, site, site["mask"], scale)
+        return value.reshape((1,) * (self.max_plate_nesting + 1 - value.dim()) + value.shape)
+
+    def sum_to_data(self, value: Tensor) -> Tensor:
+        """Sum ``(K or 1, *plates)`` to ``(K, B)``."""
+        return self._flat(value, self.max_plate_nesting + 1).sum(-1).expand(self.num_particles, self.num_data)
 
     def log_prob(self, site: Site, scaled: bool = False) -> Tensor:
         """The log-probability of a site's value given its parents, ``(K, B)``, nats."""

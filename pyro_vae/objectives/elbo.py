@@ -28,7 +28,8 @@ from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
-from pyro_vae.objectives.reductions import mean_signal, signal_of
+from pyro_vae.objectives.reductions import Reduction, mean_signal, signal_of
+from pyro_vae.objectives.scores import score_of_a_sum
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.schedules import Schedule
 
@@ -141,6 +142,14 @@ class ELBO(Objective):
         if scaled and self.capacity is not None and pair.latents:
             terms |= self._held_at_capacity({name: terms[name] for name in pair.latents})
         return terms
+
+    def scores(self, pair: PairTrace, names: list[str], guide_bound: Reduction, log_w: Tensor) -> Tensor:
+        if pair.global_sites:  # which a latent may take part in
+            terms = torch.stack(list(self.global_terms(pair, scaled=True).values())).sum(0)
+            log_w = log_w + terms.detach()[:, None] / pair.common_scale
+        if self.kl == "analytic" or self.free_bits or self.capacity is not None:
+            return super().scores(pair, names, guide_bound, log_w)
+        return torch.stack([score_of_a_sum(pair, name, guide_bound, log_w) for name in names]).sum(0)
 
     def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
         terms = super().global_terms(pair, scaled)

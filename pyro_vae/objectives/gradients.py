@@ -85,6 +85,19 @@ class Path:
             shapes.append(tuple(shape))
         self.shapes = shapes
 
+    def surrogate(
+        self, pair: PairTrace, reduce: Reduction, guide_bound: Reduction, log_w: Tensor, gradient: Gradient
+    ) -> Tensor:
+        """Return the surrogate ``(B,)`` of a bound that weighs the path by itself, and set the weights."""
+        for_model, for_guide = slope(reduce, log_w).clamp(min=1e-20), slope(guide_bound, log_w)  # never divide by zero
+        surrogate = (for_model * torch.where(log_w > -math.inf, log_w, 0.0)).sum(0)
+        if gradient == "reparam":
+            surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
+        if gradient == "dreg":
+            for_guide = for_guide - weight_of_latents(pair) * curvature(guide_bound, log_w)
+        self.weights = for_guide / for_model
+        return surrogate
+
     def __call__(self, guide_trace: poutine.Trace, index: int = 0) -> poutine.Trace:
         trace = guide_trace.copy()
         for name, site in random_sites(guide_trace).items():

@@ -15,7 +15,6 @@ Latents outside of the data plate enter as :mod:`pyro_vae.objectives.global_late
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import Annotated, Any
 
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import failing_on
+from pyro_vae.inference.annealing import is_annealed
 from pyro_vae.inference.global_terms import global_score, global_terms
-from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.handlers import StochasticFunction, is_in_svi_step
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import OwnParameters, isolated
 from pyro_vae.inference.pair import ProgramPair
@@ -37,14 +37,12 @@ from pyro_vae.objectives.global_latents import global_share, global_surrogate
 from pyro_vae.objectives.gradients import (
     Gradient,
     Path,
-    curvature,
     differentiated,
-    learning_signal,
     refuse,
     sites_without_path,
-    slope,
-    weight_of_latents,
 )
+from pyro_vae.objectives.reductions import Reduction
+from pyro_vae.objectives.scores import score_of_each_datum
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.objects import Instances
 
@@ -139,9 +137,13 @@ class Objective(pyro.infer.ELBO):
         """Return the bounds ``(B,)`` of a run, without the share of global latents."""
         return self.reduce(self.log_weights(pair, scaled))
 
+    def scores(self, pair: PairTrace, names: list[str], guide_bound: Reduction, log_w: Tensor) -> Tensor:
+        """Return the surrogate ``(B,)`` of latents without a path, whose gradient is by their score."""
+        return score_of_each_datum(pair, names, guide_bound, log_w)
+
     def is_true(self, pair: PairTrace) -> bool:
         """Return whether the bound is the true one, without annealing or another change of the KL."""
-        return not pair.is_annealed
+        return not is_annealed(pair)
 
     def programs_to_check(self, programs: ProgramPair) -> ProgramPair:
         """Return the pair that is run by itself to check it and its data, by default the one that is trained."""
@@ -158,7 +160,10 @@ class Objective(pyro.infer.ELBO):
         self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return minus the scaled bound, summed over the batch, as a scalar to call ``backward`` on."""
-        return self.estimate(isolated(model), isolated(guide), *args, **kwargs).loss
+        if not is_in_svi_step():
+            return self.estimate(isolated(model), isolated(guide), *args, **kwargs).loss
+        with OwnParameters(warn=True):
+            return self.estimate(model, guide, *args, **kwargs).loss
 
     def loss(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a number, for ``SVI.evaluate_loss``, in the caller's parameter store."""
@@ -208,18 +213,9 @@ class Objective(pyro.infer.ELBO):
         surrogate = bound
         guide_bound = self.reduce_for_guide if self._has_two_bounds else self.reduce  # which may have closed forms
         if self.gradient == "dreg" or self._has_two_bounds:
-            for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # avoids a division by zero
-            for_guide = slope(guide_bound, log_w)
-            possible = torch.where(log_w > -math.inf, log_w, 0.0)
-            surrogate = (for_model * possible).sum(0)
-            if self.gradient == "reparam":
-                surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
-            if self.gradient == "dreg":
-                for_guide = for_guide - weight_of_latents(pair) * curvature(guide_bound, log_w)
-            path.weights = for_guide / for_model
+            surrogate = path.surrogate(pair, self.reduce, guide_bound, log_w, self.gradient)
         if local := [name for name in by_score if name not in pair.global_sites]:
-            log_q = torch.stack([pair.score(name) for name in local]).sum(0)
-            surrogate = surrogate + (learning_signal(guide_bound, log_w) * log_q).sum(0)
+            surrogate = surrogate + self.scores(pair, local, guide_bound, log_w)
         if len(local) < len(by_score):
             log_q = torch.stack([global_score(pair, name) for name in by_score if name not in local]).sum(0)
             terms = self.global_terms(pair, scaled=True)

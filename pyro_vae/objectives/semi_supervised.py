@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data.batch import Batch, as_batch, call
 from pyro_vae.errors import ProgramError
+from pyro_vae.inference.annealing import is_annealed
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.sites import density
@@ -133,7 +134,7 @@ class SemiSupervised(Objective):
             return torch.where(has_label, log_w.gather(0, own)[0], enumerated)
 
         true_bound = bound(scaled=False)
-        maximised = bound(scaled=True) if pair.is_annealed else true_bound
+        maximised = bound(scaled=True) if is_annealed(pair) else true_bound
         maximised = maximised + self.alpha * torch.where(has_label, seen_log_q.gather(0, own)[0], 0.0)
         return Estimate(-(pair.common_scale * maximised).sum(), maximised, true_bound)
 

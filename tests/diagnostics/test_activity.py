@@ -65,7 +65,8 @@ class TestActiveUnits:
                 pyro.sample("z2", dist.Normal(z1, 0.5).to_event(1))
 
         diagnose(hierarchy(1.0)[0], guide, x[:, :1], batch_size=100, num_data_mi=5)
-        assert 80 < max(sizes) <= 100
+        assert sizes[:2] == [100, 100] and sizes[2] == 300  # the check of particles: plain, in a plate, and one by one
+        assert 80 < max(sizes[3:]) <= 100
 
     def test_sampling_noise_is_taken_off_without_bias(self):
         model, guide = hierarchy(lower_scale=1.0)
