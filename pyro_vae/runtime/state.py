@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.runtime.modules import owners
+
 __all__ = [
     "evaluating",
     "generators",
@@ -66,8 +68,9 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
 
 @contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Put the modules among ``programs`` in eval mode (no dropout, fixed batch statistics) for a block."""
-    modules = [module for program in programs if isinstance(program, nn.Module) for module in program.modules()]
+    """Put the modules of ``programs`` in eval mode (no dropout, fixed batch statistics) for a block."""
+    known = [each for each in programs if isinstance(each, nn.Module)] + [each for p in programs for each in owners(p)]
+    modules = list(dict.fromkeys(module for each in known for module in each.modules()))
     training = [module.training for module in modules]
     try:
         for module in modules:
