@@ -64,7 +64,10 @@ class _Search:
         if id(value) in self.seen or level > _MOST_LEVELS:
             return
         self.seen[id(value)] = value
-        if isinstance(value, (nn.Module, FunctionType)) and (wrapped := getattr(value, "__wrapped__", None)) is not None:
+        if (
+            isinstance(value, (nn.Module, FunctionType))
+            and (wrapped := getattr(value, "__wrapped__", None)) is not None
+        ):
             self.visit(wrapped, path, level)
             if isinstance(value, nn.Module):
                 return
@@ -80,7 +83,8 @@ class _Search:
     def _parts(self, value: Any, is_program: bool) -> Iterator[tuple[str, Any]]:
         if isinstance(value, functools.partial):  # Pyro's handlers too
             yield "", value.func
-            yield from ((f"args[{index}]", part) for index, part in enumerate(value.args))
+            is_handler = _is_of_library(getattr(value.func, "__module__", None))
+            yield from (("" if is_handler else f"args[{index}]", part) for index, part in enumerate(value.args))
             yield from value.keywords.items()
         elif isinstance(value, MethodType):
             yield "", value.__self__
@@ -93,7 +97,7 @@ class _Search:
                 yield from ((f"[{key}]", part) for key, part in items)
         elif not isinstance(value, type) and not _is_of_library(type(value).__module__):
             yield from getattr(value, "__dict__", {}).items()
-            if inspect.isfunction(function := getattr(type(value), "__call__", None)):
+            if inspect.isfunction(function := vars(type(value)).get("__call__")):
                 yield "", function
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.data.batches import Batches
-from pyro_vae.errors import ProgramError
+from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
@@ -22,13 +22,12 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import scored_with_constants, trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace, random_sites
+from pyro_vae.inference.traces import random_sites
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
-from pyro_vae.training.checkpoint import as_module
 
-__all__ = ["check_modules", "check_programs", "check_schedules", "folder_of", "schedules_of"]
+__all__ = ["check_annealed", "check_programs", "check_schedules", "folder_of", "schedules_of"]
 
 
 def schedules_of(
@@ -60,14 +59,10 @@ def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int
     return num_steps
 
 
-def check_modules(model: nn.Module, guide: nn.Module) -> nn.Module:
-    """Return the pair as one module. Raise ``ValueError`` if nothing in it can be trained, or one half is annealed."""
-    module = as_module((model, guide))
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
+def check_annealed(model: nn.Module, guide: nn.Module) -> None:
+    """Raise ``ValueError`` if one half of a pair is annealed."""
     if isinstance(model, Annealed) != isinstance(guide, Annealed):
         raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
-    return module
 
 
 def folder_of(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:
@@ -90,16 +85,18 @@ def check_programs(
     Raises
     ------
     ProgramError
-        If the two programs do not form a pair, if the objective cannot train them, or if a parameter belongs to no
-        module.
+        If the two programs do not form a pair, or if the objective cannot train them.
     ValueError
-        For data that the programs cannot take, or that lie outside the support of an observed site.
+        For data that the programs cannot take, or that lie outside the support of an observed site; for a batch size
+        that leaves a last batch on which the programs fail.
     """
     programs = ProgramPair(model, guide, objective.max_plate_nesting)
     own = objective if isinstance(objective, Objective) else None
     for name, batches in data.items():
         if batches is None:
             continue
+        if not resumed:
+            _check_last_batch(programs, batches, enumerated=own is None, in_training=name == "data")
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
             x = check_program(
                 programs,
@@ -108,39 +105,57 @@ def check_programs(
                 num_particles=1 if own is None else own.total_particles,
                 enumerated=own is None,
                 resumed=resumed,
-                check_pair=_check_params,
+                whole_batch=True,
             )
             if own is not None and x is not None:
                 with seeded(0, x.device):
                     _check_objective(programs, own, x, name)
-    if not resumed and data["data"] is not None:
-        _check_last_batch(model, guide, data["data"])
 
 
 @torch.no_grad()
-def _check_last_batch(model: nn.Module, guide: nn.Module, batches: Batches) -> None:
-    """Run the pair in train mode on one datum, if an epoch ends with a batch of one.
+def _check_last_batch(programs: ProgramPair, batches: Batches, enumerated: bool, in_training: bool) -> None:
+    """Run the pair on as many data as an epoch ends with, if that is another number than the batch size.
+
+    It is run in the mode in which it will be run on them.
 
     Raises
     ------
     ValueError
-        If a layer fails on it: batch normalisation has no variance of one datum.
+        If it fails on them, but not on a whole batch: batch normalisation has no variance of one datum, a plate may
+        have a fixed size.
     """
-    modules = chain(model.modules(), guide.modules())
-    if batches.last_size != 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+    size, x = batches.last_size, batches.first()
+    if size is None or x is None or len(x) < size or len(x) == size > 1:
         return
-    x = batches.first()
-    assert x is not None
+    model, guide = programs.model, programs.guide
+    copied = replace(programs, model=with_copied_buffers(isolated(model)), guide=with_copied_buffers(isolated(guide)))
     with seeded(0, x.device), evaluating(model, guide):
-        model.train(), guide.train()
+        if in_training:
+            model.train(), guide.train()
         try:
-            programs = ProgramPair(with_copied_buffers(isolated(model)), with_copied_buffers(isolated(guide)))
-            trace_pair(programs, x[:1])
-        except ValueError as error:
+            _score(copied, x[:size], enumerated)
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            if len(x) > size and not _runs_on(copied, x, enumerated):  # which the check that follows explains
+                return
+            expected = "a larger one" if size == len(x) else f"a divisor of {batches.num_data}"
             raise ValueError(
-                f"batch_size: found one that leaves a last batch of one of {batches.num_data} data, on which the "
-                f"programs fail in train mode ({error}); expected another size, or a DataLoader with drop_last=True"
+                f"batch_size: found one that leaves a last batch of {size} of {batches.num_data} data, on which the "
+                f"programs fail ({pyro_error_reason(error)}); expected {expected}, or a DataLoader with drop_last=True"
             ) from error
+
+
+def _runs_on(programs: ProgramPair, x: Tensor, enumerated: bool) -> bool:
+    try:
+        _score(programs, x, enumerated)
+    except (ValueError, RuntimeError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _score(programs: ProgramPair, x: Tensor, enumerated: bool) -> None:
+    """Run a pair and all of its densities."""
+    pair = trace_pair(programs, x, enumerated=enumerated)
+    pair.guide_trace.compute_log_prob(), pair.model_trace.compute_log_prob()
 
 
 @torch.no_grad()
@@ -163,15 +178,3 @@ def _check_second_run(guide: StochasticFunction, x: Tensor) -> None:
                 f"site {name!r}: found another density of the same latents when the guide ran again, expected a guide "
                 "without dropout or other noise of its own, or gradient='reparam'"
             )
-
-
-def _check_params(pair: PairTrace) -> None:
-    for trace in (pair.guide_trace, pair.model_trace):
-        params: dict[str, Any] = {name: trace.nodes[name]["value"] for name in trace.param_nodes}
-        for name, value in params.items():
-            owned = value.unconstrained() if hasattr(value, "unconstrained") else value
-            if not isinstance(owned, nn.Parameter):
-                raise ProgramError(
-                    f"parameter {name!r}: found in a bare pyro.param, which only SVI trains, expected an nn.Parameter "
-                    "or a PyroParam that is an attribute of the program"
-                )

@@ -55,6 +55,7 @@ class Loop:
     model: nn.Module
     guide: nn.Module
     module: nn.Module
+    trained: Sequence[nn.Parameter]
     schedules: list[Schedule]
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
@@ -72,7 +73,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._written = time.monotonic()
         self._in_step = False
-        self._untrained = Untrained(self.module, self.objective)
+        self._untrained = Untrained(self.module, self.objective, self.trained)
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )

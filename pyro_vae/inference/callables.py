@@ -1,0 +1,74 @@
+"""Take any program that SVI takes as a module: a method, a function, a ``partial``, an annealed one of these.
+
+What trains, saves and moves a program has to reach its networks. A module holds its own. Of any other callable the
+networks are those that :func:`~pyro_vae.runtime.modules.named_owners` finds, and :class:`ProgramModule` makes them its
+children.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.inference.annealing import Annealed, bare
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.missing import ObservedOnly
+from pyro_vae.runtime.modules import named_owners
+
+__all__ = ["ProgramModule", "as_modules", "innermost"]
+
+
+class ProgramModule(nn.Module):
+    """A callable as a module, whose children are the modules that the callable uses."""
+
+    def __init__(self, program: StochasticFunction) -> None:
+        super().__init__()
+        self._program = (program,)  # in a tuple: a module in it is a child already
+        self._modules.update(named_owners(program))  # a global may have any name, one of a method of this class too
+        self._trained = tuple(self.children())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program[0](*args, **kwargs)
+
+    def hold(self, trained: set[int]) -> None:
+        """Leave alone, from now on, the modes of children without any of the parameters of these ids."""
+        self._trained = tuple(child for child in self.children() if any(id(p) in trained for p in child.parameters()))
+
+    def train(self, mode: bool = True) -> ProgramModule:
+        """Set the mode of the children that are trained."""
+        self.training = mode
+        for child in self._trained:
+            child.train(mode)
+        return self
+
+
+def innermost(program: StochasticFunction) -> StochasticFunction:
+    """Return the program without what is wrapped around it, annealing and the mask of what is observed."""
+    program = bare(program)
+    return program.program if isinstance(program, ObservedOnly) else program
+
+
+def as_modules(model: StochasticFunction, guide: StochasticFunction) -> tuple[nn.Module, nn.Module]:
+    """Return a pair as modules: one that is a module already as it is, any other as a :class:`ProgramModule`."""
+    guide_module = guide if _is_module(guide) else _made_module(guide)
+    if _is_module(model) and (guide_module is guide or not isinstance(model, Annealed)):
+        return model, guide_module
+    return _made_module(model, guide_module), guide_module
+
+
+def _is_module(program: StochasticFunction) -> bool:
+    """Return whether a program is a module, and what it is wrapped around too."""
+    return isinstance(program, nn.Module) and isinstance(innermost(program), nn.Module)
+
+
+def _made_module(program: StochasticFunction, guide: StochasticFunction | None = None) -> nn.Module:
+    """Return a module for a program; for a model that is annealed, beside the guide that is annealed with it."""
+    if isinstance(program, Annealed):
+        inner = _made_module(program.program, guide.program if isinstance(guide, Annealed) else None)
+        annealed = Annealed(inner, *program._held, program.sites)
+        annealed.guide = (guide,) if program.guide and isinstance(guide, Annealed) else program.guide
+        return annealed
+    if isinstance(program, ObservedOnly):
+        return program if _is_module(program) else ObservedOnly(_made_module(program.program))
+    return program if isinstance(program, nn.Module) else ProgramModule(program)
