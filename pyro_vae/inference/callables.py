@@ -51,15 +51,16 @@ def innermost(program: StochasticFunction) -> StochasticFunction:
 
 def as_modules(model: StochasticFunction, guide: StochasticFunction) -> tuple[nn.Module, nn.Module]:
     """Return a pair as modules: one that is a module already as it is, any other as a :class:`ProgramModule`."""
-    guide_module = guide if _is_module(guide) else _made_module(guide)
-    if _is_module(model) and (guide_module is guide or not isinstance(model, Annealed)):
-        return model, guide_module
+    guide_module = _whole(guide) or _made_module(guide)
+    whole = _whole(model)
+    if whole is not None and (guide_module is guide or not isinstance(model, Annealed)):
+        return whole, guide_module
     return _made_module(model, guide_module), guide_module
 
 
-def _is_module(program: StochasticFunction) -> bool:
-    """Return whether a program is a module, and what it is wrapped around too."""
-    return isinstance(program, nn.Module) and isinstance(innermost(program), nn.Module)
+def _whole(program: StochasticFunction) -> nn.Module | None:
+    """Return a program that is a module, as is what it is wrapped around; ``None`` for another one."""
+    return program if isinstance(program, nn.Module) and isinstance(innermost(program), nn.Module) else None
 
 
 def _made_module(program: StochasticFunction, guide: StochasticFunction | None = None) -> nn.Module:
@@ -70,5 +71,5 @@ def _made_module(program: StochasticFunction, guide: StochasticFunction | None =
         annealed.guide = (guide,) if program.guide and isinstance(guide, Annealed) else program.guide
         return annealed
     if isinstance(program, ObservedOnly):
-        return program if _is_module(program) else ObservedOnly(_made_module(program.program))
+        return _whole(program) or ObservedOnly(_made_module(program.program))
     return program if isinstance(program, nn.Module) else ProgramModule(program)

@@ -37,7 +37,8 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[.
 def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwargs: Any) -> Any:
     frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     store = pyro.get_param_store()
-    names, state, known = list(store), kept_in_store(), _known.get()
+    names, known = list(store), _known.get()
+    state: Any = kept_in_store()
     if known is not None:  # a stranger's, of which a program may have its own: that is found below
         state = {
             kind: {n: values[n] for n, p in state["params"].items() if id(p) in known} for kind, values in state.items()

@@ -145,8 +145,8 @@ class FirstRun(NamedTuple):
         others = [p for p in parameters if p.requires_grad and id(p) not in self.registered]
         if not others:
             return set()
-        total = torch.stack([trace.log_prob_sum() for trace in (self.guide_trace, self.model_trace)]).sum()
-        if not total.requires_grad:
+        total: Any = self.guide_trace.log_prob_sum() + self.model_trace.log_prob_sum()
+        if not isinstance(total, Tensor) or not total.requires_grad:
             return set()
         gradients = torch.autograd.grad(total, others, allow_unused=True)
         return {id(p) for p, gradient in zip(others, gradients, strict=True) if gradient is not None}
@@ -209,6 +209,6 @@ def first_run(model: nn.Module, guide: nn.Module, x: Batch, device: torch.device
     return FirstRun(guide_trace, model_trace, scope, before)
 
 
-def leaf_of(value: Tensor) -> Tensor:
+def leaf_of(value: Any) -> Any:
     """Return the unconstrained tensor of a parameter as ``pyro.param`` returns it."""
     return value.unconstrained() if hasattr(value, "unconstrained") else value

@@ -59,7 +59,7 @@ def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int
     return num_steps
 
 
-def check_annealed(model: nn.Module, guide: nn.Module) -> None:
+def check_annealed(model: StochasticFunction, guide: StochasticFunction) -> None:
     """Raise ``ValueError`` if one half of a pair is annealed."""
     if isinstance(model, Annealed) != isinstance(guide, Annealed):
         raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
@@ -95,9 +95,9 @@ def check_programs(
     for name, batches in data.items():
         if batches is None:
             continue
-        if not resumed:
-            _check_last_batch(programs, batches, enumerated=own is None, in_training=name == "data")
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
+            if not resumed:
+                _check_last_batch(programs, batches, enumerated=own is None, in_training=name == "data")
             x = check_program(
                 programs,
                 batches,
@@ -127,11 +127,12 @@ def _check_last_batch(programs: ProgramPair, batches: Batches, enumerated: bool,
     size, x = batches.last_size, batches.first()
     if size is None or x is None or len(x) < size or len(x) == size > 1:
         return
-    model, guide = programs.model, programs.guide
-    copied = replace(programs, model=with_copied_buffers(isolated(model)), guide=with_copied_buffers(isolated(guide)))
-    with seeded(0, x.device), evaluating(model, guide):
-        if in_training:
-            model.train(), guide.train()
+    halves: Any = programs.model, programs.guide
+    model, guide = (with_copied_buffers(isolated(half)) for half in halves)
+    copied = replace(programs, model=model, guide=guide)
+    with seeded(0, x.device), evaluating(*halves):
+        for half in halves:
+            half.train(in_training)
         try:
             _score(copied, x[:size], enumerated)
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
@@ -155,7 +156,8 @@ def _runs_on(programs: ProgramPair, x: Tensor, enumerated: bool) -> bool:
 def _score(programs: ProgramPair, x: Tensor, enumerated: bool) -> None:
     """Run a pair and all of its densities."""
     pair = trace_pair(programs, x, enumerated=enumerated)
-    pair.guide_trace.compute_log_prob(), pair.model_trace.compute_log_prob()
+    for trace in (pair.guide_trace, pair.model_trace):
+        trace.compute_log_prob()
 
 
 @torch.no_grad()

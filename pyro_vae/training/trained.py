@@ -44,8 +44,9 @@ class Trained:
         self.params = StoreParams({"params": {}, "constraints": {}}) if run is None else run.bare()
         self.module = as_module((model, guide), self.params)
         self.registered = set() if run is None else run.registered
-        whole = [half for half in map(innermost, (model, guide)) if not isinstance(half, ProgramModule)]
-        self.registered |= {id(parameter) for half in whole for parameter in half.parameters()}
+        for half in (model, guide):
+            if not isinstance(innermost(half), ProgramModule):
+                self.registered |= set(map(id, half.parameters()))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad and id(p) in self.registered]
         for half in map(innermost, (model, guide)):
             if isinstance(half, ProgramModule):
