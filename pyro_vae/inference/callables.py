@@ -51,7 +51,8 @@ def innermost(program: StochasticFunction) -> StochasticFunction:
 
 def as_modules(model: StochasticFunction, guide: StochasticFunction) -> tuple[nn.Module, nn.Module]:
     """Return a pair as modules: one that is a module already as it is, any other as a :class:`ProgramModule`."""
-    guide_module = _whole(guide) or _made_module(guide)
+    whole = _whole(guide)
+    guide_module = _made_module(guide) if whole is None else whole
     whole = _whole(model)
     if whole is not None and (guide_module is guide or not isinstance(model, Annealed)):
         return whole, guide_module
@@ -65,11 +66,13 @@ def _whole(program: StochasticFunction) -> nn.Module | None:
 
 def _made_module(program: StochasticFunction, guide: StochasticFunction | None = None) -> nn.Module:
     """Return a module for a program; for a model that is annealed, beside the guide that is annealed with it."""
+    if (whole := _whole(program)) is not None and not isinstance(program, Annealed):
+        return whole
     if isinstance(program, Annealed):
         inner = _made_module(program.program, guide.program if isinstance(guide, Annealed) else None)
         annealed = Annealed(inner, *program._held, program.sites)
         annealed.guide = (guide,) if program.guide and isinstance(guide, Annealed) else program.guide
         return annealed
     if isinstance(program, ObservedOnly):
-        return _whole(program) or ObservedOnly(_made_module(program.program))
-    return program if isinstance(program, nn.Module) else ProgramModule(program)
+        return ObservedOnly(_made_module(program.program))
+    return ProgramModule(program)

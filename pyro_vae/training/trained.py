@@ -48,9 +48,9 @@ class Trained:
             if not isinstance(innermost(half), ProgramModule):
                 self.registered |= set(map(id, half.parameters()))
         self.parameters = [p for p in self.module.parameters() if p.requires_grad and id(p) in self.registered]
-        for half in map(innermost, (model, guide)):
-            if isinstance(half, ProgramModule):
-                half.hold(set(map(id, self.parameters)))
+        for inner in map(innermost, (model, guide)):
+            if isinstance(inner, ProgramModule):
+                inner.hold(set(map(id, self.parameters)))
 
     def names(self, ids: set[int]) -> list[str]:
         """Return the names of parameters."""
