@@ -58,7 +58,7 @@ def constraint_from(description: Any) -> Any:
     """
     if isinstance(description, str):
         return _PLAIN.get(description)
-    if not isinstance(description, list) or not description:
+    if not isinstance(description, list) or not description or not isinstance(description[0], str):
         return None
     name, *arguments = description
     if name == "independent" and len(arguments) == 2 and type(arguments[1]) is int and arguments[1] >= 0:
