@@ -177,13 +177,13 @@ class _Watched(Messenger):
 
     def _pyro_post_param(self, msg: Any) -> None:
         store, name = pyro.get_param_store(), msg["args"][0]
-        leaf = dict(store.named_parameters()).get(name)
+        leaf = store._params.get(name)  # get_state() takes off the marks by which Pyro finds it
         if leaf is None or isinstance(leaf, nn.Parameter):
             return
         if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
             return
         constraint = msg["kwargs"].get("constraint")
-        found = store.get_state()["constraints"][name]
+        found = store._constraints[name]
         if len(msg["args"]) > 1 and described(constraint) != described(found):
             raise ProgramError(
                 f"parameter {name!r}: found the constraint {described(found)} in Pyro's parameter store, expected "

@@ -174,11 +174,11 @@ def fit(
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
     both = {"data": batches, "valid": valid_batches}
     check = partial(check_programs, model, guide, objective, both, seed, resume)
-    trained = find_trained(model, guide, batches, seed, resume, check)
+    trained = find_trained(model, guide, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
     is_packaged = isinstance(objective, Objective)
     compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
-    module, made = trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
+    batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
     with (

@@ -14,8 +14,9 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide, AutoGuideList
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, SequentialSampler
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, failing_on
@@ -38,9 +39,10 @@ def place_of(module: nn.Module, data: Any, device: Any) -> tuple[torch.device, t
 
 
 class Trained:
-    """The pair as one module, with what it keeps in Pyro's parameter store, and those of its parameters to train."""
+    """The pair as one module, with what it keeps in Pyro's store, those of its parameters to train, and batches."""
 
-    def __init__(self, model: nn.Module, guide: nn.Module, run: FirstRun | None) -> None:
+    def __init__(self, model: nn.Module, guide: nn.Module, batches: Batches, run: FirstRun | None) -> None:
+        self.batches = batches
         self.params = StoreParams({"params": {}, "constraints": {}}) if run is None else run.bare()
         self.module = as_module((model, guide), self.params)
         self.registered = set() if run is None else run.registered
@@ -61,11 +63,12 @@ def find_trained(
     model: nn.Module,
     guide: nn.Module,
     batches: Batches,
+    valid: Batches | None,
     seed: int | None,
     resumed: bool,
     check: Callable[[], None],
 ) -> Trained:
-    """Run a pair once on the first batch, in eval mode, and return what of it is to be trained.
+    """Run a pair once on the first batch, in eval mode, and return what of it is to be trained, on which batches.
 
     What it declares by a bare ``pyro.param`` is left in the caller's parameter store, where it is trained. ``check`` is
     called with that in place; where it raises, or the run does, the store is left as it was.
@@ -80,7 +83,7 @@ def find_trained(
     is_stream = isinstance(getattr(batches._source, "dataset", None), IterableDataset)
     if resumed and is_stream and not _is_open(model, guide):  # asking for the first batch may use it up
         check()
-        return _checked(Trained(model, guide, None))
+        return _checked(Trained(model, guide, batches, None))
     device = batches.device
     with seeded(seed, device):
         x = batches.first()
@@ -95,11 +98,11 @@ def find_trained(
     except (ValueError, IndexError, KeyError):
         check()  # which may know better what is wrong
         raise
-    trained = Trained(model, guide, run)
+    local = _local_latents(run, guide, len(x))
+    trained = Trained(model, guide, _with_fixed_data(local, batches, valid, len(x)) if local else batches, run)
     if not trained.params and owned >= {id(p) for half in (model, guide) for p in half.parameters()}:
         set_generators(before, device)  # nothing was begun with these draws
     _check_params(run, trained)
-    _check_local_latents(run, guide, batches, len(x))
     _warn_of_unregistered(run, trained)
     trained.params.put_in_store()
     try:
@@ -144,20 +147,35 @@ def _check_params(run: FirstRun, trained: Trained) -> None:
             )
 
 
-def _check_local_latents(run: FirstRun, guide: nn.Module, batches: Batches, num_data: int) -> None:
-    """An AutoGuide has parameters for each latent, those of each datum too."""
-    if batches.num_data is None or batches.num_data == num_data:
-        return
-    local = run.latents_by_datum(num_data)
+def _local_latents(run: FirstRun, guide: nn.Module, num_data: int) -> dict[str, str]:
+    """Return the latents of each datum that an AutoGuide has parameters for, with the names of its class."""
+    local, found = run.latents_by_datum(num_data), {}
     for part in guide.modules():
         trace = getattr(part, "prototype_trace", None)
-        for name in () if trace is None else trace.stochastic_nodes:
-            if name in local:
-                raise ProgramError(
-                    f"site {name!r}: found a latent of each datum in {type(part).__name__}, which would learn "
-                    f"{num_data} of them for all batches of {batches.num_data} data; expected "
-                    f"batch_size={batches.num_data}, or a guide that takes them from the data"
-                )
+        if trace is None or isinstance(part, AutoGuideList):  # whose parts have the parameters
+            continue
+        for name in trace.stochastic_nodes:
+            if name in local and (isinstance(part, AutoGuide) or f"{name}_unconstrained" in part._parameters):
+                found[name] = type(part).__name__
+    return found
+
+
+def _with_fixed_data(local: dict[str, str], batches: Batches, valid: Batches | None, num_data: int) -> Batches:
+    """Return batches that are all of the data, in their order, for a guide with parameters for each datum."""
+    name, kind = next(iter(local.items()))
+    found = f"site {name!r}: found a latent of each datum in {kind}, which learns {num_data} of them"
+    if batches.num_data not in (None, num_data):
+        raise ProgramError(
+            f"{found} for all batches of {batches.num_data} data; expected batch_size={batches.num_data}, or a guide "
+            "that takes them from the data"
+        )
+    if valid is not None:
+        raise ProgramError(f"{found}, and none for validation data; expected none, or a guide that takes x to them")
+    if batches.resident:
+        return batches.in_order()
+    if not isinstance(getattr(batches._source, "sampler", None), SequentialSampler):
+        raise ProgramError(f"{found} by their place; expected a DataLoader that does not shuffle the data")
+    return batches
 
 
 def _warn_of_unregistered(run: FirstRun, trained: Trained) -> None:

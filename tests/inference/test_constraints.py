@@ -52,8 +52,11 @@ def test_equal_constraints_have_one_description():
 
 @pytest.mark.parametrize(
     "description",
-    [None, 3, [], "none", ["none"], [["a"]], ["interval", 1.0], ["interval", "a", 1.0], ["independent", "none", 1]]
-    + [["independent", "real", -1], ["independent", "real", True], ["greater_than", True], {"real": 1}],
+    [
+        *(None, 3, [], "none", {"real": 1}, ["none"], [["a"]], ["interval", 1.0], ["interval", "a", 1.0]),
+        *(["independent", "none", 1], ["independent", "real", -1], ["independent", "real", True]),
+        ["greater_than", True],
+    ],
 )
 def test_what_is_none_gives_none(description):
     assert constraint_from(description) is None
