@@ -180,9 +180,13 @@ class _Watched(Messenger):
         leaf = store._params.get(name)  # get_state() takes off the marks by which Pyro finds it
         if leaf is None or isinstance(leaf, nn.Parameter):
             return
-        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter):
-            return
         constraint = msg["kwargs"].get("constraint")
+        is_real = constraint is not None and described(constraint) == "real"
+        if len(msg["args"]) > 1 and isinstance(msg["args"][1], nn.Parameter) and is_real:
+            raise ProgramError(
+                f"parameter {name!r}: found another value in Pyro's parameter store than in the program, expected "
+                "pyro.clear_param_store() before"
+            )
         found = store._constraints[name]
         if len(msg["args"]) > 1 and described(constraint) != described(found):
             raise ProgramError(

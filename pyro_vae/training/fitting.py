@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from pyro_vae.compilation.compiled import Compile, make_reporter
-from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import training_batches
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
@@ -37,7 +36,7 @@ from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import Update, make_steps
-from pyro_vae.training.trained import find_trained, place_of
+from pyro_vae.training.trained import Trained, find_trained, placed
 
 __all__ = ["fit"]
 
@@ -163,21 +162,16 @@ def fit(
     objective = ELBO() if objective is None else objective
     check_annealed(model, guide)
     model, guide = as_modules(model, guide)
-    module = as_module((model, guide))
     initial_lr = rate_at_start(lr, scheduler)
-    if device is not None:
-        module.to(device)
-    device, dtype = place_of(module, data, "cpu" if device is None else device)
+    device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype)
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
-    both = {"data": batches, "valid": valid_batches}
-    check = partial(check_programs, model, guide, objective, both, seed, resume)
+    check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
     trained = find_trained(model, guide, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
-    is_packaged = isinstance(objective, Objective)
-    compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
+    is_long = isinstance(objective, Objective) and (num_steps or 0) >= _LONG
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
@@ -190,11 +184,9 @@ def fit(
         interruptible() as interrupted,
     ):
         if folder is not None:
-            facts = _facts(model, objective, state, batches, clip_norm) | {
-                "params": trained.params.descriptions() or None
-            }
+            facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report = batches.batch_size, make_reporter(progress)
+        size, report, compiled = batches.batch_size, make_reporter(progress), is_long if compile == "auto" else compile
         gradient_step, summed, reasons = make_steps(model, guide, module, objective, size, compiled, report)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
@@ -207,16 +199,17 @@ def fit(
 
 
 def _facts(
-    model: nn.Module, objective: Any, state: RunState, batches: Batches, clip_norm: float | None
+    model: nn.Module, objective: Any, state: RunState, trained: Trained, clip_norm: float | None
 ) -> dict[str, Any]:
     """Return what has to be the same when a run is taken up again."""
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return {
-        "batch_size": batches.batch_size,
-        "num_data": batches.num_data,
+        "batch_size": trained.batches.batch_size,
+        "num_data": trained.batches.num_data,
         "optimizer": type(state.optimizer).__name__,
         "scheduler": type(state.scheduler).__name__,
         "objective": repr(objective) if isinstance(objective, Objective) else name,
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
+        "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
     }

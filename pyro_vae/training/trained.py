@@ -26,14 +26,19 @@ from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, generators, seeded, set_generators
 from pyro_vae.training.modules import as_module
 
-__all__ = ["Trained", "find_trained", "place_of"]
+__all__ = ["Trained", "find_trained", "placed"]
 
 
-def place_of(module: nn.Module, data: Any, device: Any) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype to train on: those of the module, or of data for programs without one."""
+def placed(module: nn.Module, data: Any, device: Any) -> tuple[torch.device, torch.dtype]:
+    """Move a pair to a device, unless that is ``None``, and return the device and the dtype to train on.
+
+    Those are the module's. For one without numbers, they are that device, or the CPU, and the dtype of the data.
+    """
+    if device is not None:
+        module.to(device)
     if any(tensor.is_floating_point() for tensor in (*module.parameters(), *module.buffers())):
         return placement(module)
-    device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+    device = torch.empty(0, device="cpu" if device is None else device).device  # "cuda" becomes "cuda:0"
     is_real = isinstance(data, Tensor) and data.is_floating_point()
     return device, data.dtype if is_real else torch.get_default_dtype()
 
@@ -141,9 +146,9 @@ def _check_params(run: FirstRun, trained: Trained) -> None:
     for name, value in run.shown().items():
         if value.requires_grad and id(value) not in owned:
             raise ProgramError(
-                f"parameter {name.replace('$$$', '.')!r}: found in a module that is out of reach of the program, "
-                "expected the module among the attributes of the program or of its object, its arguments, or the "
-                "variables that it uses"
+                f"parameter {name.replace('$$$', '.')!r}: found an nn.Parameter of no module within reach of the "
+                "program, expected its module among the attributes of the program or of its object, its arguments, or "
+                "the variables that it uses; or a tensor in a bare pyro.param"
             )
 
 

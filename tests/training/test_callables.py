@@ -161,7 +161,7 @@ class TestReach:
             pyro.module("encoder", Registry.network)
             guide_of(x, *Registry.network())
 
-        with pytest.raises(ProgramError, match=r"^parameter 'encoder.weight': found in a module that is out of reach"):
+        with pytest.raises(ProgramError, match=r"^parameter 'encoder.weight': found an nn.Parameter of no module"):
             fit(as_methods()[0], guide)
         assert len(pyro.get_param_store()) == 0
 
