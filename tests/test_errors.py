@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from pyro.nn import PyroModule
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import ELBO, IWAE, ProgramError, log_likelihood, log_weights, training
@@ -215,18 +212,6 @@ class TestArguments:
             training.fit(program.model, 3, X)
         with pytest.raises(ProgramError, match=r"^site 'z': found in the model, but the guide has the latent"):
             training.fit(program.model, lambda x: None, X, batch_size=6)
-
-    def test_programs_without_parameters(self, tmp_path):
-        class Empty(PyroModule):
-            def forward(self, x):
-                with pyro.plate("data", len(x), dim=-1):
-                    pyro.sample("x", dist.Bernoulli(0.5).expand(x.shape[1:]).to_event(2), obs=x)
-
-        class Nothing(PyroModule):
-            def forward(self, x):
-                pass
-
-        refused(Empty(), Nothing(), X, ValueError, "^model, guide: found no parameter to train", tmp_path)
 
     @pytest.mark.parametrize("value", BAD_COUNTS)
     def test_counts_of_particles(self, value):

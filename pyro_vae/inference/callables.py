@@ -7,8 +7,6 @@ children.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from pyro_vae.inference.annealing import Annealed, bare
@@ -24,12 +22,9 @@ class ProgramModule(nn.Module):
 
     def __init__(self, program: StochasticFunction) -> None:
         super().__init__()
-        self._program = (program,)  # in a tuple: a module in it is a child already
+        self.__dict__["forward"] = program  # whose signature this one's is
         self._modules.update(named_owners(program))  # a global may have any name, one of a method of this class too
         self._trained = tuple(self.children())
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._program[0](*args, **kwargs)
 
     def hold(self, trained: set[int]) -> None:
         """Leave alone, from now on, the modes of children without any of the parameters of these ids."""
@@ -50,7 +45,15 @@ def innermost(program: StochasticFunction) -> StochasticFunction:
 
 
 def as_modules(model: StochasticFunction, guide: StochasticFunction) -> tuple[nn.Module, nn.Module]:
-    """Return a pair as modules: one that is a module already as it is, any other as a :class:`ProgramModule`."""
+    """Return a pair as modules: one that is a module already as it is, any other as a :class:`ProgramModule`.
+
+    Raises
+    ------
+    ValueError
+        If one half is annealed.
+    """
+    if isinstance(model, Annealed) != isinstance(guide, Annealed):
+        raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
     whole = _whole(guide)
     guide_module = _made_module(guide) if whole is None else whole
     whole = _whole(model)

@@ -20,7 +20,7 @@ from torch import nn
 __all__ = ["named_owners", "owners", "placement"]
 
 _LIBRARIES = {*sys.stdlib_module_names, "numpy", "pyro", "pyro_vae", "torch"} - {"__main__"}
-_MOST_ITEMS, _MOST_LEVELS = 256, 4  # of a container, and of objects in objects: a data set is not looked through
+_MOST_ITEMS, _MOST_LEVELS = 256, 6  # of a container, and of objects in objects: a data set is not looked through
 
 
 def named_owners(program: Any) -> dict[str, nn.Module]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, pyro_error_reason
-from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
@@ -27,7 +26,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
 
-__all__ = ["check_annealed", "check_programs", "check_schedules", "folder_of", "schedules_of"]
+__all__ = ["check_programs", "check_schedules", "folder_of", "schedules_of"]
 
 
 def schedules_of(
@@ -57,12 +56,6 @@ def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int
                 f"{num_steps // num_epochs} steps, expected at most {num_steps}"
             )
     return num_steps
-
-
-def check_annealed(model: StochasticFunction, guide: StochasticFunction) -> None:
-    """Raise ``ValueError`` if one half of a pair is annealed."""
-    if isinstance(model, Annealed) != isinstance(guide, Annealed):
-        raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
 
 
 def folder_of(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:

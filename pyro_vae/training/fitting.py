@@ -28,7 +28,7 @@ from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveIntege
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.training.checks import check_annealed, check_programs, check_schedules, folder_of, schedules_of
+from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.cuda_graph import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
@@ -160,7 +160,6 @@ def fit(
     True
     """
     objective = ELBO() if objective is None else objective
-    check_annealed(model, guide)
     model, guide = as_modules(model, guide)
     initial_lr = rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)

@@ -34,6 +34,11 @@ def start() -> dict[str, Tensor]:
     }
 
 
+def start_of(letters: str) -> dict[str, Tensor]:
+    """Some of these values."""
+    return {letter: start()[letter] for letter in letters}
+
+
 def model_of(x: Tensor, w: Tensor, b: Tensor, s: Tensor) -> None:
     with pyro.plate("data", len(x), dim=-1):
         z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))

@@ -5,20 +5,28 @@ from __future__ import annotations
 import functools
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.utils.data import DataLoader
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError
 from tests.support import tutorials
 from tests.support.programs import bits
-from tests.support.writings import DIM, WRITINGS, Network, Pair, as_bare, as_methods, as_modules, guide_of, model_of
+from tests.support.writings import (
+    DIM,
+    WRITINGS,
+    Network,
+    Pair,
+    as_bare,
+    as_methods,
+    as_modules,
+    guide_of,
+    model_of,
+    start_of,
+)
 
 X = torch.linspace(-2.0, 2.0, 8 * DIM).reshape(8, DIM).sin() + 0.5
 
@@ -202,89 +210,7 @@ class TestReach:
                 ValueError, match=r"^model, guide: found no parameter to train, .* by pyro.module or pyro.pa"
             ),
         ):
-            fit(functools.partial(model_of, **fixed("wbs")), lambda x: guide_of(x, *network()))
-
-
-def fixed(letters):
-    from tests.support.writings import start
-
-    return {letter: start()[letter] for letter in letters}
-
-
-class TestBareParameters:
-    def test_one_that_is_declared_later_is_refused(self):
-        calls = []
-
-        def guide(x):
-            calls.append(len(x))
-            late = pyro.param("late", torch.zeros(1)) if len(calls) > 8 else 0.0
-            guide_of(x, *(pyro.param(name, value) for name, value in fixed("ac").items()), torch.ones(1) + late)
-
-        with pytest.raises(ProgramError, match=r"^parameter 'late': found for the first time after training had begun"):
-            fit(as_methods()[0], guide)
-
-    def test_another_constraint_than_that_in_the_store_is_refused(self):
-        pyro.param("t", torch.ones(1))
-        with pytest.raises(
-            ProgramError, match=r"^parameter 't': found the constraint real in Pyro's .*, expected positive"
-        ):
-            fit(*as_bare()[:2])
-        assert list(pyro.get_param_store()) == ["t"]
-
-    def test_a_name_that_a_module_has_too_is_refused(self):
-        pyro.param("t", torch.ones(1), constraint=constraints.positive)
-        model, guide, _ = as_modules()
-        with pytest.raises(ProgramError, match=r"^parameter 't': found in a module and in Pyro's parameter store"):
-            fit(model, guide)
-
-    def test_a_refused_pair_leaves_the_store_as_it_was(self):
-        def guide(x):
-            pyro.sample("y", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
-
-        with pytest.raises(ProgramError):
-            fit(as_methods()[0], guide)
-        assert len(pyro.get_param_store()) == 0
-
-    def test_a_module_may_have_some(self):
-        class Guide(nn.Module):
-            def forward(self, x):
-                guide_of(x, *(pyro.param(name, value) for name, value in fixed("act").items()))
-
-        fit(as_methods()[0], Guide())
-        assert sorted(pyro.get_param_store()) == ["a", "c", "t"]
-        assert not torch.equal(pyro.param("a"), fixed("a")["a"])
-
-
-class TestLastBatch:
-    def program(self, size):
-        def model(x):
-            with pyro.plate("data", size, dim=-1):
-                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).expand([size, 1]).to_event(1))
-                pyro.sample("x", dist.Normal(z, pyro.param("s", torch.ones(DIM))).to_event(1), obs=x)
-
-        def guide(x):
-            with pyro.plate("data", size, dim=-1):
-                pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(1)), 1.0).expand([size, 1]).to_event(1))
-
-        return model, guide
-
-    def test_a_plate_of_fixed_size_is_found_before_training(self):
-        message = (
-            r"^batch_size: found one that leaves a last batch of 2 of 8 data, on which the programs fail \(.*\); "
-            "expected a divisor of 8, or a DataLoader with drop_last=True$"
-        )
-        with pytest.raises(ValueError, match=message):
-            fit(*self.program(3), batch_size=3)
-        with pytest.raises(ValueError, match=r"^batch_size: .* a last batch of 1 of 5 data"):
-            fit(*self.program(4), batch_size=4, valid=X[:5])
-
-    @pytest.mark.parametrize("data", [X, DataLoader(X[:7], batch_size=4, drop_last=True)])
-    def test_whole_batches_alone_are_taken(self, data):
-        fit(*self.program(4), data, batch_size=4)
-
-    def test_programs_that_fail_on_all_batches_are_told_so(self):
-        with pytest.raises(ValueError, match=r"^site 'z': found in a data plate of size 3"):
-            fit(*self.program(3), batch_size=5)
+            fit(functools.partial(model_of, **start_of("wbs")), lambda x: guide_of(x, *network()))
 
 
 def test_handlers_around_a_program_change_nothing_but_what_they_say():
