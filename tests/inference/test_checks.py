@@ -67,7 +67,7 @@ class TestProgramErrors:
 
     def test_observed_data_without_to_event(self, tmp_path):
         # Pyro itself refuses to broadcast four pixels over a plate of another size.
-        message = r"^Shape mismatch inside plate\('data'\) at site x dim -1, 2 vs 4; .*\.to_event"
+        message = r"^Shape mismatch inside plate\('data'\) at site x dim -1, 5 vs 4; .*\.to_event"
         refused(Program(model_of_many_data), Program(good_guide), FOUR, ProgramError, message, tmp_path)
 
     def test_observed_data_without_to_event_as_many_as_the_data(self):

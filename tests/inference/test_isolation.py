@@ -29,10 +29,8 @@ def test_what_is_kept_are_the_tensors_of_bare_params_themselves():
 
 class TestOthers:
     def test_one_that_is_declared_in_a_run_is_refused(self):
-        with (
-            pytest.raises(ProgramError, match=r"^parameter 'scale': found for the first time after training had begun"),
-            refusing_others([]),
-        ):
+        message = r"^parameter 'scale': found for the first time after training had begun"
+        with pytest.raises(ProgramError, match=message), refusing_others([]):
             isolated(program)()
         assert len(pyro.get_param_store()) == 0
         isolated(program)()  # and not afterwards
