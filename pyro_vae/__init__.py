@@ -16,6 +16,7 @@ from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
 from pyro_vae.flows import Flow
 from pyro_vae.inference.annealing import anneal_kl
+from pyro_vae.inference.global_means import at_global_means
 from pyro_vae.inference.importance import log_weights
 from pyro_vae.inference.missing import observed_only, pack
 from pyro_vae.likelihoods import (
@@ -115,6 +116,7 @@ __all__ = [
     "ZeroInflatedPoisson",
     "active_units",
     "anneal_kl",
+    "at_global_means",
     "data",
     "diagnose",
     "fit",

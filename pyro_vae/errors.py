@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import OutOfMemoryError, Tensor
 
@@ -24,8 +25,10 @@ def pyro_error_reason(error: Exception) -> str:
 
 
 @contextmanager
-def failing_on(name: str, x: Tensor) -> Iterator[None]:
+def failing_on(name: str, x: Any) -> Iterator[None]:
     """Raise ``ValueError`` with the argument's name where a program fails on the data ``x``.
+
+    These are a tensor, or several arguments, whose ``str`` gives their shapes.
 
     Some errors pass unchanged: ``ProgramError``, an index out of range, too little memory and a bound that is not
     finite.
@@ -37,6 +40,7 @@ def failing_on(name: str, x: Tensor) -> Iterator[None]:
     except (ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, FloatingPointError) or str(error).startswith(f"{name}: "):
             raise
+        shape = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"shapes {x}"
         raise ValueError(
-            f"{name}: found data of shape {tuple(x.shape)}, on which the programs fail: {pyro_error_reason(error)}"
+            f"{name}: found data of {shape}, on which the programs fail: {pyro_error_reason(error)}"
         ) from error

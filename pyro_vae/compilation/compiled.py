@@ -6,7 +6,8 @@
     compile    let TorchInductor fuse the graph into a few kernels
     check      compare its first results with the function's own, on the same draws
 
-From then on a call runs the kernels alone. Guards (:mod:`pyro_vae.compilation.guards`) are compared before each one;
+From then on a call runs the kernels alone. The tensors of a batch are its inputs; another value of an option in the
+batch takes another trace. Guards (:mod:`pyro_vae.compilation.guards`) are compared before each one;
 where they fail, the function is traced again, unless it was compiled for that state before, such as eval mode. A
 function that reads a value to decide how to go on, or changes a Python attribute as it runs, cannot be traced. It runs
 uncompiled, with one warning that names the reason.
@@ -30,8 +31,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 from tqdm.auto import tqdm
 
-from pyro_vae.compilation.guards import Form
+from pyro_vae.compilation.guards import forms_of, options_of
 from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableError, trace
+from pyro_vae.data.batch import Batch, tensors_in
 from pyro_vae.runtime.state import generators, set_generators
 
 __all__ = ["Compile", "Compiled", "Lower", "Outputs", "Snapshot", "inductor", "make_reporter"]
@@ -98,19 +100,19 @@ class Compiled:
         self.reason: str | None = None  # why it is not compiled, once that is known
         self._kernels: list[_Kernels] = []  # one for each state that the sources were found in, the last used first
 
-    def __call__(self, x: Tensor) -> Outputs:
+    def __call__(self, x: Batch) -> Outputs:
         if self.reason is None and len(x) == (self.num_data or len(x)):
-            if not self.is_current():
+            if not self.is_current(options_of(x)):
                 self.num_data = len(x)
                 self._compile(x)
-            if self.reason is None and self._kernels[0].form == Form.of(x):
+            if self.reason is None and self._kernels[0].forms == forms_of(x):
                 return self._kernels[0](x)
         return self.function(x)
 
-    def is_current(self) -> bool:
-        """Return whether it is compiled for the state that its sources are in now."""
+    def is_current(self, options: tuple[Any, ...] = ()) -> bool:
+        """Return whether it is compiled for the state that its sources are in now, and some options of a batch."""
         for index, kernels in enumerate(self._kernels):
-            if kernels.trace.guards.is_valid():
+            if kernels.options == options and kernels.trace.guards.is_valid():
                 self._kernels.insert(0, self._kernels.pop(index))
                 return self.reason is None
         return False
@@ -124,12 +126,12 @@ class Compiled:
         """Return the tensors that the kernels read anew at each call, besides the batch."""
         return self._kernels[0].trace.tensors if self._kernels else []
 
-    def _compile(self, x: Tensor) -> None:
+    def _compile(self, x: Batch) -> None:
         started = time.monotonic()
         self.num_traces += 1
         try:
             if self.num_traces > _MOST_TRACES:
-                change = self._kernels[0].trace.guards.first_change()
+                change = self._kernels[0].trace.guards.first_change() or f"an option of the batch, found ({x})"
                 raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {change}")
             kernels = _Kernels(trace(self.function, self.sources, x), x, self.lower, self.num_traces)
             kernels.check(self.function, x)
@@ -146,17 +148,18 @@ class Compiled:
 class _Kernels:
     """A trace compiled for batches of one form."""
 
-    def __init__(self, trace: Trace, x: Tensor, lower: Lower, version: int) -> None:
-        self.trace, self.form, self.version = trace, Form.of(x), version
+    def __init__(self, trace: Trace, x: Batch, lower: Lower, version: int) -> None:
+        self.trace, self.version = trace, version
+        self.forms, self.options = forms_of(x), options_of(x)
         with torch.no_grad():
-            self.run = lower(trace.graph, [x, *trace.tensors])
+            self.run = lower(trace.graph, [*tensors_in(x), *trace.tensors])
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Outputs:
-        outputs = iter(self.run(x, *self.trace.tensors))
+    def __call__(self, x: Batch) -> Outputs:
+        outputs = iter(self.run(*tensors_in(x), *self.trace.tensors))
         return [next(outputs) if given else None for given in self.trace.given]
 
-    def check(self, function: Function, x: Tensor) -> None:
+    def check(self, function: Function, x: Batch) -> None:
         """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved."""
         before = Snapshot(self.trace.tensors, x.device)  # the statistics of batch normalisation move with each run
         try:

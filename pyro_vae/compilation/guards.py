@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from pyro_vae.data.batch import Batch, tensors_in
 from pyro_vae.schedules import Schedule
 
-__all__ = ["Form", "Guards"]
+__all__ = ["Form", "Guards", "forms_of", "options_of"]
 
 _MISSING = object()
 
@@ -35,6 +36,24 @@ class Form(NamedTuple):
     @classmethod
     def of(cls, tensor: Tensor) -> Form:
         return cls(tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad)
+
+
+def forms_of(batch: Batch) -> list[Form]:
+    """Return the forms of the tensors of a batch, which are the inputs of a graph."""
+    return list(map(Form.of, tensors_in(batch)))
+
+
+def options_of(batch: Batch) -> tuple[Any, ...]:
+    """Return all of a batch but its tensors: a graph holds the options that it was traced with for good.
+
+    >>> from pyro_vae.data.batch import Arguments
+    >>> options_of(Arguments(torch.zeros(2), 0.5, mode="mean"))
+    (2, ('mode',), ((<class 'float'>, 0.5), (<class 'str'>, 'mean')))
+    """
+    if isinstance(batch, Tensor):
+        return ()
+    options = tuple((type(value), value) for value in batch.values if not isinstance(value, Tensor))
+    return len(batch.args), tuple(batch.kwargs), options
 
 
 class _Contents(NamedTuple):

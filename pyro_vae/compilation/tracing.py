@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +22,12 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.compilation.guards import Guards
 from pyro_vae.compilation.passes import add_biases_later, merge, separate_outputs
+from pyro_vae.data.batch import Arguments, Batch, tensors_in, with_tensors
 
 __all__ = ["Function", "Outputs", "Trace", "UntraceableError", "trace"]
 
 Outputs = Sequence[Any]  # tensors, and None
-Function = Callable[[Tensor], Outputs]
+Function = Callable[[Any], Outputs]  # of a batch
 
 
 class UntraceableError(Exception):
@@ -34,7 +35,7 @@ class UntraceableError(Exception):
 
 
 class Trace(NamedTuple):
-    """``graph(x, *tensors)`` gives those outputs of the function that are not ``None``: where ``given`` is true."""
+    """``graph(*tensors_in(x), *tensors)`` gives the outputs that are not ``None``: where ``given`` is true."""
 
     graph: GraphModule
     tensors: list[Tensor]
@@ -42,19 +43,20 @@ class Trace(NamedTuple):
     guards: Guards
 
 
-def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
+def trace(function: Function, sources: Iterable[Any], x: Batch) -> Trace:
     """Run a function on a batch like ``x``, without values, and return what it does as a graph.
 
     ``sources`` are the modules and objectives that it runs. Raises ``UntraceableError`` if it reads the value of a
-    tensor into Python, changes a Python attribute of its sources, or draws from Python's or NumPy's generator. What
-    else torch cannot trace raises torch's own errors.
+    tensor into Python, changes a Python attribute of its sources, or draws from Python's or NumPy's generator, or if
+    the batch holds anything but tensors and plain options. What else torch cannot trace raises torch's own errors.
     """
+    _check_options(x)
     sources = tuple(sources)
     before, generators = Guards(sources), _other_generators()
     given: list[bool] = []
 
-    def tensors_alone(x: Tensor) -> list[Tensor]:
-        outputs = function(x)
+    def tensors_alone(*tensors: Tensor) -> list[Tensor]:
+        outputs = function(with_tensors(x, tensors))
         given[:] = [output is not None for output in outputs]
         return [output for output in outputs if output is not None]
 
@@ -63,7 +65,7 @@ def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
     try:
         with fake, _NoValues(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say, the function says when it runs
-            traced = make_fx(tensors_alone)(fake.from_tensor(x))
+            traced = make_fx(tensors_alone)(*map(fake.from_tensor, _distinct(tensors_in(x))))
     finally:
         change = before.first_change()
         before.restore()
@@ -78,6 +80,23 @@ def trace(function: Function, sources: Iterable[Any], x: Tensor) -> Trace:
     return Trace(graph, tensors, given, Guards(sources, tensors))
 
 
+def _check_options(x: Batch) -> None:
+    """Raise ``UntraceableError`` for an option that cannot be compared with that of the next batch."""
+    for value in x.values if isinstance(x, Arguments) else ():
+        if value is not None and not isinstance(value, (Tensor, bool, int, float, str)):
+            raise UntraceableError(
+                f"a batch holds a {type(value).__name__}, expected tensors, numbers, strings and None"
+            )
+
+
+def _distinct(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Return each tensor as an object of its own: the next batch may hold two where this one holds one twice."""
+    seen: set[int] = set()
+    for tensor in tensors:
+        yield tensor.clone() if id(tensor) in seen else tensor
+        seen.add(id(tensor))
+
+
 def _other_generators() -> tuple[Any, ...]:
     numpy: dict[str, Any] = np.random.get_state(legacy=False)["state"]
     return random.getstate(), numpy["key"].tobytes(), numpy["pos"]
@@ -88,7 +107,7 @@ def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule
     graph = traced.graph
     inputs: dict[int, Node] = {}
     tensors: list[Tensor] = []
-    (last,) = graph.find_nodes(op="placeholder")
+    *_, last = graph.find_nodes(op="placeholder")
     for node in graph.find_nodes(op="get_attr"):
         tensor = getattr(traced, str(node.target))
         if not isinstance(tensor, Tensor) or isinstance(tensor, FakeTensor):

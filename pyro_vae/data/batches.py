@@ -1,4 +1,4 @@
-"""Floating point batches of a split or a loader, drawn from generators whose states can be restored."""
+"""Batches of resident data or of a loader, drawn from generators whose states can be restored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from pyro_vae.data.arrays import check_exact, check_whole, kind_of
+from pyro_vae.data.arrays import check_exact
+from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.entries import Entries
+from pyro_vae.data.joint import Joint
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.state import generators, set_generators
 
@@ -23,26 +26,33 @@ class _Begun(NamedTuple):
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     batches: Iterator[Any]
-    x: Tensor | None
+    x: Batch | None
 
 
 class Batches:
-    """Floating point batches on one device; each ``iter()`` goes through the data once.
+    """Batches on one device, floating point data in one type; each ``iter()`` goes through the data once.
 
     They are made by :func:`as_batches`. ``num_data`` is the number of data, or ``None`` for an iterable data set
     without a length. ``len()``, the number of batches, then raises ``TypeError``.
     """
 
     def __init__(
-        self, source: Split | DataLoader[Any], batch_size: int, device: torch.device, dtype: torch.dtype, shuffle: bool
+        self,
+        source: Split | Joint | DataLoader[Any],
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        shuffle: bool,
+        entries: Entries | None = None,
     ) -> None:
         self._source = source
         self._batch_size = batch_size
         self._device = device
         self._dtype = dtype
         self._shuffle = shuffle
+        self._entries = entries or Entries()
         self._begun: _Begun | None = None
-        self._check: Callable[[Tensor, int], None] | None = None
+        self._check: Callable[[Batch, int], None] | None = None
         self._start = 0  # the index, in the epoch, of the first datum of the batch picked last
 
     @property
@@ -53,18 +63,19 @@ class Batches:
     @property
     def batch_size(self) -> int | None:
         """The number of data in a whole batch, or ``None`` for a loader whose sampler decides it."""
-        return self._batch_size if isinstance(self._source, Split) else self._source.batch_size
+        return self._source.batch_size if isinstance(self._source, DataLoader) else self._batch_size
 
     @property
     def resident(self) -> bool:
         """True if the data lie on the device, so that a pass through them costs little."""
-        return isinstance(self._source, Split)
+        return not isinstance(self._source, DataLoader)
 
     @property
-    def form(self) -> tuple[Any, ...]:
-        """A key of everything but the rows that a batch of resident data is made from."""
+    def form(self) -> tuple[Any, ...] | None:
+        """A key of everything but the rows that a batch of a split is made from; ``None`` of other data."""
         split = self._source
-        assert isinstance(split, Split)
+        if not isinstance(split, Split):
+            return None
         return split.values.data_ptr(), split.levels, split.binarize, split.dequantize
 
     def generators(self) -> dict[str, Tensor]:
@@ -88,7 +99,7 @@ class Batches:
     @property
     def num_data(self) -> int | None:
         """The number of data in one epoch, or ``None`` if the data set has no length."""
-        data: Any = self._source if isinstance(self._source, Split) else self._source.dataset
+        data: Any = self._source.dataset if isinstance(self._source, DataLoader) else self._source
         try:
             return len(data)
         except TypeError:
@@ -104,9 +115,9 @@ class Batches:
 
     def in_order(self) -> Batches:
         """Return the same batches unshuffled; those of a ``DataLoader`` keep the loader's order."""
-        return Batches(self._source, self._batch_size, self._device, self._dtype, shuffle=False)
+        return Batches(self._source, self._batch_size, self._device, self._dtype, shuffle=False, entries=self._entries)
 
-    def first(self) -> Tensor | None:
+    def first(self) -> Any:
         """Return the first batch, or ``None`` if there is none; the next pass still begins with it.
 
         The generators' states are restored.
@@ -114,12 +125,12 @@ class Batches:
         if self._begun is not None:
             return self._begun.x
         before = self.generators()
-        if isinstance(self._source, Split):
+        if not isinstance(self._source, DataLoader):
             x = next(iter(self), None)
         else:
             batches = iter(self._source)
             found = list(islice(batches, 1))
-            x = self._on_device(_data_of(found[0])) if found else None
+            x = self._on_device(self._entries.batch_of(found[0])) if found else None
             self._begun = _Begun(before, self.generators(), chain(found, batches), x)
         self.set_generators(before)
         return x
@@ -134,26 +145,26 @@ class Batches:
             iter(self._source)
             self.set_generators(before)
 
-    def check_first_pass(self, check: Callable[[Tensor, int], None]) -> None:
+    def check_first_pass(self, check: Callable[[Batch, int], None]) -> None:
         """Call ``check(x, start)`` on each batch until a pass ends; ``start`` is the index of its first datum."""
         self._check = check
 
     def __len__(self) -> int:
-        if isinstance(self._source, Split):
-            return -(-len(self._source) // self._batch_size)
-        return len(self._source)
+        if isinstance(self._source, DataLoader):
+            return len(self._source)
+        return -(-len(self._source) // self._batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:  # of tensors, where the programs take one argument
         return map(self.read, self.picks())
 
-    def picks(self) -> Iterator[Tensor | slice]:
+    def picks(self) -> Iterator[Batch | slice]:
         """Yield the rows of each batch of resident data, or each batch of the loader, for :meth:`read`."""
-        if isinstance(self._source, Split):
+        if not isinstance(self._source, DataLoader):
             yield from self._source.rows(self._batch_size, self._shuffle)
             return
         start = 0
         for batch in self._loaded():
-            x = _data_of(batch)
+            x = self._entries.batch_of(batch)
             self._start = start
             yield x
             start += len(x)
@@ -172,25 +183,19 @@ class Batches:
                 return begun.batches
         return iter(self._source)
 
-    def read(self, pick: Tensor | slice) -> Tensor:
+    def read(self, pick: Batch | slice) -> Any:
         """Return a batch on the device, from the rows or the loader's batch that :meth:`picks` yielded."""
-        if isinstance(self._source, Split):
+        if not isinstance(self._source, DataLoader):
+            assert not isinstance(pick, Arguments)
             return self._source.read(pick, self._dtype)
-        assert isinstance(pick, Tensor)
+        assert not isinstance(pick, slice)
         x = self._on_device(pick)
         if self._check is not None:
             self._check(x, self._start)
         return x
 
-    def _on_device(self, x: Tensor) -> Tensor:
+    def _on_device(self, x: Batch) -> Batch:
+        if isinstance(x, Arguments):
+            return x.to(self._device, self._dtype)
         check_exact(x, self._dtype, "data")
         return x.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes
-
-
-def _data_of(batch: Any) -> Tensor:
-    """Return the data in a batch of a loader: the batch itself, or the first entry of a tuple or list."""
-    x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(x, Tensor):
-        raise TypeError(f"batch: found {kind_of(x)}, expected a tensor, or a tuple or list that starts with one")
-    check_whole(x, "data")
-    return x

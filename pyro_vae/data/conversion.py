@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyro_vae.data.arrays import check_array, check_exact, kind_of
+from pyro_vae.data.batch import Arguments
 from pyro_vae.data.batches import Batches
+from pyro_vae.data.entries import Entries
+from pyro_vae.data.joint import Joint
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.split import Split, check_batch_size
+from pyro_vae.runtime.arguments import AnyData
 
 __all__ = ["as_batches"]
 
 
 def as_batches(
-    data: Tensor | npt.NDArray[Any] | Split | Dataset[Any] | DataLoader[Any] | Batches,
+    data: AnyData,
     batch_size: int,
     *,
     device: torch.device | str,
     dtype: torch.dtype,
     shuffle: bool,
     name: str = "data",
+    programs: Sequence[Callable[..., Any]] = (),
 ) -> Batches:
     """Make batches ``(batch_size, *data_shape)`` of ``dtype`` on ``device`` from any kind of data.
+
+    Those of several entries are :class:`~pyro_vae.data.batch.Arguments` where the programs take as many, see
+    :mod:`pyro_vae.data.entries`: floating point entries of ``dtype``, integers and booleans of their own type.
 
     Parameters
     ----------
     data
         A tensor, array or :class:`Split` moves to the device whole. Numbers in a tensor or array are never scaled. Any
-        other ``Dataset`` is read through a ``DataLoader``. A ``DataLoader`` keeps its own order and batch size. Of a
-        batch that is a tuple or list, such as ``(x, label)``, the first entry is used. :class:`Batches` are returned
-        unchanged.
+        other ``Dataset`` is read through a ``DataLoader``. A ``DataLoader`` keeps its own order and batch size. A tuple
+        or dictionary of arrays and splits moves to the device whole too. :class:`Batches` are returned unchanged.
     batch_size
         The number of data in a batch, 1 or more; the last one may be smaller.
     device
@@ -46,6 +53,8 @@ def as_batches(
         Draw a new order for each epoch. Iterable data sets and loaders keep their own order.
     name
         The name of the data in error messages.
+    programs
+        The model and the guide, which are to be called with the batches. With none, batches are of one argument.
 
     Raises
     ------
@@ -67,8 +76,16 @@ def as_batches(
         return data
     check_batch_size(batch_size)
     device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", to be compared below
-    source: Split | DataLoader[Any]
-    if isinstance(data, Split):
+    entries = Entries(programs, name)
+    source: Split | Joint | DataLoader[Any]
+    if (several := _several(data)) is not None:
+        several = entries.chosen(several)
+        if len(several.args) == 1 and not several.kwargs:
+            return as_batches(
+                several.args[0], batch_size, device=device, dtype=dtype, shuffle=shuffle, name=name, programs=programs
+            )
+        source = Joint(several, device, dtype, name)
+    elif isinstance(data, Split):
         source = data if data.device == device else data.to(device)
     elif isinstance(data, (Tensor, np.ndarray)):
         values = check_array(data, name).to(device)
@@ -83,13 +100,31 @@ def as_batches(
     else:
         raise TypeError(
             f"{name}: found {kind_of(data)}, expected a tensor, a NumPy array, a Dataset, a DataLoader or one split of "
-            "what load returned (such as its .train)"
+            "what load returned (such as its .train), or a tuple or dict of arrays"
         )
-    return Batches(source, batch_size, device, dtype, shuffle)
+    return Batches(source, batch_size, device, dtype, shuffle, entries)
+
+
+def _several(data: Any) -> Arguments | None:
+    """Return the entries of a tuple or dictionary of arrays, ``None`` for any other kind of data."""
+    entries = None
+    if isinstance(data, Arguments):
+        entries = data
+    elif isinstance(data, tuple):
+        entries = Arguments(*data)
+    elif isinstance(data, Mapping) and all(isinstance(name, str) for name in data):
+        entries = Arguments(**data)
+    has_data = entries is not None and any(isinstance(value, (Tensor, np.ndarray, Split)) for value in entries.values)
+    return entries if has_data else None
 
 
 def training_batches(
-    data: Any, valid: Any, batch_size: int, device: torch.device, dtype: torch.dtype
+    data: Any,
+    valid: Any,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    programs: Sequence[Callable[..., Any]] = (),
 ) -> tuple[Batches, Batches | None]:
     """Return the batches of training and of validation data, as :func:`pyro_vae.fit` takes them.
 
@@ -100,9 +135,11 @@ def training_batches(
     """
     train = data.train if isinstance(data, Splits) else data
     valid = data.valid if isinstance(data, Splits) and valid is None else valid
-    batches = as_batches(train, batch_size, device=device, dtype=dtype, shuffle=True)
+    batches = as_batches(train, batch_size, device=device, dtype=dtype, shuffle=True, programs=programs)
     if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
         raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
     if valid is None:
         return batches, None
-    return batches, as_batches(valid, batch_size, device=device, dtype=dtype, shuffle=False, name="valid")
+    return batches, as_batches(
+        valid, batch_size, device=device, dtype=dtype, shuffle=False, name="valid", programs=programs
+    )

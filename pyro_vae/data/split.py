@@ -28,7 +28,7 @@ from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Arrays, Devices, Instances, OrNone
 
-__all__ = ["Binarize", "Split", "check_probabilities"]
+__all__ = ["Binarize", "Split", "check_probabilities", "cut_rows"]
 
 Binarize: TypeAlias = Literal["dynamic", "static", "threshold"]
 
@@ -137,11 +137,7 @@ class Split(Dataset[Tensor]):
 
     def rows(self, batch_size: int, shuffle: bool, drop_last: bool = False) -> Iterator[Tensor | slice]:
         """Yield the rows of each batch of :meth:`batches`: ``(batch_size,)`` if they are shuffled, else a slice."""
-        order = torch.randperm(len(self)).to(self.device) if shuffle else None
-        stop = len(self) - len(self) % batch_size if drop_last else len(self)
-        for start in range(0, stop, batch_size):
-            rows = slice(start, start + batch_size)
-            yield rows if order is None else order[rows]
+        return cut_rows(len(self), self.device, batch_size, shuffle, drop_last)
 
     def read(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """Return the batch of some rows, and draw its noise."""
@@ -206,6 +202,17 @@ class Split(Dataset[Tensor]):
         bits = {"dynamic": f"{grey} binarised at each use", "static": "bits drawn once", "threshold": "thresholded"}
         kind = f"{grey} dequantised at each use" if self.dequantize else bits.get(self.binarize or "", grey)
         return f"Split({len(self)} x {self.data_shape}, {kind}, on {self.device})"
+
+
+def cut_rows(
+    num_data: int, device: torch.device, batch_size: int, shuffle: bool, drop_last: bool = False
+) -> Iterator[Tensor | slice]:
+    """Yield the rows of each batch of ``num_data`` data on a device: ``(batch_size,)`` if shuffled, else a slice."""
+    order = torch.randperm(num_data).to(device) if shuffle else None
+    stop = num_data - num_data % batch_size if drop_last else num_data
+    for start in range(0, stop, batch_size):
+        rows = slice(start, start + batch_size)
+        yield rows if order is None else order[rows]
 
 
 def check_probabilities(split: Split, purpose: str) -> None:

@@ -19,7 +19,8 @@ from pyro_vae.diagnostics.moments import Moments
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
-from pyro_vae.inference.traces import PairTrace, Site, random_sites
+from pyro_vae.inference.sites import Site, random_sites
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement

@@ -5,6 +5,7 @@ r"""The mean of an objective's bound over data.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compilation.compiled import Outputs
+from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.annealing import Annealed, bare
@@ -56,11 +58,12 @@ def mean_bound(
     ValueError
         If the data are empty, not finite, or outside the support of an observed site.
     """
-    programs = ProgramPair(model, guide, objective.max_plate_nesting)
+    own = objective if isinstance(objective, Objective) else None
+    programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
     device, dtype = programs.placement()
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(programs, batches, name="x", enumerated=not isinstance(objective, Objective))
+        check_program(programs, batches, name="x", enumerated=own is None, each_datum=False)
     return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 
@@ -73,7 +76,7 @@ def mean_estimate(
     *,
     batch_size: int = 100,
     seed: int | None = None,
-    summed: Callable[[Tensor], Outputs] | None = None,
+    summed: Callable[[Batch], Outputs] | None = None,
     name: str = "x",
 ) -> tuple[float, float]:
     """Return :func:`mean_bound`, and the mean of what the objective maximises: the same but for what weighs the KL.
@@ -86,7 +89,7 @@ def mean_estimate(
         If there are no data.
     """
     device, dtype = placement(model, guide)
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name, programs=(model, guide))
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     summed = summed_bounds(model, guide, objective) if summed is None else summed
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
@@ -103,18 +106,18 @@ def mean_estimate(
 
 def summed_bounds(
     model: StochasticFunction, guide: StochasticFunction, objective: Any
-) -> Callable[[Tensor], list[Tensor]]:
+) -> Callable[[Batch], list[Tensor]]:
     """Return a function from a batch to the sums of its bounds, in one tensor: the true one, and what is maximised."""
     own = ProgramPair(model, guide).isolated()
     plain = ProgramPair(bare(model), bare(guide)).isolated()
 
-    def summed(x: Tensor) -> list[Tensor]:
+    def summed(x: Batch) -> list[Tensor]:
         if isinstance(objective, Objective):
             estimate = objective.estimate(own.model, own.guide, x)
             return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
-        true = weighed = -objective.loss(own.model, own.guide, x)
+        true = weighed = -call(functools.partial(objective.loss, own.model, own.guide), x)
         if isinstance(model, Annealed) or isinstance(guide, Annealed):
-            true = -objective.loss(plain.model, plain.guide, x)
+            true = -call(functools.partial(objective.loss, plain.model, plain.guide), x)
         return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
 
     return summed

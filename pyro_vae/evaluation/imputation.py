@@ -125,7 +125,7 @@ def impute(
     sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
     batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(programs.model, programs.guide):
-        check_program(programs, batches, name="x", whole_batch=True)
+        check_program(programs, batches, name="x")
         parts = []
         for batch in batches:
             with failing_on("x", batch[:, 0]):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
+from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim
@@ -24,9 +26,10 @@ from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.importance import weights_of
+from pyro_vae.inference.importance import trace_pair, weights_of
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.particles import VectorizeParticles, way_of
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -91,6 +94,7 @@ class LogLikelihood(_Estimates):
     def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:
         """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
 
+        Where the programs take several arguments, the dimensions are the entries that the model's sites observe.
         Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
         levels, see :mod:`pyro_vae.data.dequantisation`.
         """
@@ -112,6 +116,7 @@ def log_likelihood(
     compile: Compile = "auto",
     seed: Seed | None = None,
     max_plate_nesting: PositiveInteger = 1,
+    vectorize_particles: VectorizeParticles = "auto",
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Estimate log p(x) of each datum by importance sampling from the guide.
@@ -126,7 +131,8 @@ def log_likelihood(
     model, guide
         A pair of programs.
     x
-        Data ``(N, *data_shape)``: a tensor, an array, a split of :func:`pyro_vae.data.load`, a dataset or a loader.
+        Data ``(N, *data_shape)``: a tensor, an array, a split of :func:`pyro_vae.data.load`, a tuple or dictionary of
+        these, a dataset or a loader. Entries are passed on as in :func:`pyro_vae.fit`.
     num_particles
         The number K of importance samples of each datum; the last chunk holds what is left of it.
     chunk_size, batch_size
@@ -142,7 +148,9 @@ def log_likelihood(
     seed
         Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
     max_plate_nesting
-        How many plates the programs have, the data plate included.
+        How many plates the programs have at least, the data plate included.
+    vectorize_particles
+        How the particles of a chunk are drawn, see :func:`pyro_vae.log_weights`.
     progress
         Show a progress bar.
 
@@ -166,16 +174,14 @@ def log_likelihood(
     >>> estimate.values.shape, estimate.mean_error() < 0.1
     (torch.Size([3]), True)
     """
-    programs = ProgramPair(model, guide, max_plate_nesting)
+    programs = ProgramPair(model, guide, max_plate_nesting, vectorize_particles)
     isolated = programs.isolated()
     device, dtype = programs.placement()
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    sizes = [chunk_size] * (num_particles // chunk_size)
-    sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
+    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     parts: list[tuple[Tensor, ...]] = []
     num_dims = 0.0  # summed over the data
 
-    def weigh(x: Tensor, size: int = chunk_size) -> list[Tensor]:
+    def weigh(x: Batch, size: int) -> list[Tensor]:
         return [weights_of(isolated, x, size)]
 
     with (
@@ -185,32 +191,51 @@ def log_likelihood(
         precise(precision, device),
         tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
     ):
-        check_program(programs, batches, name="x", num_particles=num_particles)
+        first = check_program(programs, batches, name="x", num_particles=num_particles)
+        if first is not None and num_particles > 1 and way_of(isolated, first, shares_globals=False) is False:
+            chunk_size = 1
+        sizes = [chunk_size] * (num_particles // chunk_size)
+        sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
         chunks = None
         if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
-            chunks = Compiled(
-                weigh, (*owners(model), *owners(guide)), num_data=batch_size, name="likelihood",
-                say=make_reporter(progress),
-            )  # fmt: skip
+            weigh_chunk = functools.partial(weigh, size=chunk_size)
+            modules, say = (*owners(model), *owners(guide)), make_reporter(progress)
+            chunks = Compiled(weigh_chunk, modules, num_data=batch_size, name="likelihood", say=say)
         for batch in bar:
             weights = StreamingWeights(num_particles)
-            whole = functools.partial(weigh if chunks is None else chunks, batch)
             for size in sizes:
-                (log_w,) = whole() if size == chunk_size else weigh(batch, size)
+                (log_w,) = weigh(batch, size) if chunks is None or size != chunk_size else chunks(batch)
                 weights.update(log_w)
             parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
-            num_dims += _num_dims(model, batch)
+            num_dims += _num_dims(programs, batch)
     estimate = LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
     estimate.num_dims = num_dims / len(estimate.values)
     return estimate
 
 
-def _num_dims(model: StochasticFunction, x: Tensor) -> float:
+def _num_dims(programs: ProgramPair, x: Batch) -> float:
     """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
-    program = bare(model)
+    program = bare(programs.model)
     if isinstance(program, LabelledModel):
         return float(len(x) * math.prod(program.data_shape))
-    return unpack(model, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
+    if isinstance(x, Arguments):
+        with seeded(0, x.device):
+            pair = trace_pair(programs.isolated(), x)
+        return sum(_num_seen(pair.model_sites[name]) for name in pair.observed)
+    return unpack(program, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
+
+
+def _num_seen(site: dict[str, Any]) -> float:
+    """How many entries a site observes, without those that a mask leaves out."""
+    fn, seen = site["fn"], torch.ones_like(site["value"], dtype=torch.bool)
+    masks = [] if site["mask"] is None else [(site["mask"], fn.event_dim)]
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, MaskedDistribution):
+            masks.append((fn._mask, fn.event_dim))
+        fn = fn.base_dist
+    for mask, event_dim in masks:
+        seen = seen & (mask[(..., *[None] * event_dim)] if isinstance(mask, Tensor) else mask)
+    return seen.sum().item()
 
 
 def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:

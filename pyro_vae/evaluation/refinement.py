@@ -125,7 +125,7 @@ def refine(
     x = as_tensor(x, "x").to(device, dtype)
     batches = as_batches(x, max(len(x), 1), device=device, dtype=dtype, shuffle=False, name="x")
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
-        check_program(programs, batches, name="x", whole_batch=True)
+        check_program(programs, batches, name="x")
         with failing_on("x", x):
             refined = RefinedGuide(guide, x)
         isolated = ProgramPair(model, refined).isolated()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.sites import KL_WEIGHT
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
 from pyro_vae.runtime.kinds import Anything
 from pyro_vae.runtime.objects import Instances, Sequences
@@ -58,6 +59,7 @@ class _Weigh(Messenger):
         if self.sites is None or msg["name"] in self.sites:
             plain = isinstance(msg["scale"], float) and msg["scale"] == 1.0
             msg["scale"] = self.weight if plain else msg["scale"] * self.weight
+            msg["infer"][KL_WEIGHT] = msg["infer"].get(KL_WEIGHT, 1.0) * self.weight
 
 
 class Annealed(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.annealing import bare
@@ -16,8 +17,11 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.pairing import check_observed, without_plate
+from pyro_vae.inference.particles import check_way, way_of
+from pyro_vae.inference.sites import Site
 from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
-from pyro_vae.inference.traces import PairTrace, Site
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["check_program", "run_to_check"]
@@ -31,20 +35,21 @@ def check_program(
     num_particles: int = 1,
     enumerated: bool = False,
     resumed: bool = False,
-    whole_batch: bool = False,
+    each_datum: bool = True,
+    shares_globals: bool = False,
     check_pair: Callable[[PairTrace], None] | None = None,
-) -> Tensor | None:
-    """Run the pair once on two of the data, and hold all data against the supports of the observed sites.
+) -> Batch | None:
+    """Run the pair once on the first batch, and hold all data against the supports of the observed sites.
 
-    Two, since a dimension that belongs to one datum can then hardly pass for that of the data; with ``whole_batch``,
-    the first batch, for programs that take no other size. Data that lie on the device are gone through here. Those of a
-    loader are checked batch by batch as they are read for the first time; of a run that is ``resumed``, the first batch
-    too, which asking for it might use up. ``check_pair`` is called with what the first run left behind.
+    Data that lie on the device are gone through here. Those of a loader are checked batch by batch as they are read for
+    the first time; of a run that is ``resumed``, the first batch too, which asking for it might use up. ``check_pair``
+    is called with what the first run left behind. ``each_datum`` and ``shares_globals`` are as in
+    :func:`~pyro_vae.inference.importance.trace_pair`.
 
     Returns
     -------
-    Tensor or None
-        The data that the pair was run on; ``None`` where that is still to come.
+    Tensor, Arguments or None
+        The batch that the pair was run on; ``None`` where that is still to come.
 
     Raises
     ------
@@ -53,7 +58,14 @@ def check_program(
     ValueError
         If a value of the data is not finite or lies outside the support of an observed site; the message names both.
     """
-    check = _Check(programs, name, num_particles, whole_batch, check_pair, enumerated)
+    check = _Check(
+        programs,
+        name=name,
+        num_particles=num_particles,
+        num_data=batches.num_data,
+        options={"enumerated": enumerated, "each_datum": each_datum, "shares_globals": shares_globals},
+        check_pair=check_pair,
+    )
     if batches.resident:
         start = 0
         with seeded(0, programs.placement()[0]):  # binarised pixels and latents are drawn
@@ -82,25 +94,28 @@ class _Check:
     def __init__(
         self,
         programs: ProgramPair,
+        *,
         name: str,
         num_particles: int,
-        whole_batch: bool,
+        num_data: int | None,
+        options: dict[str, Any],
         check_pair: Callable[[PairTrace], None] | None,
-        enumerated: bool,
     ) -> None:
-        self.programs, self.name, self.num_particles = programs, name, num_particles
-        self.whole_batch, self.check_pair, self.enumerated = whole_batch, check_pair, enumerated
-        self.first: Tensor | None = None
+        self.programs, self.name, self.num_particles, self.num_data = programs, name, num_particles, num_data
+        self.options, self.check_pair = options, check_pair
+        self.first: Batch | None = None
         self.whole: list[Site] = []  # sites that observe the data as they are, whatever these are
         self.others: list[str] = []  # sites that have to be run on them
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, start: int) -> None:
-        _check_finite(x, start, self.name)
+    def __call__(self, x: Batch, start: int) -> None:
+        for values in x.tensors if isinstance(x, Arguments) else [x]:
+            _check_finite(values, start, self.name)
         with seeded(0, x.device):
             if self.first is None:
-                self._begin(x if self.whole_batch else x[:2])
+                self._begin(x)
             for site in self.whole:
+                assert isinstance(x, Tensor)
                 data, seen = unpack(self.programs.model, x)
                 check_values(site["fn"], data, seen, start, 0, self.name, f"site {site['name']!r}")
             if self.others:
@@ -108,26 +123,46 @@ class _Check:
                 for site in map(pair.model_sites.__getitem__, self.others):
                     check_site(pair, site, start, self.name)
 
-    def _begin(self, x: Tensor) -> None:
+    def _begin(self, x: Batch) -> None:
         """Run the pair for the first time."""
-        _check_data_shape(self.programs.model, x, self.name)
+        if isinstance(x, Tensor):
+            _check_data_shape(self.programs.model, x, self.name)
         pair = self._trace(x)
+        if pair.plate.dim is None and self.num_data != len(x):
+            found = f"a batch of {len(x)} of {self.num_data or 'an unknown number of'} data"
+            raise ProgramError(
+                f"{self.name}: found {found} for programs that have no plate of the data: {without_plate(pair)}"
+            )
+        check_observed(pair)
         if self.check_pair is not None:
             self.check_pair(pair)
-        if self.num_particles > 1:  # not as many as data, so that the one cannot pass for the other
-            self._trace(x, num_particles=3)
-        data, _ = unpack(self.programs.model, x)
+        if self.num_particles > 1:
+            self._check_particles(x)
+        data = unpack(self.programs.model, x)[0] if isinstance(x, Tensor) else None
         for site in map(pair.model_sites.__getitem__, pair.observed):
             packed = isinstance(bare(self.programs.model), ObservedOnly)  # its masks are those of the data
-            if _is_data(site, data) and is_constant(site["fn"]) and (packed or not is_masked(site)):
+            if (
+                data is not None
+                and _is_data(site, data)
+                and is_constant(site["fn"])
+                and (packed or not is_masked(site))
+            ):
                 self.whole.append(site)
             elif not covers_all(site["fn"]):
                 self.others.append(site["name"])
         self.first = x
 
-    def _trace(self, x: Tensor, num_particles: int = 1) -> PairTrace:
-        isolated = self.programs.isolated()
-        call = functools.partial(trace_pair, isolated, x, num_particles, enumerated=self.enumerated)
+    def _check_particles(self, x: Batch) -> None:
+        """Hold the weights of several particles against those of single runs."""
+        programs, way = self.programs.isolated(), self.programs.vectorize_particles
+        if way == "auto":
+            way_of(programs, x, self.options["shares_globals"])
+        elif way is not False:
+            still = self.programs.with_copied_buffers()
+            run_to_check(lambda: check_way(still, x, way), self.programs, x, self.name)
+
+    def _trace(self, x: Batch) -> PairTrace:
+        call = functools.partial(trace_pair, self.programs.isolated(), x, **self.options)
         return run_to_check(call, self.programs, x, self.name)
 
 
@@ -146,7 +181,7 @@ def _check_data_shape(model: StochasticFunction, x: Tensor, name: str) -> None:
         raise ValueError(f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them")
 
 
-def run_to_check(call: Callable[[], Any], programs: ProgramPair, x: Tensor, name: str) -> Any:
+def run_to_check(call: Callable[[], Any], programs: ProgramPair, x: Batch, name: str) -> Any:
     """Return ``call()``, made in eval mode; its errors name the data and their shape."""
     try:
         with evaluating(programs.model, programs.guide):

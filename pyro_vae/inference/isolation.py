@@ -10,15 +10,45 @@ from contextvars import ContextVar
 from typing import Any
 
 import pyro
+from pyro.distributions import constraints
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.runtime.modules import owners
 
-__all__ = ["StoreState", "isolated", "kept_in_store", "refusing_others"]
+__all__ = ["OwnParameters", "StoreState", "isolated", "kept_in_store", "refusing_others"]
 
 StoreState = dict[str, dict[str, Any]]  # unconstrained values and constraints by name, as Pyro's store has them
 _known: ContextVar[frozenset[int] | None] = ContextVar("known", default=None)  # ids of the parameters of a run
+
+
+class OwnParameters(Messenger):
+    """Puts a module's parameter into Pyro's store as it is, where Pyro itself would put a contiguous copy.
+
+    No module uses the copy: it has no gradient, and ``SVI`` steps it in place of the parameter. Where the store holds
+    one already it stays, since values may have been restored into it; with ``warn``, a warning names it.
+    """
+
+    def __init__(self, *, warn: bool = False) -> None:
+        super().__init__()
+        self.warn = warn
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, *init = msg["args"]
+        if not init or not isinstance(init[0], nn.Parameter) or init[0].is_contiguous():
+            return
+        store = pyro.get_param_store()
+        if name not in store:
+            if msg["kwargs"].get("constraint", constraints.real) is constraints.real:
+                store.set_state({"params": {name: init[0]}, "constraints": {name: constraints.real}})
+        elif self.warn and dict(store.named_parameters())[name] is not init[0]:
+            warnings.warn(
+                f"parameter {name!r}: found a contiguous copy in Pyro's parameter store, which SVI steps in place of "
+                "the module's own, expected pyro.clear_param_store() before",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
@@ -44,7 +74,7 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwarg
             kind: {n: values[n] for n, p in state["params"].items() if id(p) in known} for kind, values in state.items()
         }
     try:
-        with store.scope(state), _without_warning() if frozen else nullcontext():
+        with store.scope(state), _without_warning() if frozen else nullcontext(), OwnParameters():
             result = program(*args, **kwargs)
             if known is not None:
                 _refuse_others(store.named_parameters(), known)

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, kl_divergence
 
 from pyro_vae.inference.traces import PairTrace
 
-__all__ = ["analytic_kl", "factorises", "sampled_kl"]
+__all__ = ["analytic_global_kl", "analytic_kl", "factorises", "sampled_kl"]
 
 
 def analytic_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor | None:
@@ -27,7 +27,31 @@ def analytic_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor | No
     Integrating a latent out is right only if the model's distribution of it was fixed before it was drawn: every
     latent that comes before it in the model must come before it in the guide as well.
     """
-    model_order, guide_order = list(pair.latents), list(pair.guide_sites)
+
+    def of_run(run: PairTrace) -> Tensor | None:
+        found = _closed_form(run, name, scaled)
+        return None if found is None else run.per_unit(found[0], run.guide_sites[name], found[1], scaled)
+
+    return pair.over_particles(of_run)
+
+
+def analytic_global_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor | None:
+    """KL(q ‖ p) of a site outside of the data plate, ``(K,)`` or ``(1,)``, or ``None`` where it must be sampled."""
+
+    def of_run(run: PairTrace) -> Tensor | None:
+        found = _closed_form(run, name, scaled)
+        if found is None:
+            return None
+        kl = found[0].flatten(found[0].dim() - found[1]).sum(-1) if found[1] else found[0]
+        return run.global_sum(kl, run.guide_sites[name], scaled)
+
+    return pair.over_globals(of_run)
+
+
+def _closed_form(pair: PairTrace, name: str, scaled: bool) -> tuple[Tensor, int] | None:
+    """Return the KL of a site and the number of its dimensions that are units."""
+    model_order = [other for other, site in pair.model_sites.items() if not site["is_observed"]]
+    guide_order = list(pair.guide_sites)
     before_in_model = set(model_order[: model_order.index(name)])
     if not before_in_model <= set(guide_order[: guide_order.index(name)]):
         return None
@@ -39,14 +63,17 @@ def analytic_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor | No
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         q, p = q.expand(shape), p.expand(shape)
     try:
-        kl = kl_divergence(q, p)
+        return kl_divergence(q, p), num_unit_dims
     except NotImplementedError:
         return None
-    return pair.per_unit(kl, site, num_unit_dims, scaled)
 
 
 def sampled_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tensor:
     """log q - log p of the draws of one site, ``(K, B, U)``, whose mean is its KL."""
+    return pair.over_particles(lambda run: _sampled(run, name, scaled))
+
+
+def _sampled(pair: PairTrace, name: str, scaled: bool) -> Tensor:
     if not factorises(pair, name):
         log_q, log_p = (pair.log_prob(sites[name], scaled) for sites in (pair.scored_sites, pair.model_sites))
         return (log_q - log_p)[..., None]

@@ -1,16 +1,19 @@
-"""Two programs that run together: a model, its guide, and the number of plates that they have."""
+"""Two programs that run together: a model and its guide, and how they run with several particles."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from pyro_vae.inference.frozen import with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.runtime.modules import placement
 
-__all__ = ["ProgramPair"]
+__all__ = ["ProgramPair", "root_of"]
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,42 @@ class ProgramPair:
     model, guide
         The programs, each called with data ``(B, *data_shape)``.
     max_plate_nesting
-        How many plates they have, the data plate included.
+        How many plates they have at least, the data plate included. Particles go left of them.
+    vectorize_particles
+        How several particles are drawn, see :mod:`pyro_vae.inference.particles`.
     """
 
     model: StochasticFunction
     guide: StochasticFunction
     max_plate_nesting: int = 1
+    vectorize_particles: Any = True
 
     def isolated(self) -> ProgramPair:
         """Return the pair run in a parameter store of its own, see :func:`~pyro_vae.inference.isolation.isolated`."""
         return replace(self, model=isolated(self.model), guide=isolated(self.guide))
 
+    def with_copied_buffers(self) -> ProgramPair:
+        """Return the pair run in a parameter store of its own on copies of its buffers."""
+        halves = (with_copied_buffers(isolated(program)) for program in (self.model, self.guide))
+        return replace(self, model=next(halves), guide=next(halves))
+
     def placement(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and the floating dtype of the pair's parameters."""
         return placement(self.model, self.guide)
+
+
+def root_of(program: Any) -> tuple[Any, str]:
+    """Return what a program is under everything that is wrapped around it: a module or a function, and its method.
+
+    >>> root_of(functools.partial(isolated("".join)))
+    ('', 'join')
+    """
+    while True:
+        if (inner := getattr(program, "__wrapped__", None)) is not None:
+            program = inner
+        elif isinstance(program, functools.partial):
+            is_isolated = program.func.__module__ == isolated.__module__
+            program = program.args[0] if is_isolated else program.func
+        else:
+            owner = getattr(program, "__self__", program)
+            return owner, "" if owner is program else program.__name__

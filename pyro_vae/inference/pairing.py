@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.traces import PairTrace, Site
+from pyro_vae.inference.plates import PARTICLES, UNSIZED, plates_of
+from pyro_vae.inference.sites import Site
+from pyro_vae.inference.traces import PairTrace
 
-__all__ = ["check_pair"]
-
-_UNSIZED = -1  # what Pyro calls the size of a plate that was given none
+__all__ = ["check_each_datum", "check_observed", "check_pair", "without_plate"]
 
 
 def check_pair(pair: PairTrace, enumerated: bool) -> None:
@@ -19,8 +19,9 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
         for name, site in pair.guide_sites.items()
         if not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
+    latents = [name for name, site in pair.model_sites.items() if not site["is_observed"]]
     in_model = {  # a latent that the guide draws is marked for enumeration in the model too, where it is replayed
-        name for name in pair.latents if name in in_guide or not (enumerated and _is_enumerated(pair.model_sites[name]))
+        name for name in latents if name in in_guide or not (enumerated and _is_enumerated(pair.model_sites[name]))
     }
     for name in sorted(in_guide - in_model):
         what = "observes it" if name in pair.model_sites else f"has the latent sites {sorted(in_model)}"
@@ -32,34 +33,79 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
             f"site {name!r}: found in the model, but the guide has the latent sites {sorted(in_guide)}; expected the "
             "same latents in both"
         )
+    for name in sorted(in_guide & in_model):
+        guide_site, model_site = pair.guide_sites[name], pair.model_sites[name]
+        if pair.plate.holds(guide_site) != pair.plate.holds(model_site):
+            outside, inside = ("guide", "model") if pair.plate.holds(model_site) else ("model", "guide")
+            raise ProgramError(
+                f"site {name!r}: found outside the data plate of the {outside}, but inside that of the {inside}, "
+                'expected both inside pyro.plate("data", len(x), dim=-1), or both outside'
+            )
     for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):  # the model replays the guide
-        for name, site in sites.items():
-            plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-            sizes = [frame.size for frame in plates if frame.dim == pair.data_dim]
-            if not sizes:
-                raise ProgramError(
-                    f"site {name!r}: found outside the data plate of the {program}, expected inside "
-                    'pyro.plate("data", len(x), dim=-1)'
-                )
-            if sizes[0] not in (pair.num_data, _UNSIZED):
-                raise ProgramError(
-                    f"site {name!r}: found in a data plate of size {sizes[0]} in the {program}, expected one of size "
-                    f"len(x) = {pair.num_data}"
-                )
+        for site in sites.values():
+            if pair.plate.dim is not None and pair.plate.holds(site):
+                _check_size(pair, site, program)
             _check_shape(pair, site, program)
+
+
+def _check_size(pair: PairTrace, site: Site, program: str) -> None:
+    """Both programs have as many data."""
+    for frame in plates_of(site):
+        if pair.plate.is_frame(frame) and frame.full_size not in (pair.plate.full_size, UNSIZED):
+            raise ProgramError(
+                f"site {site['name']!r}: found in a data plate of size {frame.full_size} in the {program}, expected "
+                f"one of size len(x) = {pair.plate.full_size}"
+            )
+
+
+def check_each_datum(pair: PairTrace) -> None:
+    """Raise ``ProgramError`` unless every term of a run belongs to one of the data that the programs were given."""
+    check_observed(pair)
+    for name in pair.global_sites:
+        raise ProgramError(_outside(name, pair))
+    if pair.plate.dim is None and pair.length:
+        raise ProgramError(without_plate(pair))
+    if pair.num_data != pair.length and pair.length:
+        raise ProgramError(
+            f"site {pair.observed[0]!r}: found in the plate {pair.plate.name!r} of size {pair.num_data}, expected one "
+            f"of size len(x) = {pair.length}, with a weight for each datum"
+        )
+
+
+def check_observed(pair: PairTrace) -> None:
+    """Raise ``ProgramError`` unless the model observes a site."""
     if not pair.observed:
         raise ProgramError("found no observed site in the model, expected one such as pyro.sample('x', ..., obs=x)")
+
+
+def _outside(name: str, pair: PairTrace) -> str:
+    """Say that a site lies outside of the data plate, and what can be done."""
+    site = pair.guide_sites.get(name) or pair.model_sites[name]
+    plates = [f"pyro.plate({frame.name!r}, {frame.size})" for frame in plates_of(site)]
+    where = f" (in {plates[0]}, which is not that of the data)" if plates else ""
+    return (
+        f"site {name!r}: found outside the data plate{where}, where a latent is global: it belongs to all data, "
+        "and no datum has a weight or a likelihood of its own; expected inside "
+        'pyro.plate("data", len(x), dim=-1), or pyro_vae.at_global_means(model, guide), which holds global latents at '
+        "the guide's means; ELBO, IWAE, SVI and fit take global latents as they are"
+    )
+
+
+def without_plate(pair: PairTrace) -> str:
+    """Say that programs have no data plate, and name those that they have."""
+    sites = [*pair.guide_sites.values(), *pair.model_sites.values()]
+    stack = [frame for site in sites for frame in site["cond_indep_stack"] if frame.name != PARTICLES]
+    names = {f.name: f"{f.name!r} of size {f.size}" if f.vectorized else f"the sequential {f.name!r}" for f in stack}
+    found = f"the plates {', '.join(names.values())}" if names else "no plate"
+    return (
+        f'found {found}, expected one for the data, pyro.plate("data", len(x), dim=-1), as a context (with ...), so '
+        "that each datum has a weight of its own"
+    )
 
 
 def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
     """Each dimension of a site's log-probability belongs to a plate; those of one datum belong to its event."""
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-    for dim, frame in plates.items():
-        if -dim > pair.max_plate_nesting + (pair.num_particles > 1):
-            raise ProgramError(
-                f"site {site['name']!r}: found in the plate {frame.name!r} at dim={dim} of the {program}, expected "
-                f"max_plate_nesting (now {pair.max_plate_nesting}) to count all of the program's own plates"
-            )
     event_shape, value_shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     num_batch_dims = len(value_shape) - len(event_shape)
     try:
@@ -71,8 +117,11 @@ def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
             f"site {site['name']!r}: found a value of shape {value_shape} in the {program}, expected one of a "
             f"distribution of batch shape {tuple(site['fn'].batch_shape)} and event shape {event_shape}"
         )
-    if plates[pair.data_dim].size == _UNSIZED and (
-        len(shape) < -pair.data_dim or shape[pair.data_dim] != pair.num_data
+    frame = plates.get(pair.data_dim) if pair.plate.holds(site) and pair.plate.dim is not None else None
+    if (
+        frame is not None
+        and frame.size == UNSIZED
+        and (len(shape) < -pair.data_dim or shape[pair.data_dim] != pair.num_data)
     ):
         raise ProgramError(
             f"site {site['name']!r}: found a log-probability of shape {tuple(shape)} in a data plate without a size in "

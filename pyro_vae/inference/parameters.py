@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.constraints import constraint_from, described
-from pyro_vae.inference.isolation import StoreState, kept_in_store
-from pyro_vae.inference.traces import random_sites
+from pyro_vae.inference.isolation import OwnParameters, StoreState, kept_in_store
+from pyro_vae.inference.sites import random_sites
 
 __all__ = ["FirstRun", "StoreParams", "first_run", "params_for"]
 
@@ -204,7 +204,7 @@ def first_run(model: nn.Module, guide: nn.Module, x: Batch, device: torch.device
     before = kept_in_store()
     scope: Any = {kind: dict(values) for kind, values in before.items()}
     try:
-        with store.scope(scope), torch.enable_grad(), _Watched(device):
+        with store.scope(scope), torch.enable_grad(), _Watched(device), OwnParameters():
             guide_trace = call(poutine.trace(guide).get_trace, x)
             model_trace = call(poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace, x)
     finally:

@@ -18,7 +18,8 @@ from pyro.distributions import MaskedDistribution, ZeroInflatedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.inference.traces import PairTrace, Site
+from pyro_vae.inference.sites import Site
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
 

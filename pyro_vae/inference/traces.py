@@ -1,38 +1,46 @@
-"""What a run of a pair leaves behind: the sites of both programs, and what each adds to the log weights."""
+r"""What a run of a pair leaves behind: the sites of both programs, and what each adds to the log weights.
+
+A site inside the data plate has a term for each datum, one outside of it (a global latent) a single one,
+
+.. math:: \log p(x, z, W) - \log q(z, W) = g + \sum_b \log w_b .
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.inference.plates import PARTICLES, DataPlate, data_plate, nesting_of
+from pyro_vae.inference.sites import KL_WEIGHT, Site, beside_events, density, inner_scale, random_sites
 
-__all__ = ["PairTrace", "Site", "density", "random_sites"]
+__all__ = ["PairTrace"]
 
-Site = dict[str, Any]
+
+_Terms = TypeVar("_Terms")
 
 
 @dataclass(frozen=True)
 class PairTrace:
-    """One run of a pair on ``num_data`` data with ``num_particles`` particles, and the terms of its weights.
+    """One run of a pair with ``num_particles`` particles, and the terms of its weights.
 
     ``scored_trace`` holds the densities of the guide that enter the weights: the guide's own trace, or one of the same
-    latents under the guide with constant parameters.
+    latents under the guide with constant parameters. ``length`` is that of what the programs were called with.
     """
 
     model_trace: poutine.Trace
     guide_trace: poutine.Trace
     scored_trace: poutine.Trace
     num_particles: int
-    num_data: int
-    max_plate_nesting: int
+    length: int
+    least_plate_nesting: int = 1
 
     @cached_property
     def model_sites(self) -> dict[str, Site]:
@@ -47,44 +55,89 @@ class PairTrace:
         return random_sites(self.scored_trace)
 
     @cached_property
-    def data_dim(self) -> int:
-        """Where the data's plate is: the one named ``"data"``, or else the last."""
-        if self.max_plate_nesting == 1:
-            return -1
+    def max_plate_nesting(self) -> int:
+        """The number of dimensions that plates take, the particles' left out."""
         sites = (*self.guide_sites.values(), *self.model_sites.values())
-        frames = [frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized]
-        return next((frame.dim for frame in frames if frame.name == "data"), -1)
+        return max(self.least_plate_nesting, nesting_of(sites))
+
+    @cached_property
+    def plate(self) -> DataPlate:
+        """The data plate."""
+        return data_plate([*self.guide_sites.values(), *self.model_sites.values()], self.length)
+
+    @property
+    def num_data(self) -> int:
+        """B, the number of data in the run."""
+        return self.plate.size
+
+    @property
+    def data_dim(self) -> int:
+        """The dimension of the data, -1 where there is no plate."""
+        return -1 if self.plate.dim is None else self.plate.dim
+
+    @property
+    def parts(self) -> list[PairTrace]:
+        """The runs that the particles were drawn in."""
+        return [self]
+
+    def over_particles(self, terms: Callable[[PairTrace], _Terms]) -> _Terms:
+        """Return a function of the run, which gives tensors ``(K, B, ...)``."""
+        return terms(self)
+
+    def over_globals(self, terms: Callable[[PairTrace], _Terms]) -> _Terms:
+        """Return a function of the run, which gives tensors ``(K,)``, or ``(1,)`` if particles share them."""
+        return terms(self)
+
+    @cached_property
+    def global_sites(self) -> list[str]:
+        """The names of the sites outside of the data plate, those of the model first."""
+        sites = {**self.scored_sites, **self.model_sites}
+        return [name for name, site in sites.items() if not self.plate.holds(site)]
 
     @property
     def latents(self) -> list[str]:
-        """The names of the model's latent sites, in its order."""
-        return [name for name, site in self.model_sites.items() if not site["is_observed"]]
+        """The names of the model's latent sites inside the data plate, in its order."""
+        sites = self.model_sites.items()
+        return [name for name, site in sites if not site["is_observed"] and name not in self.global_sites]
 
     @property
     def observed(self) -> list[str]:
         """The names of the model's observed sites, in its order."""
         return [name for name, site in self.model_sites.items() if site["is_observed"]]
 
-    @property
+    @cached_property
     def scale(self) -> Any:
-        """The scale common to the program: the one its observed site runs under (a number or a tensor)."""
-        return self.model_sites[self.observed[0]]["scale"]
+        """The scale common to the program: the one its observed site runs under (a number or a tensor).
+
+        Without such a site, that of the data's subsampling.
+        """
+        observed = [site for name in self.observed if self.plate.holds(site := self.model_sites[name])]
+        return self._outer_scale(observed[0]) if observed else self.plate.full_size / self.plate.size
+
+    def _outer_scale(self, site: Site) -> Any:
+        """The scale of a site without that of plates which subsample what belongs to one datum."""
+        inner = inner_scale(site, self.plate)
+        return site["scale"] if inner == 1.0 else site["scale"] / inner
 
     def relative_scale(self, site: Site) -> Any:
         """The scale of a site relative to the common one (a number or a tensor): the weight that annealing gives it."""
-        scale, common = site["scale"], self.scale
+        scale, common = self._outer_scale(site), self.scale
         if scale is common or (isinstance(scale, float) and isinstance(common, float) and scale == common):
             return 1.0
         return scale / common
 
-    @property
+    @cached_property
     def is_annealed(self) -> bool:
         """Whether a site has a scale of its own."""
-        sites = (*self.scored_sites.values(), *self.model_sites.values())
-        return any(isinstance(r := self.relative_scale(site), Tensor) or r != 1.0 for site in sites)
+        sites = [*self.scored_sites.values(), *self.model_sites.values()]
+        local = [site for site in sites if self.plate.holds(site)]
+        weights = [self.relative_scale(site) for site in local]
+        weights += [site["infer"].get(KL_WEIGHT, 1.0) for site in sites if not self.plate.holds(site)]
+        return any(isinstance(weight, Tensor) or weight != 1.0 for weight in weights)
 
-    def weight(self, site: Site) -> Any:
-        """What a site's terms are weighed by, 1 or ``(K, B)``: its relative scale, and 0 where a datum is masked."""
+    def weight(self, name: str) -> Any:
+        """What a guide's site is weighed by, 1 or ``(K, B)``: its relative scale, and 0 where a datum is masked."""
+        site = self.scored_sites[name]
         relative = self.relative_scale(site)
         if site["mask"] is None and not isinstance(relative, Tensor):
             return relative
@@ -106,32 +159,65 @@ class PairTrace:
             )
         return value[0, :, 0]
 
+    @property
+    def total_scale(self) -> Any:
+        """The common scales of the data, summed."""
+        scale = self.common_scale
+        return scale.expand(self.num_data).sum() if isinstance(scale, Tensor) else scale * self.num_data
+
     def per_datum(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
         """Sum what a site gave over all dimensions but the particles' and the data's, to ``(K, B)``; masks count.
 
         With ``scaled``, it is weighed by the site's scale relative to the common one; that is KL annealing.
         """
-        value = scale_and_mask(value, scale=self.relative_scale(site) if scaled else 1.0, mask=site["mask"])
+        value = self._weighed(value, site, site["mask"], self._inner_or_relative(site, scaled))
+        return self._flat(value, self.max_plate_nesting + 1).sum(-1).expand(self.num_particles, self.num_data)
+
+    def per_unit(self, value: Tensor, site: Site, num_unit_dims: int, scaled: bool = False) -> Tensor:
+        """Flatten what the units in the last dimensions gave to ``(K, B, U)``, further plates included; masks count."""
+        mask, weight = (
+            beside_events(factor, num_unit_dims) for factor in (site["mask"], self._inner_or_relative(site, scaled))
+        )
+        value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_unit_dims)
+        return value.expand(self.num_particles, self.num_data, -1)
+
+    def global_sum(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
+        """Sum what a site outside of the data plate gave to ``(K,)``, or ``(1,)`` if particles share it; masks count.
+
+        With ``scaled``, it has the site's own scale, annealing included; without, it has the scale without annealing.
+        """
+        scale, weight = site["scale"], site["infer"].get(KL_WEIGHT, 1.0)
+        if not scaled and isinstance(weight, Tensor):
+            whole = self.scale * self.plate.size / self.plate.full_size * inner_scale(site, self.plate)
+            scale = torch.where(weight > 0, scale / weight.clamp(min=1e-30), whole)
+        elif not scaled and weight != 1.0:
+            whole = self.scale * self.plate.size / self.plate.full_size * inner_scale(site, self.plate)
+            scale = scale / weight if weight else whole
+        value = self._weighed(value, site, site["mask"], scale)
+        value = value.reshape((1,) * (self.max_plate_nesting + 1 - value.dim()) + value.shape)
+        has_particles = any(frame.name == PARTICLES for frame in site["cond_indep_stack"])
+        return value.flatten(1).sum(1) if has_particles else value.sum()[None]
+
+    def _inner_or_relative(self, site: Site, scaled: bool) -> Any:
+        inner = inner_scale(site, self.plate)
+        return self.relative_scale(site) * inner if scaled else inner
+
+    def _weighed(self, value: Tensor, site: Site, mask: Any, scale: Any) -> Tensor:
+        value = scale_and_mask(value, scale=scale, mask=mask)
         num_dims = self.max_plate_nesting + 1
         if value.dim() > num_dims:
             raise ProgramError(
                 f"site {site['name']!r}: found a log-probability of shape {tuple(value.shape)}, expected at most "
-                f"{num_dims} dimensions, the data's plate last; declare dimensions of one datum with .to_event(n), or "
-                "pass max_plate_nesting if the program has further plates"
+                f"{num_dims} dimensions, the data's plate last; declare dimensions of one datum with .to_event(n)"
             )
-        return self._flat(value, num_dims).sum(-1).expand(self.num_particles, self.num_data)
-
-    def per_unit(self, value: Tensor, site: Site, num_unit_dims: int, scaled: bool = False) -> Tensor:
-        """Flatten what the units in the last dimensions gave to ``(K, B, U)``, further plates included; masks count."""
-        scale = self.relative_scale(site) if scaled else 1.0
-        mask, weight = (_with_dims(factor, num_unit_dims) for factor in (site["mask"], scale))
-        value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_unit_dims)
-        return value.expand(self.num_particles, self.num_data, -1)
+        return value
 
     def _flat(self, value: Tensor, num_dims: int) -> Tensor:
         """``(K or 1, *plates, *units)``, the data's plate among them, to ``(K or 1, B or 1, everything else)``."""
         value = value.reshape((1,) * (num_dims - value.dim()) + value.shape)
-        value = value.movedim(self.max_plate_nesting + 1 + self.data_dim, 1)
+        if self.plate.dim is None:
+            return value.flatten(1)[:, None]
+        value = value.movedim(self.max_plate_nesting + 1 + self.plate.dim, 1)
         return value.flatten(2) if value.dim() > 2 else value[..., None]
 
     def log_prob(self, site: Site, scaled: bool = False) -> Tensor:
@@ -143,46 +229,46 @@ class PairTrace:
         site = self.guide_sites[name]
         return self.per_datum(density(site), {**site, "mask": None})
 
+    def global_score(self, name: str) -> Tensor:
+        """The same of a latent outside of the data plate, ``(K,)``, or ``(1,)`` if particles share it."""
+        site = self.guide_sites[name]
+        value = density(site)
+        return self.global_sum(value, {**site, "mask": None, "scale": 1.0, "infer": {}})
+
     def log_q(self, scaled: bool = False) -> Tensor:
-        """The log-probability of the latents under the guide, ``(K, B)``, nats."""
-        terms = [self.log_prob(site, scaled) for site in self.scored_sites.values()]
-        if not terms:
-            where = self.model_sites[self.observed[0]]["value"].device
-            return torch.zeros(self.num_particles, self.num_data, device=where)
-        return torch.stack(terms).sum(0)
+        """The log-probability of the latents inside the data plate under the guide, ``(K, B)``, nats."""
+        names = self.global_sites
+        terms = [self.log_prob(site, scaled) for name, site in self.scored_sites.items() if name not in names]
+        return torch.stack(terms).sum(0) if terms else self._zeros()
+
+    def global_log_q(self, scaled: bool = False) -> Tensor:
+        """The same of the latents outside of it, ``(K,)``, or ``(1,)`` if particles share them."""
+        sites = [self.scored_sites[name] for name in self.global_sites if name in self.scored_sites]
+        return torch.stack([self.global_sum(density(site), site, scaled) for site in sites]).sum(0)
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""
-        terms = {name: self.log_prob(site, scaled) for name, site in self.model_sites.items()}
-        for name, site in self.scored_sites.items():
-            log_q = self.log_prob(site, scaled)
+        return _differences(self, self.log_prob, scaled, is_global=False) or {"": self._zeros()}
+
+    def global_terms(self, scaled: bool = False) -> dict[str, Tensor]:
+        """The same of each site outside of the data plate, ``(K,)``, or ``(1,)`` if particles share it."""
+
+        def log_prob(site: Site, scaled: bool) -> Tensor:
+            return self.global_sum(density(site), site, scaled)
+
+        return _differences(self, log_prob, scaled, is_global=True)
+
+    def _zeros(self) -> Tensor:
+        values = [site["value"] for site in (*self.model_sites.values(), *self.guide_sites.values())]
+        return torch.zeros(self.num_particles, self.num_data, device=values[0].device if values else None)
+
+
+def _differences(pair: PairTrace, log_prob: Callable[..., Tensor], scaled: bool, is_global: bool) -> dict[str, Tensor]:
+    """Return log p of the sites inside or outside of the data plate, less log q where the guide draws them."""
+    names = pair.global_sites
+    terms = {name: log_prob(site, scaled) for name, site in pair.model_sites.items() if (name in names) == is_global}
+    for name, site in pair.scored_sites.items():
+        if (name in names) == is_global:
+            log_q = log_prob(site, scaled)
             terms[name] = terms[name] - log_q if name in terms else -log_q
-        return terms
-
-
-def _with_dims(value: Any, num_dims: int) -> Any:
-    """A mask or scale of a site's batch shape, beside ``num_dims`` dimensions of its event."""
-    return value[(..., *[None] * num_dims)] if isinstance(value, Tensor) and value.dim() else value
-
-
-def random_sites(trace: poutine.Trace) -> dict[str, Site]:
-    """The sites of a trace that carry probability: no subsampling indices, no deterministic values."""
-    nodes: dict[str, Any] = trace.nodes
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
-    }
-
-
-def density(site: Site) -> Tensor:
-    """The log-probability of a site's value as its distribution gives it, computed once."""
-    if "unscaled_log_prob" not in site:  # Pyro's own name for it
-        try:
-            site["unscaled_log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        except (KeyError, NotImplementedError) as error:  # a flow that knows no inverse, at a value it did not draw
-            raise ProgramError(
-                f"site {site['name']!r}: found {site['fn']}, which has no density at a given value, expected one "
-                f"whose transforms can be inverted: {error}"
-            ) from error
-    return site["unscaled_log_prob"]
+    return terms

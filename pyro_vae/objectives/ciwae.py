@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import curvature_of, log_mean_signal, mean_signal, power_curvature, signal_of
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.kinds import Numbers
 
@@ -30,7 +32,7 @@ class CIWAE(Objective):
         β in [0, 1]: 0 is IWAE, 1 the ELBO.
     num_particles
         K.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -57,8 +59,14 @@ class CIWAE(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         self.beta = beta
 
     def arguments(self) -> dict[str, Any]:
@@ -69,3 +77,14 @@ class CIWAE(Objective):
         if self.beta == 0:  # 0 * mean is NaN where a weight is zero
             return iwae
         return self.beta * log_w.mean(0) + (1 - self.beta) * iwae
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        iwae = log_mean_signal(log_w, others)
+        if self.beta == 0:
+            return iwae
+        return self.beta * mean_signal(log_w, others) + (1 - self.beta) * iwae
+
+    @curvature_of(reduce)
+    def _curvature(self, log_w: Tensor) -> Tensor:
+        return (1 - self.beta) * power_curvature(log_w)

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.kl import analytic_kl, factorises, sampled_kl
+from pyro_vae.inference.kl import analytic_global_kl, analytic_kl, factorises, sampled_kl
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import mean_signal, signal_of
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
 from pyro_vae.schedules import Schedule
 
@@ -55,7 +57,7 @@ class ELBO(Objective):
         C, nats: the target of the total KL, a number or a :class:`~pyro_vae.schedules.Schedule`.
     capacity_weight
         γ, the weight of the distance from the target.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -81,6 +83,8 @@ class ELBO(Objective):
     torch.Size([5])
     """
 
+    is_linear = True
+
     @checked
     def __init__(
         self,
@@ -93,8 +97,14 @@ class ELBO(Objective):
         capacity_weight: NonNegativeNumber = 1000.0,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         if free_bits and capacity is not None:
             raise ValueError(f"free_bits: found {free_bits!r} beside capacity={capacity!r}, expected one of the two")
         self.kl, self.free_bits, self.free_bits_per = kl, free_bits, free_bits_per
@@ -110,6 +120,10 @@ class ELBO(Objective):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        return mean_signal(log_w, others)
 
     def is_true(self, pair: PairTrace) -> bool:
         return super().is_true(pair) and not self.free_bits and self.capacity is None
@@ -128,10 +142,18 @@ class ELBO(Objective):
             terms |= self._held_at_capacity({name: terms[name] for name in pair.latents})
         return terms
 
+    def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
+        terms = pair.global_terms(scaled)
+        if self.kl == "analytic":
+            for name in terms:
+                if name in pair.scored_sites and (kl := analytic_global_kl(pair, name, scaled)) is not None:
+                    terms[name] = -kl
+        return terms
+
     def _with_floor(self, pair: PairTrace, name: str, term: Tensor) -> Tensor:
         """Return the term ``(K, B)`` of a latent site, or the floor where its mean KL is below it."""
         site = pair.guide_sites[name]
-        floor = -self.free_bits * torch.ones_like(term) * pair.weight(site)
+        floor = -self.free_bits * torch.ones_like(term) * pair.weight(name)
         if self.free_bits_per == "site":
             return torch.where(term.detach().mean() < floor.mean(), term, floor)
         if not factorises(pair, name):

@@ -27,12 +27,15 @@ A latent that cannot be reparameterised has no path, and its score is multiplied
 where :math:`\ell^{[-k]}` has the k-th log weight replaced by the mean of the others, which does not depend on
 :math:`z_k`. In the ELBO this is the score function with the leave-one-out baseline, in IWAE it is VIMCO (Mnih and
 Rezende, 2016). A single particle has no others, and no baseline.
+
+The signals and the :math:`f_{kk}` of the package's bounds have closed forms, :mod:`pyro_vae.objectives.reductions`. For
+other bounds they take K² B operations, done for so many particles at a time that memory stays in bounds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,7 +44,10 @@ from torch import Tensor
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.inference.traces import PairTrace, random_sites
+from pyro_vae.inference.plates import DataPlate
+from pyro_vae.inference.sites import density, random_sites
+from pyro_vae.inference.traces import PairTrace
+from pyro_vae.objectives.reductions import Reduction, closed_form
 
 __all__ = [
     "Gradient",
@@ -56,7 +62,7 @@ __all__ = [
 ]
 
 Gradient = Literal["reparam", "stl", "dreg"]
-Reduction = Callable[[Tensor], Tensor]
+_CHUNK = 2**24  # numbers that a bound without a closed form is given at once
 
 
 class Path:
@@ -67,35 +73,41 @@ class Path:
     """
 
     weights: Tensor | None = None
+    plate: DataPlate | None = None
+    shapes: Sequence[tuple[int, ...]] = ()  # of the weights in each run, particles, plates and data
 
-    def __init__(self, max_plate_nesting: int) -> None:
-        self.max_plate_nesting = max_plate_nesting
+    def set_runs(self, pair: PairTrace) -> None:
+        """Note the data plate of the runs whose latents were passed on, and how many particles and data each has."""
+        self.plate, shapes = pair.plate, []
+        for part in pair.parts:  # which are not kept, as they hold the latents that hold the hooks
+            shape = [part.num_particles, *[1] * part.max_plate_nesting]
+            shape[part.data_dim] = part.num_data
+            shapes.append(tuple(shape))
+        self.shapes = shapes
 
-    def __call__(self, guide_trace: poutine.Trace) -> poutine.Trace:
+    def __call__(self, guide_trace: poutine.Trace, index: int = 0) -> poutine.Trace:
         trace = guide_trace.copy()
         for name, site in random_sites(guide_trace).items():
             fn, z = site["fn"], site["value"]
             z = fn.hand_on(z) if isinstance(fn, FlowDistribution) else z.view_as(z)
             if z.requires_grad:
-                z.register_hook(self._weigh(site))
+                z.register_hook(self._weigh(site, index))
             node: Any = {**site, "value": z}
             trace.nodes[name] = node
         return trace
 
-    def _weigh(self, site: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    def _weigh(self, site: dict[str, Any], index: int) -> Callable[[Tensor], Tensor]:
+        """Return a hook for a latent of one of the runs that the particles were drawn in."""
         num_event_dims = len(site["fn"].event_shape)
         num_batch_dims = site["value"].dim() - num_event_dims
-        plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-        data_dim = next((frame.dim for frame in plates if frame.name == "data"), -1)
+        frames = {"cond_indep_stack": site["cond_indep_stack"]}
 
         def weigh(gradient: Tensor) -> Tensor:
-            if self.weights is None:
+            if self.weights is None or self.plate is None or not self.plate.holds(frames):
                 return gradient
-            num_particles, num_data = self.weights.shape
-            shape = [num_particles, *[1] * self.max_plate_nesting]
-            shape[data_dim] = num_data
-            weights = self.weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
-            return gradient * weights
+            shape = self.shapes[index]
+            weights = self.weights.reshape(len(self.shapes), -1)[index]
+            return gradient * weights.reshape(*shape[len(shape) - num_batch_dims :], *[1] * num_event_dims)
 
         return weigh
 
@@ -109,32 +121,50 @@ def slope(reduce: Reduction, log_w: Tensor) -> Tensor:
 
 def curvature(reduce: Reduction, log_w: Tensor) -> Tensor:
     """Return the detached second derivatives ``(K, B)`` of a bound, each by one log weight."""
-    num_particles = len(log_w)
+    if (form := closed_form(reduce, "curvature")) is not None:
+        return form(log_w.detach())
     with torch.enable_grad():
         log_w = log_w.detach().requires_grad_()
         first = torch.autograd.grad(reduce(log_w).sum(), log_w, create_graph=True)[0]
         if not first.requires_grad:  # a linear bound
             return torch.zeros_like(first)
-        each = torch.eye(num_particles, dtype=log_w.dtype, device=log_w.device)[..., None].expand(-1, *log_w.shape)
-        second = torch.autograd.grad(first, log_w, each, is_grads_batched=True)[0]  # (K, K, B)
-    return second.diagonal().T
+        parts = []
+        for one in _one_at_a_time(log_w):  # (C, K, 1)
+            each = one.to(log_w.dtype).expand(-1, *log_w.shape)
+            second = torch.autograd.grad(first, log_w, each, is_grads_batched=True, retain_graph=True)[0]  # (C, K, B)
+            parts.append(torch.where(one, second, 0.0).sum(1))
+    return torch.cat(parts)
 
 
 def learning_signal(reduce: Reduction, log_w: Tensor) -> Tensor:
     """Return the detached learning signals ``(K, B)``, the bound minus the leave-one-out baseline of each draw."""
     log_w = log_w.detach()
     bound = reduce(log_w)
-    num_particles, num_data = log_w.shape
-    if num_particles == 1:
+    if len(log_w) == 1:
         return bound[None]
     is_finite = log_w > -math.inf  # a draw of weight zero stays out of the others' baselines
     finite = torch.where(is_finite, log_w, 0.0)
     count = is_finite.sum(0) - is_finite.int()
     others = torch.where(count > 0, (finite.sum(0) - finite) / count.clamp(min=1), -math.inf)
-    itself = torch.eye(num_particles, dtype=torch.bool, device=log_w.device)[..., None]
-    without = torch.where(itself, others, log_w[:, None])  # (K, K', B): of the K weights, the K'-th replaced
-    baseline = reduce(without.flatten(1)).unflatten(0, (num_particles, num_data))
-    return bound - torch.where(baseline > -math.inf, baseline, 0.0)
+    form = closed_form(reduce, "signal")
+    signal = bound - _replaced(reduce, log_w, others) if form is None else form(log_w, others)
+    return torch.where((bound > -math.inf) & (signal < math.inf), signal, bound)  # no baseline of minus infinity
+
+
+def _replaced(reduce: Reduction, log_w: Tensor, others: Tensor) -> Tensor:
+    """Return the bounds ``(K, B)`` with each log weight in turn replaced by that of ``others``."""
+    parts = []
+    for one in _one_at_a_time(log_w):  # (C, K, 1)
+        without = torch.where(one, others, log_w).transpose(0, 1)  # (K, C, B)
+        parts.append(reduce(without.flatten(1)).unflatten(0, without.shape[1:]))
+    return torch.cat(parts)
+
+
+def _one_at_a_time(log_w: Tensor) -> Iterator[Tensor]:
+    """Yield masks ``(C, K, 1)``, each row of one particle, for as many particles at once as memory allows."""
+    each = torch.arange(len(log_w), device=log_w.device)
+    for some in each.split(max(1, _CHUNK // max(1, log_w.numel()))):
+        yield (some[:, None] == each)[..., None]
 
 
 def sites_without_path(pair: PairTrace) -> list[str]:
@@ -142,7 +172,7 @@ def sites_without_path(pair: PairTrace) -> list[str]:
     return [
         name
         for name, site in pair.guide_sites.items()
-        if not site["fn"].has_rsample and torch.is_grad_enabled() and pair.score(name).requires_grad
+        if not site["fn"].has_rsample and torch.is_grad_enabled() and density(site).requires_grad
     ]
 
 
@@ -155,8 +185,10 @@ def weight_of_latents(pair: PairTrace) -> Any:
         If the latents have different weights.
     """
     first, common = "", None
-    for name, site in pair.scored_sites.items():
-        weight = pair.weight(site)
+    for name in pair.scored_sites:
+        if name in pair.global_sites:
+            continue
+        weight = pair.weight(name)
         if common is None:
             first, common = name, weight
         elif not (weight is common or bool(torch.as_tensor(weight == common).all())):

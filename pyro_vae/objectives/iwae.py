@@ -11,6 +11,7 @@ import math
 from torch import Tensor
 
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import curvature_of, log_mean_signal, power_curvature, signal_of
 
 __all__ = ["IWAE"]
 
@@ -24,7 +25,7 @@ class IWAE(Objective):
     ----------
     num_particles
         K; the bound tightens as it grows.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -45,3 +46,11 @@ class IWAE(Objective):
 
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.logsumexp(0) - math.log(len(log_w))
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        return log_mean_signal(log_w, others)
+
+    @curvature_of(reduce)
+    def _curvature(self, log_w: Tensor) -> Tensor:
+        return power_curvature(log_w)

@@ -37,7 +37,8 @@ from torch import Tensor
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace, density
+from pyro_vae.inference.sites import density
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import curvature_of, log_mean_signal, power_curvature, signal_of
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 
 __all__ = ["MIWAE", "PIWAE"]
@@ -31,7 +33,7 @@ class MIWAE(Objective):
         M.
     num_particles
         K; M K latents are drawn for each datum.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -59,8 +61,14 @@ class MIWAE(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         self.num_batches = num_batches
 
     def arguments(self) -> dict[str, Any]:
@@ -71,8 +79,20 @@ class MIWAE(Objective):
         return self.num_batches * self.num_particles
 
     def reduce(self, log_w: Tensor) -> Tensor:
-        log_w = log_w.unflatten(0, (self.num_batches, self.num_particles))  # (M, K, B)
-        return (log_w.logsumexp(1) - math.log(self.num_particles)).mean(0)
+        return (self._batches(log_w).logsumexp(0) - math.log(self.num_particles)).mean(0)
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        signal = log_mean_signal(self._batches(log_w), self._batches(others))
+        return signal.transpose(0, 1).flatten(0, 1) / self.num_batches
+
+    @curvature_of(reduce)
+    def _curvature(self, log_w: Tensor) -> Tensor:
+        return power_curvature(self._batches(log_w)).transpose(0, 1).flatten(0, 1) / self.num_batches
+
+    def _batches(self, log_w: Tensor) -> Tensor:
+        """Return log weights ``(M K, B)`` as those of M batches, ``(K, M, B)``."""
+        return log_w.unflatten(0, (self.num_batches, self.num_particles)).transpose(0, 1)
 
 
 class PIWAE(MIWAE):
@@ -85,7 +105,7 @@ class PIWAE(MIWAE):
 
     Parameters
     ----------
-    num_batches, num_particles, gradient, max_plate_nesting
+    num_batches, num_particles, gradient, max_plate_nesting, vectorize_particles
         As for :class:`MIWAE`.
 
     Raises
@@ -109,3 +129,6 @@ class PIWAE(MIWAE):
 
     def reduce_for_guide(self, log_w: Tensor) -> Tensor:
         return super().reduce(log_w)
+
+    signal_of(reduce_for_guide)(MIWAE._signal)
+    curvature_of(reduce_for_guide)(MIWAE._curvature)

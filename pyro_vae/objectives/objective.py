@@ -9,23 +9,34 @@ The sign changes here and nowhere else. The scale s is that of the observed site
 ``poutine.scale``. It multiplies the loss, outside every logarithm. A latent site with another scale has its log p and
 log q multiplied by the ratio of the two scales, which is KL annealing. The *true* bound is the one without annealing,
 and is the one reported.
+
+A latent W outside of the data plate is global. Its term enters once for all N data, by its ELBO, whatever the bound,
+
+.. math:: \mathcal{L} = \mathbb{E}_{q(W)}\Bigl[\sum_b \mathrm{bound}(x_b | W)
+          + \log\frac{p(W)}{q(W)}\Bigr] \le \log p(x_1, \dots, x_N),
+
+where the K particles of a bound that is not linear in their log weights share one draw of W. So it is a bound on every
+subsample of the data too, and each datum's is reported with its share of the last term, 1/N.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.isolation import OwnParameters, isolated
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import (
     Gradient,
@@ -49,12 +60,19 @@ AnyObjective = Annotated[
 ]
 
 
-class Estimate(NamedTuple):
-    """The scalar ``loss`` and two bounds ``(B,)`` in nats, with and without annealing, from one run of a pair."""
-
+class _Bounds(NamedTuple):
     loss: Tensor
     bound: Tensor
     true_bound: Tensor
+
+
+class Estimate(_Bounds):
+    """The scalar ``loss`` and two bounds ``(B,)`` in nats, with and without annealing, from one run of a pair.
+
+    ``global_term`` is the share of global latents in the true bound of each datum, ``None`` without such latents.
+    """
+
+    global_term: Tensor | None = None
 
 
 class Objective(pyro.infer.ELBO):
@@ -70,10 +88,12 @@ class Objective(pyro.infer.ELBO):
     gradient
         The estimator of the guide's gradient, see :mod:`pyro_vae.objectives.gradients`. ``"reparam"`` takes the path
         through the draws and the score. ``"stl"`` takes the path alone (unbiased for the ELBO only). ``"dreg"`` takes
-        the path alone, weighted to be unbiased for every smooth bound, with weights of K² B numbers. The value of the
-        bound is the same. Latents that cannot be reparameterised are trained by their score, under ``"reparam"``.
+        the path alone, weighted to be unbiased for every smooth bound. The value of the bound is the same. Latents that
+        cannot be reparameterised are trained by their score, under ``"reparam"``.
     max_plate_nesting
-        The number of plates in the programs, the data plate included.
+        The number of plates in the programs at least, the data plate included.
+    vectorize_particles
+        How several particles are drawn, see :func:`pyro_vae.log_weights`.
 
     Raises
     ------
@@ -83,6 +103,8 @@ class Objective(pyro.infer.ELBO):
         When run: if the programs do not form a pair, or a latent does not support ``gradient``.
     """
 
+    is_linear = False  # in the log weights of the particles
+
     @checked
     def __init__(
         self,
@@ -90,14 +112,17 @@ class Objective(pyro.infer.ELBO):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
-        self.gradient = gradient
+        super().__init__(num_particles, max_plate_nesting)
+        self.gradient, self.vectorize_particles = gradient, vectorize_particles
 
     def __repr__(self) -> str:
         shown = {**self.arguments(), "num_particles": self.num_particles}
         if self.gradient != "reparam":
             shown["gradient"] = self.gradient
+        if self.vectorize_particles != "auto":
+            shown["vectorize_particles"] = self.vectorize_particles
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def arguments(self) -> dict[str, Any]:
@@ -121,17 +146,26 @@ class Objective(pyro.infer.ELBO):
         """Return each site's term ``(K, B)`` of the log weight; without ``scaled``, of that of the true bound."""
         return pair.terms(scaled)
 
+    def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
+        """Return the terms of the sites outside of the data plate, ``(K,)``, or ``(1,)`` if particles share them."""
+        return pair.global_terms(scaled)
+
     def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
         """Return the log weights ``(K, B)`` that the bound reduces, the sum of the terms."""
         return torch.stack(list(self.terms(pair, scaled).values())).sum(0)
+
+    def reduced(self, pair: PairTrace, scaled: bool) -> Tensor:
+        """Return the bounds ``(B,)`` of a run, without the share of global latents."""
+        return self.reduce(self.log_weights(pair, scaled))
 
     def is_true(self, pair: PairTrace) -> bool:
         """Return whether the bound is the true one, without annealing or another change of the KL."""
         return not pair.is_annealed
 
     @checked
-    def bound(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Tensor:
+    def bound(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Tensor:
         """Return the bound ``(B,)`` of each datum, in nats. Pyro's parameter store stays as it is."""
+        x = as_batch(args, kwargs)
         with failing_on("x", x):
             return self.estimate(isolated(model), isolated(guide), x).bound
 
@@ -139,38 +173,46 @@ class Objective(pyro.infer.ELBO):
         self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Return minus the scaled bound, summed over the batch, as a scalar to call ``backward`` on."""
-        return self.estimate(isolated(model), isolated(guide), _data(args, kwargs)).loss
+        return self.estimate(isolated(model), isolated(guide), *args, **kwargs).loss
 
     def loss(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a number, for ``SVI.evaluate_loss``, in the caller's parameter store."""
-        with torch.no_grad():
-            return self.estimate(model, guide, _data(args, kwargs)).loss.item()
+        with torch.no_grad(), OwnParameters(warn=True):
+            return self.estimate(model, guide, *args, **kwargs).loss.item()
 
     def loss_and_grads(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> float:
         """Accumulate the loss's gradients and return its value, for ``SVI.step``, in the caller's parameter store."""
-        loss = self.estimate(model, guide, _data(args, kwargs)).loss
+        with OwnParameters(warn=True):
+            loss = self.estimate(model, guide, *args, **kwargs).loss
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return loss.item()
 
-    def estimate(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Estimate:
+    def estimate(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Estimate:
         """Return the loss and the bounds of one run of the programs, in the caller's parameter store."""
-        pair, path = self._trace(model, guide, x)
+        pair, path = self._trace(model, guide, as_batch(args, kwargs))
         log_w = self.log_weights(pair, scaled=True)
         bound = self.reduce(log_w)
         surrogate = self._surrogate(pair, path, log_w, bound) if torch.is_grad_enabled() else bound
         return self._estimate(pair, bound, surrogate)
 
-    def _trace(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> tuple[PairTrace, Path]:
-        path = Path(self.max_plate_nesting)
+    def pair_of(self, model: StochasticFunction, guide: StochasticFunction) -> ProgramPair:
+        """Return two programs as a pair that runs as this objective says."""
+        return ProgramPair(model, guide, self.max_plate_nesting, self.vectorize_particles)
+
+    def _trace(self, model: StochasticFunction, guide: StochasticFunction, x: Batch) -> tuple[PairTrace, Path]:
+        path = Path()
         keeps_score = self.gradient == "reparam" or not torch.is_grad_enabled()
         pair = trace_pair(
-            ProgramPair(model, guide, self.max_plate_nesting),
+            self.pair_of(model, guide),
             x,
             self.total_particles,
             route=None if keeps_score and not self._has_two_bounds else path,
             constant_guide=not keeps_score,
+            shares_globals=not self.is_linear,
+            each_datum=False,
         )
+        path.set_runs(pair)
         return pair, path
 
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
@@ -179,46 +221,63 @@ class Objective(pyro.infer.ELBO):
         if self.gradient != "reparam":
             refuse(pair, by_score, self.gradient)
         surrogate = bound
+        guide_bound = self.reduce_for_guide if self._has_two_bounds else self.reduce  # which may have closed forms
         if self.gradient == "dreg" or self._has_two_bounds:
             for_model = slope(self.reduce, log_w).clamp(min=1e-20)  # avoids a division by zero
-            for_guide = slope(self.reduce_for_guide, log_w)
+            for_guide = slope(guide_bound, log_w)
             possible = torch.where(log_w > -math.inf, log_w, 0.0)
             surrogate = (for_model * possible).sum(0)
             if self.gradient == "reparam":
                 surrogate = surrogate + ((for_model - for_guide) * pair.log_q(scaled=True)).sum(0)
             if self.gradient == "dreg":
-                for_guide = for_guide - weight_of_latents(pair) * curvature(self.reduce_for_guide, log_w)
+                for_guide = for_guide - weight_of_latents(pair) * curvature(guide_bound, log_w)
             path.weights = for_guide / for_model
-        if by_score:
-            log_q = torch.stack([pair.score(name) for name in by_score]).sum(0)
-            surrogate = surrogate + (learning_signal(self.reduce_for_guide, log_w) * log_q).sum(0)
+        local = [name for name in by_score if name not in pair.global_sites]
+        if local:
+            log_q = torch.stack([pair.score(name) for name in local]).sum(0)
+            surrogate = surrogate + (learning_signal(guide_bound, log_w) * log_q).sum(0)
+        if len(local) < len(by_score):
+            log_q = torch.stack([pair.global_score(name) for name in by_score if name not in local]).sum(0)
+            surrogate = surrogate + (self._global_signal(pair, log_w, bound) * log_q).sum() / pair.total_scale
         return surrogate
+
+    def _global_signal(self, pair: PairTrace, log_w: Tensor, bound: Tensor) -> Tensor:
+        """Return the learning signal ``(K,)`` or ``(1,)`` of global draws: the bound of all that depends on them."""
+        own = torch.stack(list(self.global_terms(pair, scaled=True).values())).sum(0).detach()
+        if len(own) == 1:
+            return own + (pair.common_scale * bound.detach()).sum()
+        totals = own + (pair.common_scale * log_w.detach()).sum(1)
+        return learning_signal(self.reduce, totals[:, None])[:, 0]
 
     @property
     def _has_two_bounds(self) -> bool:
         return type(self).reduce_for_guide is not Objective.reduce_for_guide
 
     def _estimate(self, pair: PairTrace, bound: Tensor, surrogate: Tensor) -> Estimate:
+        share, true_share = (self._global_share(pair, scaled) for scaled in (True, False))
+        if share is not None:
+            surrogate = share + (bound if surrogate is bound else surrogate)
         true_bound = bound
         if not self.is_true(pair):
             with torch.no_grad():
-                true_bound = self.reduce(self.log_weights(pair, scaled=False))
+                true_bound = self.reduced(pair, scaled=False)
+        bound, true_bound = (b if g is None else b + g for b, g in ((bound, share), (true_bound, true_share)))
         if surrogate is not bound:
             bound = differentiated(bound, surrogate)
-        return Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
+        estimate = Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
+        estimate.global_term = true_share
+        return estimate
+
+    def _global_share(self, pair: PairTrace, scaled: bool) -> Tensor | None:
+        """Return what the sites outside of the data plate add to the bound of each datum, a scalar."""
+        if not pair.global_sites:
+            return None
+        with nullcontext() if scaled else torch.no_grad():
+            terms = self.global_terms(pair, scaled)
+            return torch.stack(list(terms.values())).sum(0).mean() / pair.total_scale
 
     def _get_trace(
         self, model: StochasticFunction, guide: StochasticFunction, args: Any, kwargs: Any
     ) -> tuple[Any, Any]:
-        pair, _ = self._trace(model, guide, _data(args, kwargs))
+        pair, _ = self._trace(model, guide, as_batch(args, kwargs))
         return pair.model_trace, pair.guide_trace
-
-
-def _data(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return the one argument of the programs, as SVI and Pyro's ELBO pass it on."""
-    if len(args) != 1 or kwargs:
-        raise TypeError(
-            f"x: found {len(args) + len(kwargs)} arguments for the programs, expected one, the data; bind the "
-            "others first, as in functools.partial(model, y), or pack them into x"
-        )
-    return args[0]

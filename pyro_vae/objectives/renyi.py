@@ -15,8 +15,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.objectives.gradients import Gradient
 from pyro_vae.objectives.objective import Objective
+from pyro_vae.objectives.reductions import curvature_of, log_mean_signal, mean_signal, power_curvature, signal_of
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.kinds import Numbers
 
@@ -35,7 +37,7 @@ class RenyiBound(Objective):
         Below 0 the estimate can exceed log p(x).
     num_particles
         K. The mean of the estimate rises with K for α < 1, and falls for α > 1.
-    gradient, max_plate_nesting
+    gradient, max_plate_nesting, vectorize_particles
         As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
@@ -63,8 +65,14 @@ class RenyiBound(Objective):
         *,
         gradient: Gradient = "reparam",
         max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, gradient=gradient, max_plate_nesting=max_plate_nesting)
+        super().__init__(
+            num_particles,
+            gradient=gradient,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles,
+        )
         if math.isinf(alpha) and gradient == "dreg":
             raise ValueError(f"gradient: found 'dreg' beside alpha={alpha}, expected a finite alpha: no smooth bound")
         self.alpha = alpha
@@ -86,3 +94,21 @@ class RenyiBound(Objective):
         small = torch.where(is_small, scaled, 0.0).expm1().mean(0).log1p()
         large = scaled.logsumexp(0) - math.log(len(log_w))
         return center + torch.where(is_small, small, large) / power
+
+    @signal_of(reduce)
+    def _signal(self, log_w: Tensor, others: Tensor) -> Tensor:
+        if math.isinf(self.alpha):
+            sign = -math.copysign(1, self.alpha)  # the smallest is minus the largest of the negatives
+            return sign * _largest_signal(sign * log_w, sign * others)
+        return mean_signal(log_w, others) if self.alpha == 1 else log_mean_signal(log_w, others, 1 - self.alpha)
+
+    @curvature_of(reduce)
+    def _curvature(self, log_w: Tensor) -> Tensor:
+        return power_curvature(log_w, 1 - self.alpha)
+
+
+def _largest_signal(log_w: Tensor, others: Tensor) -> Tensor:
+    """Return the changes ``(K, B)`` of the largest log weight."""
+    largest, second = log_w.topk(2, dim=0).values
+    itself = torch.arange(len(log_w), device=log_w.device)[:, None] == log_w.argmax(0)
+    return largest - torch.where(itself, second, largest).maximum(others)

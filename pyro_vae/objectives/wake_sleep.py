@@ -24,12 +24,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace, random_sites
+from pyro_vae.inference.particles import VectorizeParticles
+from pyro_vae.inference.sites import random_sites
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Estimate, Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
@@ -49,8 +51,8 @@ class WakeSleep(Objective):
     ----------
     num_particles
         K, the number of latents drawn for each datum in the wake phase.
-    max_plate_nesting
-        The number of plates in the programs, the data plate included.
+    max_plate_nesting, vectorize_particles
+        As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
@@ -75,33 +77,63 @@ class WakeSleep(Objective):
     guide_phase: Phase = "sleep"
 
     @checked
-    def __init__(self, num_particles: PositiveInteger = 1, *, max_plate_nesting: PositiveInteger = 1) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+    def __init__(
+        self,
+        num_particles: PositiveInteger = 1,
+        *,
+        max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
+    ) -> None:
+        super().__init__(num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=vectorize_particles)
 
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
 
-    def estimate(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor) -> Estimate:
+    def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
+        """Return the log weights ``(K, B)``, or joint ones of all data, ``(K, 1)``, of global latents."""
+        log_w = super().log_weights(pair, scaled)
+        if not pair.global_sites:
+            return log_w
+        return (log_w.sum(1) + torch.stack(list(pair.global_terms(scaled).values())).sum(0))[:, None]
+
+    def reduced(self, pair: PairTrace, scaled: bool) -> Tensor:
+        bound = super().reduced(pair, scaled)
+        return bound.expand(pair.num_data) / pair.num_data if pair.global_sites else bound
+
+    def estimate(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Estimate:
+        x = as_batch(args, kwargs)
         with DetachedLatents():
-            pair = trace_pair(ProgramPair(model, guide, self.max_plate_nesting), x, self.num_particles)
-        log_w = self.log_weights(pair, scaled=True)
-        bound = self.reduce(log_w)
+            pair = trace_pair(self.pair_of(model, guide), x, self.num_particles, each_datum=False)
+        _refuse_a_subsample(pair)
+        bound = self.reduced(pair, scaled=True)
         if not torch.is_grad_enabled():
             return self._estimate(pair, bound, bound)
-        weights, log_q = slope(self.reduce, log_w), pair.log_q(scaled=True)
+        log_w, log_q = self.log_weights(pair, scaled=True), _log_q(pair, scaled=True)
+        weights = slope(self.reduce, log_w)
         surrogate = (weights * torch.where(weights > 0, log_w + log_q, 0.0)).sum(0)  # log w + log q = log p
         if self.guide_phase != "sleep":
-            surrogate = surrogate + (weights * pair.log_q()).sum(0)
-        if self.guide_phase != "wake" and pair.latents:
+            surrogate = surrogate + (weights * _log_q(pair, scaled=False)).sum(0)
+        if pair.global_sites:
+            surrogate = surrogate / pair.num_data
+        if self.guide_phase != "wake" and (pair.latents or pair.global_sites):
             halves = with_copied_buffers(model), with_copied_buffers(guide)  # batch statistics are those of the data
             surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
 
-    def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Tensor, pair: PairTrace) -> Tensor:
+    def _global_share(self, pair: PairTrace, scaled: bool) -> Tensor | None:
+        """Return ``None``: global latents are in the joint weights."""
+        return None
+
+    def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Batch, pair: PairTrace) -> Tensor:
         """Return log q(z'|x') ``(B,)`` of as many dreams of the model as there are data."""
         if len(pair.observed) != 1:
             raise ProgramError(f"found the observed sites {pair.observed}, expected one, for the model to dream")
         (name,) = pair.observed
+        if not isinstance(x, Tensor) or pair.global_sites:
+            found = f"the global latents {pair.global_sites}" if pair.global_sites else f"{x!r}"
+            raise ProgramError(
+                f"found {found}, expected one argument and latents of single data, for the model to dream"
+            )
         with torch.no_grad():
             dreamt = poutine.trace(poutine.uncondition(model)).get_trace(x)
         site = dreamt.nodes[name]
@@ -116,6 +148,21 @@ class WakeSleep(Objective):
         return torch.stack([one.log_prob(site)[0] for site in random_sites(recognised).values()]).sum(0)
 
 
+def _log_q(pair: PairTrace, scaled: bool) -> Tensor:
+    """Return log q ``(K, B)``, or the joint one ``(K, 1)`` of all data."""
+    log_q = pair.log_q(scaled)
+    return (log_q.sum(1) + pair.global_log_q(scaled))[:, None] if pair.global_sites else log_q
+
+
+def _refuse_a_subsample(pair: PairTrace) -> None:
+    """Refuse global latents in a subsample of the data: their weights are those of all data at once."""
+    if pair.global_sites and pair.plate.full_size != pair.plate.size:
+        raise ProgramError(
+            f"site {pair.global_sites[0]!r}: found outside the data plate, which holds {pair.plate.size} of "
+            f"{pair.plate.full_size} data, expected all data in a batch for wake-sleep, or an ELBO or IWAE"
+        )
+
+
 class ReweightedWakeSleep(WakeSleep):
     r"""Reweighted wake-sleep, which reports the bound of IWAE.
 
@@ -125,8 +172,8 @@ class ReweightedWakeSleep(WakeSleep):
         K, 2 or more. With one particle every weight is 1, and the wake phase would train the guide on its own draws.
     guide_phase
         The guide's training data: ``"wake"`` for weighted draws on the data, ``"sleep"`` for dreams, or ``"both"``.
-    max_plate_nesting
-        The number of plates in the programs, the data plate included.
+    max_plate_nesting, vectorize_particles
+        As for every :class:`~pyro_vae.objectives.objective.Objective`.
 
     Raises
     ------
@@ -149,9 +196,14 @@ class ReweightedWakeSleep(WakeSleep):
 
     @checked
     def __init__(
-        self, num_particles: PositiveInteger, *, guide_phase: Phase = "both", max_plate_nesting: PositiveInteger = 1
+        self,
+        num_particles: PositiveInteger,
+        *,
+        guide_phase: Phase = "both",
+        max_plate_nesting: PositiveInteger = 1,
+        vectorize_particles: VectorizeParticles = "auto",
     ) -> None:
-        super().__init__(num_particles, max_plate_nesting=max_plate_nesting)
+        super().__init__(num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=vectorize_particles)
         if num_particles < 2:
             raise ValueError(f"num_particles: found {num_particles}, expected 2 or more, to have weights")
         self.guide_phase = guide_phase

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.runtime.modules import owners
 
@@ -68,9 +68,8 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
 
 @contextmanager
 def evaluating(*programs: Any) -> Iterator[None]:
-    """Put the modules of ``programs`` in eval mode (no dropout, fixed batch statistics) for a block."""
-    known = [each for each in programs if isinstance(each, nn.Module)] + [each for p in programs for each in owners(p)]
-    modules = list(dict.fromkeys(module for each in known for module in each.modules()))
+    """Put the modules that ``programs`` are made of in eval mode (no dropout, fixed statistics) for a block."""
+    modules = list(dict.fromkeys(module for each in programs for owner in owners(each) for module in owner.modules()))
     training = [module.training for module in modules]
     try:
         for module in modules:

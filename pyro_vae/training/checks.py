@@ -11,17 +11,19 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 
+from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.importance import scored_with_constants, trace_pair
+from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import random_sites
+from pyro_vae.inference.running import scored_with_constants
+from pyro_vae.inference.sites import random_sites
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
@@ -83,8 +85,8 @@ def check_programs(
         For data that the programs cannot take, or that lie outside the support of an observed site; for a batch size
         that leaves a last batch on which the programs fail.
     """
-    programs = ProgramPair(model, guide, objective.max_plate_nesting)
     own = objective if isinstance(objective, Objective) else None
+    programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
     for name, batches in data.items():
         if batches is None:
             continue
@@ -98,7 +100,8 @@ def check_programs(
                 num_particles=1 if own is None else own.total_particles,
                 enumerated=own is None,
                 resumed=resumed,
-                whole_batch=True,
+                each_datum=False,
+                shares_globals=own is not None and not own.is_linear,
             )
             if own is not None and x is not None:
                 with seeded(0, x.device):
@@ -138,7 +141,7 @@ def _check_last_batch(programs: ProgramPair, batches: Batches, enumerated: bool,
             ) from error
 
 
-def _runs_on(programs: ProgramPair, x: Tensor, enumerated: bool) -> bool:
+def _runs_on(programs: ProgramPair, x: Batch, enumerated: bool) -> bool:
     try:
         _score(programs, x, enumerated)
     except (ValueError, RuntimeError, TypeError, IndexError):
@@ -146,15 +149,17 @@ def _runs_on(programs: ProgramPair, x: Tensor, enumerated: bool) -> bool:
     return True
 
 
-def _score(programs: ProgramPair, x: Tensor, enumerated: bool) -> None:
-    """Run a pair and all of its densities."""
-    pair = trace_pair(programs, x, enumerated=enumerated)
+def _score(programs: ProgramPair, x: Batch, enumerated: bool) -> None:
+    """Run a pair and all of its densities; the data plate has to be of all data, which others broadcast to it."""
+    pair = trace_pair(programs, x, enumerated=enumerated, each_datum=False)
     for trace in (pair.guide_trace, pair.model_trace):
         trace.compute_log_prob()
+    if pair.num_data != len(x):
+        raise ProgramError(f"found a data plate of size {pair.num_data}, expected one of size len(x) = {len(x)}")
 
 
 @torch.no_grad()
-def _check_objective(programs: ProgramPair, objective: Objective, x: Tensor, name: str) -> None:
+def _check_objective(programs: ProgramPair, objective: Objective, x: Batch, name: str) -> None:
     if objective.gradient != "reparam":
         check_runs_again(programs.guide)
         _check_second_run(programs.guide, x)
@@ -163,9 +168,9 @@ def _check_objective(programs: ProgramPair, objective: Objective, x: Tensor, nam
         run_to_check(lambda: objective.estimate(isolated.model, isolated.guide, x), programs, x, name)
 
 
-def _check_second_run(guide: StochasticFunction, x: Tensor) -> None:
+def _check_second_run(guide: StochasticFunction, x: Batch) -> None:
     """The guide, run twice on its own latents in the mode that it is in, must give them the same density twice."""
-    latents = poutine.trace(with_copied_buffers(isolated(guide))).get_trace(x)
+    latents = call(poutine.trace(with_copied_buffers(isolated(guide))).get_trace, x)
     first, second = (scored_with_constants(guide, latents, x) for _ in range(2))
     for name, site in random_sites(first).items():
         if not torch.equal(site["unscaled_log_prob"], second.nodes[name]["unscaled_log_prob"]):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.compilation.compiled import Snapshot
+from pyro_vae.data.batch import Batch
 from pyro_vae.training.step import Check, CompiledStep, Update
 
 __all__ = ["Capture", "ReplayedUpdate", "cuda_graph", "make_update"]
@@ -48,8 +49,8 @@ def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Ca
 class ReplayedUpdate:
     """An update of whole batches, captured once and replayed; any other batch is updated with as it is.
 
-    ``update`` is of resident data, with a compiled step and a fused optimiser; ``module`` holds the modules that it
-    trains, ``num_data`` is the size of a whole batch, and ``capture`` captures the kernels of a function.
+    ``update`` is of one resident tensor, with a compiled step and a fused optimiser; ``module`` holds the modules that
+    it trains, ``num_data`` is the size of a whole batch, and ``capture`` captures the kernels of a function.
     """
 
     def __init__(self, update: Update, module: nn.Module, num_data: int, capture: Capture | None = None) -> None:
@@ -60,7 +61,7 @@ class ReplayedUpdate:
         self._captured_from: Any = None
         self._replay: Callable[[], object] | None = None
 
-    def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+    def __call__(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update as :class:`Update` does; a replay's bounds are overwritten by the next one."""
         whole = isinstance(pick, Tensor) and len(pick) == self.num_data
         if not whole or check is not None or self.reason is not None or _has_hooks(self.update.optimizer):
@@ -77,7 +78,7 @@ class ReplayedUpdate:
         self._replay_with(pick)
         return self._bounds, self.num_data
 
-    def _uncaptured(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+    def _uncaptured(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update at rates rounded to float32, as the graph has them: so a run that is resumed is the same."""
         with self._using([float(np.float32(rate)) for rate in self._rates()], capturable=False):
             return self.update(pick, check)
@@ -176,7 +177,7 @@ class ReplayedUpdate:
 
 
 def make_update(update: Update, module: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
-    """Return the update, replayed where it can be: on CUDA, of resident data, compiled, with torch's fused Adam."""
+    """Return the update, replayed where it can be: on CUDA, of a resident tensor, compiled, with torch's fused Adam."""
     optimizer = update.optimizer
     fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
         group["fused"] and not group["capturable"] and not isinstance(group["lr"], Tensor)
@@ -184,7 +185,7 @@ def make_update(update: Update, module: nn.Module, num_data: int | None) -> Upda
     )
     on_cuda = all(tensor.is_cuda for tensor in (*module.parameters(), *module.buffers()))
     compiled = isinstance(update.gradient_step, CompiledStep)
-    if num_data is None or not (on_cuda and compiled and fused and update.batches.resident):
+    if num_data is None or not (on_cuda and compiled and fused and update.batches.form is not None):
         return update
     return ReplayedUpdate(update, module, num_data)
 

@@ -81,7 +81,9 @@ def fit(
         is that of the programs alone.
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
-        ``(N, *data_shape)``, a ``Dataset`` or a ``DataLoader``. All but the last two stay on the device as they are.
+        ``(N, *data_shape)``, a tuple or dictionary of these, a ``Dataset`` or a ``DataLoader``. All but the last two
+        stay on the device as they are. Batches of several entries are passed on as Pyro does, ``model(*batch)`` or
+        ``model(**batch)``; programs of one argument get the first entry, and a warning says what is left out.
     objective
         One of this package's objectives or any Pyro ELBO; :class:`pyro_vae.ELBO` by default.
     num_epochs, batch_size
@@ -164,7 +166,7 @@ def fit(
     initial_lr = rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
-    batches, valid_batches = training_batches(data, valid, batch_size, device, dtype)
+    batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide))
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Outputs
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
@@ -62,7 +63,7 @@ class Loop:
     lr: float | Callable[[float], float]
     num_epochs: int
     update: Update | ReplayedUpdate
-    summed: Callable[[Tensor], Outputs]  # summed_bounds
+    summed: Callable[[Batch], Outputs]  # summed_bounds
     reasons: Callable[[], list[str]]  # why what was to be compiled is not
     state: RunState
     folder: Path | None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
@@ -37,7 +38,7 @@ class StepCheck:
     objective: Any  # a Pyro ELBO
     state: RunState
 
-    def __call__(self, x: Tensor, bounds: Tensor, before: dict[str, Tensor]) -> None:
+    def __call__(self, x: Batch, bounds: Tensor, before: dict[str, Tensor]) -> None:
         """Raise ``FloatingPointError`` for a bound or gradient that is not finite; it names the step and the site."""
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         if not torch.isfinite(bounds).all():
@@ -50,7 +51,7 @@ class StepCheck:
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
 
-    def first_bad_site(self, x: Tensor) -> str:
+    def first_bad_site(self, x: Batch) -> str:
         """Name the first site of a run on a batch whose value or log-probability is not finite."""
         nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
         particles = getattr(self.objective, "total_particles", self.objective.num_particles)
@@ -87,7 +88,7 @@ def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path
 
 
 @torch.no_grad()
-def first_bad_site(programs: ProgramPair, x: Tensor, num_particles: int) -> str:
+def first_bad_site(programs: ProgramPair, x: Batch, num_particles: int) -> str:
     """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
     try:
         pair = trace_pair(programs.isolated(), x, num_particles)

@@ -18,14 +18,17 @@ __all__ = ["make_optimizer", "make_scheduler", "rate_at_start", "set_rate"]
 
 
 def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Return ``optimizer(parameters, lr=lr)``; fused Adam for ``None``.
+    """Return ``optimizer(parameters, lr=lr)``; Adam for ``None``, fused if all parameters are contiguous.
+
+    Torch's fused optimisers step through memory. For a parameter that is not contiguous they take wrong numbers from a
+    gradient or a state with other strides, and write between the entries of a view.
 
     Raises
     ------
     TypeError
         If it makes no torch optimiser, or one whose step asks for a closure.
     ValueError
-        If it fails.
+        If it fails, or is a fused one of parameters that are not contiguous.
 
     Examples
     --------
@@ -35,7 +38,7 @@ def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) ->
     TypeError: optimizer: found LBFGS, which runs the loss several times a step, expected one that steps by ...
     """
     if optimizer is None:
-        return torch.optim.Adam(parameters, lr=lr, fused=True)
+        return torch.optim.Adam(parameters, lr=lr, fused=all(p.is_contiguous() for p in parameters))
     if isinstance(optimizer, PyroOptim):  # which can be called, on parameters alone
         name = getattr(optimizer.pt_optim_constructor, "__name__", "optimiser")
         raise TypeError(
@@ -43,6 +46,11 @@ def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) ->
             "functools.partial(torch.optim.AdamW, weight_decay=0.01)"
         )
     made = _made("optimizer", optimizer, torch.optim.Optimizer, parameters, lr=lr)
+    if any(group.get("fused") and not all(p.is_contiguous() for p in group["params"]) for group in made.param_groups):
+        raise ValueError(
+            f"optimizer: found a fused {type(made).__name__} of parameters that are not contiguous, which torch steps "
+            "wrongly, expected fused=False"
+        )
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
@@ -67,7 +68,7 @@ class RunState:
         else:
             self.batches.set_generators(states)
 
-    def remaining(self, batches: Batches) -> Iterator[Tensor | slice]:
+    def remaining(self, batches: Batches) -> Iterator[Batch | slice]:
         """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
         if self.epoch > 0:
             batches.start_workers()

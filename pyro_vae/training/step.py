@@ -8,6 +8,7 @@ On a GPU all of it can be captured and replayed, see :mod:`pyro_vae.training.cud
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.compilation.compiled import Compiled, Outputs
+from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.batches import Batches
 from pyro_vae.evaluation.bounds import summed_bounds
 from pyro_vae.inference.annealing import Annealed, bare
@@ -26,8 +28,8 @@ from pyro_vae.runtime.state import generators
 
 __all__ = ["Check", "CompiledStep", "EagerStep", "Step", "Update", "make_steps"]
 
-Step = Callable[[Tensor], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
-Check = Callable[[Tensor, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
+Step = Callable[[Batch], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
+Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
 
 
 class EagerStep:
@@ -36,7 +38,7 @@ class EagerStep:
     def __init__(self, model: nn.Module, guide: nn.Module, module: nn.Module, objective: Any) -> None:
         self.model, self.guide, self.module, self.objective = model, guide, module, objective
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Batch) -> Tensor:
         self.module.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
@@ -44,23 +46,24 @@ class EagerStep:
             (loss / len(x)).backward()
             return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
         if hasattr(self.objective, "differentiable_loss"):
-            loss = self.objective.differentiable_loss(model, guide, x)
+            loss = call(functools.partial(self.objective.differentiable_loss, model, guide), x)
             (loss / len(x)).backward()
             loss = loss.detach()
         else:  # a few Pyro ELBOs offer nothing else
-            loss = torch.as_tensor(self.objective.loss_and_grads(model, guide, x), device=x.device)
+            loss = call(functools.partial(self.objective.loss_and_grads, model, guide), x)
+            loss = torch.as_tensor(loss, device=x.device)
             for parameter in self.module.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= len(x)
         return torch.stack([-self._true_loss(x, loss), -loss])
 
-    def _true_loss(self, x: Tensor, loss: Tensor) -> Tensor:
+    def _true_loss(self, x: Batch, loss: Tensor) -> Tensor:
         """A Pyro ELBO's loss without annealing, which takes a run of its own."""
         if not isinstance(self.model, Annealed):
             return loss
         model, guide = (with_copied_buffers(isolated(bare(half))) for half in (self.model, self.guide))
         with torch.no_grad():
-            true_loss = self.objective.loss(model, guide, x)
+            true_loss = call(functools.partial(self.objective.loss, model, guide), x)
         return torch.as_tensor(true_loss, dtype=loss.dtype, device=x.device)
 
 
@@ -81,7 +84,7 @@ class CompiledStep:
         self.hooked: str | None = None  # why a step ran as it is
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Batch) -> Tensor:
         if self._has_hooks():
             if self.hooked is None:
                 self.hooked = "a parameter has a hook, which is Python within the backward pass"
@@ -107,7 +110,7 @@ class CompiledStep:
         """Return whether parameters have hooks."""
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
-    def _gradients(self, x: Tensor) -> list[Tensor | None]:
+    def _gradients(self, x: Batch) -> list[Tensor | None]:
         loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         found = iter(torch.autograd.grad(loss / len(x), trained, allow_unused=True))
@@ -127,7 +130,7 @@ class Update:
     ) -> None:
         self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
 
-    def __call__(self, pick: Tensor | slice, check: Check | None = None) -> tuple[Tensor, int]:
+    def __call__(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update the weights with the batch of a pick.
 
         Parameters
@@ -162,7 +165,7 @@ def make_steps(
     num_data: int | None,
     compiled: bool,
     say: Callable[[str], None],
-) -> tuple[Step, Callable[[Tensor], Outputs], Callable[[], list[str]]]:
+) -> tuple[Step, Callable[[Batch], Outputs], Callable[[], list[str]]]:
     """Return the step of training, the bounds of validation, and what tells why either is not compiled.
 
     The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are

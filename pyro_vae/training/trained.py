@@ -39,8 +39,9 @@ def placed(module: nn.Module, data: Any, device: Any) -> tuple[torch.device, tor
     if any(tensor.is_floating_point() for tensor in (*module.parameters(), *module.buffers())):
         return placement(module)
     device = torch.empty(0, device="cpu" if device is None else device).device  # "cuda" becomes "cuda:0"
-    is_real = isinstance(data, Tensor) and data.is_floating_point()
-    return device, data.dtype if is_real else torch.get_default_dtype()
+    entries = data.values() if isinstance(data, dict) else data if isinstance(data, tuple) else [data]
+    dtypes = [each.dtype for each in entries if isinstance(each, Tensor) and each.is_floating_point()]
+    return device, next(iter(dtypes), torch.get_default_dtype())
 
 
 class Trained:

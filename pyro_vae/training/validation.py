@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae.compilation.compiled import Outputs
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.evaluation.bounds import mean_estimate
 from pyro_vae.schedules import Schedule
@@ -38,7 +39,7 @@ class Validation:
     guide: nn.Module
     objective: Any  # a Pyro ELBO
     schedules: list[Schedule]
-    summed: Callable[[Tensor], Outputs]
+    summed: Callable[[Batch], Outputs]
     interrupted: threading.Event
 
     def __call__(self, valid: Batches) -> tuple[float, float]:
@@ -48,7 +49,7 @@ class Validation:
                 self.model, self.guide, valid, self.objective, seed=0, summed=self._summed, name="valid"
             )
 
-    def _summed(self, x: Tensor) -> Outputs:
+    def _summed(self, x: Batch) -> Outputs:
         if self.interrupted.is_set():
             raise Interrupted
         return self.summed(x)

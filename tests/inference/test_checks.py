@@ -47,14 +47,17 @@ class TestProgramErrors:
     def test_the_good_pair_of_this_file_is_good(self):
         assert log_weights(Program(good_model), Program(good_guide), FOUR, 3).shape == (3, 20)
 
-    def test_particles_that_meet_a_plate_of_the_program(self):
+    @pytest.mark.parametrize("num_particles", [1, 3])
+    def test_particles_go_left_of_the_plates_of_the_program(self, num_particles):
+        """Whether their number was said or not."""
         model, guide = Program(two_plates(True)), Program(two_plates(False))
-        message = (
-            r"^found another plate at dim=-2, where the particles go, expected max_plate_nesting \(now 1\) to count"
-        )
-        with pytest.raises(ProgramError, match=message):
-            log_weights(model, guide, FOUR, 3)
-        assert log_weights(model, guide, FOUR, 3, max_plate_nesting=2).shape == (3, 20)
+        weights = []
+        for nesting in (1, 2, 3):
+            torch.manual_seed(0)
+            weights.append(log_weights(model, guide, FOUR, num_particles, max_plate_nesting=nesting))
+        assert weights[0].shape == (num_particles, 20) and weights[0].std() > 0.1
+        assert torch.equal(weights[1], weights[2])
+        torch.testing.assert_close(weights[0].mean(), weights[1].mean(), rtol=0, atol=1.0)  # of other draws
 
     def test_programs_with_two_plates_train_and_are_scored_when_it_is_said(self):
         model, guide = Program(two_plates(True)), Program(two_plates(False))

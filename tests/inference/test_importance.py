@@ -97,7 +97,7 @@ def test_encoder_sees_each_datum_once(vae, x):
     vae.posterior.network.register_forward_hook(lambda _, inputs, output: rows.append(inputs[0].shape[0]))
     decoded = []
     vae.likelihood.network.register_forward_hook(lambda _, inputs, output: decoded.append(tuple(inputs[0].shape)))
-    pyro_vae.log_weights(vae.model, vae.guide, x, num_particles=6)
+    pyro_vae.log_weights(vae.model, vae.guide, x, num_particles=6, vectorize_particles=True)
     assert rows == [B]
     assert decoded == [(6, B, L)]
 

@@ -34,7 +34,7 @@ over_sums = over([case for case in CASES if case[0] not in SEPARATE])
 def bound_and_gradient(case, layout, x):
     """The bound, the loss and the loss's gradient by every parameter."""
     name, gradient, discrete = case
-    options = {"max_plate_nesting": layout.nesting}
+    options = {"max_plate_nesting": layout.nesting, "vectorize_particles": True}  # the noise is that of K particles
     if name not in WAKE_SLEEP:
         options["gradient"] = gradient
     model, guide = pair(layout, discrete)
@@ -106,7 +106,7 @@ def test_chunks_of_particles(dims):
     """Weights come out the same from one run of 6 particles and from 3 of 2; MIWAE is the mean of IWAE's chunks."""
     x, layout = data(num_particles=6), Layout(dims=dims)
     model, guide = pair(layout)
-    options = {"max_plate_nesting": layout.nesting}
+    options = {"max_plate_nesting": layout.nesting, "vectorize_particles": True}  # the noise is that of K particles
     whole = pyro_vae.log_weights(model, guide, x, 6, **options)
     chunks = [torch.cat([x[:, :D], noise], 1) for noise in x[:, D:].split(2 * L, dim=1)]
     parts = [pyro_vae.log_weights(model, guide, chunk, 2, **options) for chunk in chunks]
@@ -119,5 +119,5 @@ def test_one_particle_without_its_plate():
     x = data(num_particles=1)
     for dims in ("event", "left", "right"):
         layout = Layout(dims=dims)
-        weights = pyro_vae.log_weights(*pair(layout), x, max_plate_nesting=layout.nesting)
+        weights = pyro_vae.log_weights(*pair(layout), x, max_plate_nesting=layout.nesting, vectorize_particles=True)
         assert_close(weights, pyro_vae.log_weights(*pair(Layout()), x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -94,9 +95,14 @@ class TestConditional:
         expected = seeded(weigh, cvae.model, cvae.guide, cvae.x)
         cvae.module.hidden = lambda probs, xs: probs[xs == -1].view(len(xs), -1)
         exactly(seeded(weigh, cvae.model, cvae.guide, cvae.x), expected)
-        for run in (Trace_ELBO(4, vectorize_particles=True, max_plate_nesting=1).loss, IWAE(4).bound):
+        in_a_plate = IWAE(4, vectorize_particles=True).bound
+        for run in (Trace_ELBO(4, vectorize_particles=True, max_plate_nesting=1).loss, in_a_plate):
             with pytest.raises(IndexError, match="mask"):
                 run(cvae.model, cvae.guide, cvae.x)
+        with pytest.warns(UserWarning, match="take no dimension of particles .*mask.* are drawn one after the other"):
+            found = seeded(IWAE(4).bound, cvae.model, cvae.guide, cvae.x)
+        alone = seeded(lambda: torch.cat([weigh(cvae.model, cvae.guide, cvae.x) for _ in range(4)]))
+        exactly(found, alone.logsumexp(0) - math.log(4))
         with pytest.raises(ProgramError, match="^found no observed site in the model, expected one such as"):
             weigh(cvae.module.model, cvae.module.guide, cvae.args[0])
 
@@ -137,10 +143,17 @@ def test_a_plate_without_a_size(num_particles):
 
 
 @pytest.mark.parametrize("call", ["step", "evaluate_loss", "differentiable_loss"])
-def test_a_second_argument_is_refused_in_one_sentence(call):
-    m2 = Tutorial("M2")
-    calls = {"differentiable_loss": IWAE(4)(m2.model, m2.guide)}
-    if call not in calls:
-        calls[call] = getattr(SVI(m2.model, m2.guide, pyro.optim.Adam({}), loss=IWAE(4)), call)
-    with pytest.raises(TypeError, match="^x: found 2 arguments for the programs, expected one, .*functools.partial"):
-        calls[call](m2.x, m2.x)
+def test_a_second_argument_is_passed_on(call):
+    """By position and by name, with the loss of programs whose second argument was filled in beforehand."""
+    m2 = Tutorial("M2 labelled")
+    module, labels = m2.module, m2.args[1]
+    if call == "differentiable_loss":
+        run, bound_first = IWAE(4)(module.model, module.guide), IWAE(4)(m2.model, m2.guide)
+    else:
+        run, bound_first = (
+            getattr(SVI(*programs, pyro.optim.Adam({"lr": 0.0}), loss=IWAE(4)), call)
+            for programs in ((module.model, module.guide), (m2.model, m2.guide))
+        )
+    expected = torch.as_tensor(seeded(bound_first, m2.x))
+    exactly(torch.as_tensor(seeded(run, m2.x, labels)), expected)
+    exactly(torch.as_tensor(seeded(run, m2.x, ys=labels)), expected)

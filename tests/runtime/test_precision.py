@@ -10,7 +10,7 @@ from torch.nn import functional
 
 import pyro_vae
 from pyro_vae import ELBO
-from pyro_vae.inference.traces import random_sites
+from pyro_vae.inference.sites import random_sites
 from pyro_vae.runtime import precision
 from pyro_vae.runtime.precision import medium_is_exact, precise
 from tests.support.programs import PAIRS, bits, fit, vae

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
@@ -12,6 +15,15 @@ from pyro_vae.data.split import Split
 
 def batches_of(data, batch_size=4, *, device="cpu", dtype=torch.float32, shuffle=False) -> Batches:
     return as_batches(data, batch_size, device=device, dtype=dtype, shuffle=shuffle)
+
+
+def left_out(is_labelled=True):
+    """Expect the warning that the labels in the batches are left out, where there are labels."""
+    if not is_labelled:
+        return nullcontext()
+    return pytest.warns(
+        UserWarning, match=r": found batches of 2 entries, expected one\. .* the rest \(labels\?\) is left out"
+    )
 
 
 def grey(n=10, binarize=None) -> Split:

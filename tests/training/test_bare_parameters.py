@@ -89,7 +89,7 @@ class TestLastBatch:
         fit(*self.program(4), data, batch_size=4)
 
     def test_programs_that_fail_on_all_batches_are_told_so(self):
-        with pytest.raises(ValueError, match=r"^site 'z': found in a data plate of size 3"):
+        with pytest.raises(ValueError, match=r"^site 'x': found a value of shape \(5, 3\) in the model"):
             fit(*self.program(3), batch_size=5)
 
 

@@ -1,0 +1,107 @@
+r"""Programs with their global latents held at the guide's means.
+
+Given the global latents W, the data are independent, and each has a likelihood of its own,
+
+.. math:: \log p(x_b | W = \mathbb{E}_q[W]) = \log \int p(x_b|z, W)\, p(z|W)\, dz .
+
+It is that of the model at one value of W. It leaves out how uncertain W is, and is no marginal likelihood.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import nn
+
+from pyro_vae.data.batch import as_batch
+from pyro_vae.errors import ProgramError
+from pyro_vae.flows import FlowDistribution
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.plates import may_hold_data, plates_of
+from pyro_vae.runtime.arguments import checked
+
+__all__ = ["AtGlobalMeans", "at_global_means"]
+
+
+class _Hold(Messenger):
+    """Hold the sites outside of the data plate at their means, and let them add nothing to the weights."""
+
+    def __init__(self, num_data: int) -> None:
+        super().__init__()
+        self.num_data = num_data
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) or any(may_hold_data(frame, self.num_data) for frame in plates_of(msg)):
+            return
+        msg["infer"]["_deterministic"] = True  # as Pyro marks what carries no probability
+        if not msg["is_observed"]:
+            msg["value"], msg["done"] = _mean(msg), True
+
+
+def _mean(msg: Any) -> Any:
+    fn = msg["fn"]
+    try:
+        return fn.center if isinstance(fn, FlowDistribution) else fn.mean
+    except NotImplementedError as error:
+        raise ProgramError(
+            f"site {msg['name']!r}: found {fn}, whose mean is not known, expected a distribution with a mean to hold "
+            "a global latent at"
+        ) from error
+
+
+class AtGlobalMeans(nn.Module):
+    """A program with its global latents at their means; made by :func:`at_global_means`."""
+
+    def __init__(self, program: StochasticFunction) -> None:
+        super().__init__()
+        self.program = program
+
+    @property
+    def __wrapped__(self) -> StochasticFunction:
+        return self.program
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _Hold(len(as_batch(args, kwargs))):
+            return self.program(*args, **kwargs)
+
+
+@checked
+def at_global_means(model: StochasticFunction, guide: StochasticFunction) -> tuple[AtGlobalMeans, AtGlobalMeans]:
+    r"""Hold the global latents of a pair, those outside of the data plate, at the guide's means.
+
+    .. math:: p(x_b, z_b | W = \mathbb{E}_q[W]), \qquad q(z_b | x_b, W = \mathbb{E}_q[W])
+
+    All that takes a pair takes this one; :func:`pyro_vae.log_likelihood` then estimates the conditional likelihood
+    :math:`\log p(x_b | W = \mathbb{E}_q[W])` of each datum.
+
+    Parameters
+    ----------
+    model, guide
+        A pair of programs, with a plate of the data.
+
+    Returns
+    -------
+    tuple
+        The pair with its global latents held, in which they add nothing to the weights.
+
+    Raises
+    ------
+    ProgramError
+        When run, if the mean of a global latent is not known.
+
+    Examples
+    --------
+    >>> import pyro, torch, pyro_vae
+    >>> import pyro.distributions as dist
+    >>> def model(x):
+    ...     loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+    >>> def guide(x):
+    ...     pyro.sample("loc", dist.Normal(0.5, 0.1))
+    >>> pyro_vae.log_likelihood(*at_global_means(model, guide), torch.tensor([0.5]), num_particles=1).values
+    tensor([-0.9189], dtype=torch.float64)
+    """
+    return AtGlobalMeans(model), AtGlobalMeans(guide)

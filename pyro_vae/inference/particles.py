@@ -1,0 +1,210 @@
+r"""K particles of programs that may not take a dimension of particles.
+
+The log weights :math:`\log w_{kb}` of K particles and B data can be had in three ways.
+
+* A plate of particles broadcasts the programs (``True``). The encoder runs once. Networks meet latents of shape
+  ``(K, B, ...)``.
+* The data are repeated K times along their plate (``"repeat"``). The programs run on K B data, as they do on B.
+* The programs run K times, one particle after the other (``False``). Every program can do that.
+
+Some programs fail in a plate of particles, such as one with ``torch.cat`` of two and three dimensions. Others are wrong
+in it and say nothing, such as one with ``softmax(dim=1)``. So ``"auto"`` takes the first of the three ways that gives
+the weights of single runs on the same latents.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+import weakref
+from typing import Annotated, Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch._guards import detect_fake_mode
+
+from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.inference.joined import JoinedTrace
+from pyro_vae.inference.pair import ProgramPair, root_of
+from pyro_vae.inference.pairing import check_pair
+from pyro_vae.inference.plates import PARTICLES
+from pyro_vae.inference.running import Route, run
+from pyro_vae.inference.traces import PairTrace
+from pyro_vae.runtime.state import evaluating, generators, set_generators
+
+__all__ = ["VectorizeParticles", "Way", "check_way", "draw", "way_of"]
+
+Way = Literal["auto", "repeat"] | bool
+VectorizeParticles = Annotated[Way, "'auto', True, 'repeat' or False"]
+_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, NotImplementedError)
+
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Way]] = weakref.WeakKeyDictionary()  # by model, then by guide
+
+
+def draw(
+    programs: ProgramPair,
+    x: Batch,
+    num_particles: int,
+    way: Way,
+    *,
+    route: Route | None = None,
+    constant_guide: bool = False,
+    shares_globals: bool = False,
+) -> PairTrace:
+    """Run a pair with K particles in one of the three ways; the other arguments are those of :func:`run`."""
+    options: dict[str, Any] = {"route": route, "constant_guide": constant_guide}
+    if num_particles == 1 or way is True:
+        return run(programs, x, num_particles, shares_globals=shares_globals, **options)
+    if way == "repeat":
+        part = run(programs, _repeated(x, num_particles), **options)
+        if part.plate.dim is None or part.num_data != num_particles * len(x):
+            raise ProgramError(
+                f"found a data plate of size {part.num_data} for {num_particles * len(x)} data, expected one of size "
+                "len(x), for the data to be repeated"
+            )
+        return JoinedTrace([part], num_particles, len(x), shares_globals)
+    parts = [run(programs, x, **options)]
+    given = _common_draws(parts[0], shares_globals)
+    for k in range(1, num_particles):
+        options["route"] = None if route is None else functools.partial(route, index=k)
+        parts.append(run(programs, x, given=given, **options))
+    return JoinedTrace(parts, num_particles, parts[0].num_data, shares_globals)
+
+
+def _repeated(x: Batch, times: int) -> Batch:
+    """Return K copies of the data, one after the other."""
+    if isinstance(x, Arguments):
+        return x.map(lambda value: value.repeat(times, *[1] * (value.dim() - 1)))
+    return x.repeat(times, *[1] * (x.dim() - 1))
+
+
+def _common_draws(pair: PairTrace, shares_globals: bool) -> poutine.Trace:
+    """Return what is the same for all particles: the rows that a plate has chosen and, if shared, global latents."""
+    given = poutine.Trace()
+    carries_probability = {**pair.guide_sites, **pair.model_sites}
+    for trace in (pair.guide_trace, pair.model_trace):
+        for name, node in trace.nodes.items():
+            is_shared = shares_globals and name in pair.global_sites and not node["is_observed"]
+            if node["type"] == "sample" and name not in given and (name not in carries_probability or is_shared):
+                given.add_node(name, **node)
+    return given
+
+
+def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
+    """Return how the particles of a pair are drawn: as it says, or as has been found out for ``"auto"``.
+
+    What has been found out is remembered as long as the programs live. Where it is not the plate, one warning says why.
+    """
+    if programs.vectorize_particles != "auto":
+        return programs.vectorize_particles
+    (model, model_name), (guide, guide_name) = root_of(programs.model), root_of(programs.guide)
+    if _is_packaged(model, guide):
+        return True
+    try:
+        known = _known.setdefault(model, {})
+        key: tuple[Any, ...] = weakref.ref(guide), model_name, guide_name, shares_globals, programs.max_plate_nesting
+    except TypeError:  # of a kind that cannot be remembered
+        known, key = {}, ()
+    if key not in known:
+        if detect_fake_mode() is not None:
+            return True  # a run without values has none to compare
+        known[key], reason = _find(programs, x, shares_globals)
+        if reason:
+            how = "by repeating the data" if known[key] == "repeat" else "one after the other, which is slower"
+            warnings.warn(
+                f"vectorize_particles: found programs that take no dimension of particles ({reason}); their particles "
+                f"are drawn {how}. To have no warning, say vectorize_particles={known[key]!r}",
+                UserWarning,
+                stacklevel=2,
+            )
+    return known[key]
+
+
+def _is_packaged(model: Any, guide: Any) -> bool:
+    """Return whether they are the halves of a program of this package, all of whose parts take particles."""
+    recipe = getattr(model, "recipe", None)
+    return isinstance(recipe, dict) and recipe == getattr(guide, "recipe", None)
+
+
+def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
+    """Raise ``ProgramError`` if the weights of several particles in one run are not those of single runs."""
+    reason = _difference(programs, x, way, run(programs, x), False)
+    if reason is not None:
+        raise ProgramError(
+            f"vectorize_particles: found {way!r} and programs that take no dimension of particles ({reason}), expected "
+            "False for such programs"
+        )
+
+
+@torch.no_grad()
+def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, str | None]:
+    """Return the first way that gives the weights of single runs, and why the plate does not; nothing is moved."""
+    device = programs.placement()[0]
+    before = generators(device)
+    still = programs.with_copied_buffers()
+    reason = None
+    try:
+        with evaluating(programs.model, programs.guide), pyro.validation_enabled(False):
+            try:
+                single = run(still, x)
+                check_pair(single, enumerated=False)
+            except _FAILURES:
+                return True, None  # the run that follows will say what is wrong
+            for way in (True, "repeat"):
+                found = _difference(still, x, way, single, shares_globals)
+                if found is None:
+                    return way, reason
+                reason = reason or found
+    finally:
+        set_generators(before, device)
+    return False, reason
+
+
+def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, shares_globals: bool) -> str | None:
+    """Return what is wrong with a way of drawing particles, ``None`` if nothing is."""
+    num_particles = 2 if single.num_data == 3 else 3  # not as many as data, so that the one cannot pass for the other
+    try:
+        pair = draw(programs, x, num_particles, way, shares_globals=shares_globals)
+        if pair.num_data != single.num_data:
+            return f"weights of {pair.num_data} data, not of {single.num_data}"
+        found = _weights(pair)
+    except _FAILURES as error:
+        return next(iter(pyro_error_reason(error).splitlines()), type(error).__name__)
+    try:
+        first, again, last = (
+            _weights(run(programs, x, given=_particle(pair, single, k)))[0] for k in (0, 0, num_particles - 1)
+        )
+    except _FAILURES:
+        return None  # latents without a density at given values: there is nothing to compare
+    if not _same(first, again):
+        return None  # nor with noise of the programs' own
+    for expected, particle in ((first, found[0]), (last, found[-1])):
+        if not _same(expected, particle):
+            return f"other log weights, by up to {(expected - particle).abs().max().item():.2g} nats"
+    return None
+
+
+def _weights(pair: PairTrace) -> Tensor:
+    return torch.stack(list(pair.terms().values())).sum(0)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    tolerance = 1e-8 if a.dtype == torch.float64 else 1e-3
+    return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
+    """Return the draws of particle k in the shapes of a single run."""
+    given = _common_draws(pair, shares_globals=False)
+    for name, site in pair.guide_sites.items():
+        value, shape = site["value"], single.guide_sites[name]["value"].shape
+        if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:
+            value = value[k]
+        elif isinstance(pair, JoinedTrace) and pair.plate.dim is not None and pair.plate.holds(site):
+            axis = value.dim() - site["fn"].event_dim + pair.plate.dim
+            value = value.narrow(axis, k * single.num_data, single.num_data)
+        given.add_node(name, **{**site, "value": value.reshape(shape)})
+    return given
