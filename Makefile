@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test test-all fuzz-calls fuzz-files endurance lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test test-all fuzz-calls fuzz-files endurance pyro-tests lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -46,6 +46,9 @@ fuzz-calls: $(STAMP)-test ## install, and make 10,000 calls with a wrong argumen
 endurance: $(STAMP)-test ## install, and attack long runs, for half an hour (ARGS="kills --kills 20" runs a part of it)
 	status=0; for part in $(if $(ARGS),'$(ARGS)',kills memory hashes); do \
 	    $(BIN)/python -m tests.endurance.$$part || status=1; done; exit $$status
+
+pyro-tests: $(STAMP)-test ## run Pyro's own tests with our bounds as its ELBOs (ARGS="--pyro-source FOLDER", a checkout of Pyro)
+	$(BIN)/python -m tests.pyro.run $(ARGS)
 
 lint: $(STAMP)-dev ## look for mistakes in the code
 	$(BIN)/python -m ruff check .

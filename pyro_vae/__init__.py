@@ -39,7 +39,18 @@ from pyro_vae.likelihoods import (
 from pyro_vae.nn.codebook import Codebook
 from pyro_vae.nn.images import ImageDecoder, ImageEncoder
 from pyro_vae.nn.mlp import MLP, ConditionalMLP
-from pyro_vae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound, ReweightedWakeSleep, WakeSleep
+from pyro_vae.objectives import (
+    CIWAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    Objective,
+    RenyiBound,
+    ReweightedWakeSleep,
+    SemiSupervised,
+    WakeSleep,
+)
 from pyro_vae.posteriors import DiagonalNormal, FlowPosterior, FullNormal, LowRankNormal, MixturePosterior
 from pyro_vae.priors import (
     AutoregressiveCodes,
@@ -108,6 +119,7 @@ __all__ = [
     "Refinement",
     "RenyiBound",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "StandardNormal",
     "StudentT",
     "VampPrior",

@@ -128,7 +128,8 @@ class TestObjectives:
 class TestEveryObjective:
     def test_each_class_of_the_package_is_gone_over(self):
         exported = {getattr(pyro_vae.objectives, name) for name in pyro_vae.objectives.__all__}
-        assert {type(objective) for objective in OBJECTIVES.values()} == exported - {pyro_vae.Objective}
+        of_m2_alone = {pyro_vae.SemiSupervised}  # tests/programs/semi_supervised/test_objective.py
+        assert {type(objective) for objective in OBJECTIVES.values()} == exported - {pyro_vae.Objective} - of_m2_alone
         assert exported <= {getattr(pyro_vae, name) for name in pyro_vae.__all__}
 
     def test_svi_and_fit_take_it(self, objective):

@@ -195,12 +195,13 @@ def _log_q(programs: ProgramPair, x: Tensor, z: dict[str, Tensor], data_dim: int
     S = len(next(iter(z.values())))
     nesting = programs.max_plate_nesting
     data_axis = 1 + nesting + data_dim
-    values = {}
+    latents = poutine.Trace()
     for name, value in z.items():
         value = value.unsqueeze(data_axis)  # (S, *plates, *event), with the data's plate of size 1 among them
-        values[name] = value.expand(*value.shape[:data_axis], len(x), *value.shape[data_axis + 1 :])
+        value = value.expand(*value.shape[:data_axis], len(x), *value.shape[data_axis + 1 :])
+        latents.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
     with pyro.plate("num_particles_vectorized", S, dim=-1 - nesting):
-        trace = poutine.trace(poutine.condition(programs.guide, data=values)).get_trace(x)
+        trace = poutine.trace(poutine.replay(programs.guide, trace=latents)).get_trace(x)
     pair = PairTrace(trace, trace, trace, S, len(x), nesting)  # of the guide alone
     return pair.log_q().double()
 

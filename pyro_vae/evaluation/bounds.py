@@ -60,10 +60,11 @@ def mean_bound(
     """
     own = objective if isinstance(objective, Objective) else None
     programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
+    run = programs if own is None else own.programs_to_check(programs)
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(programs, batches, name="x", enumerated=own is None, each_datum=False)
+        check_program(run, batches, name="x", enumerated=own is None, each_datum=False)
     return mean_estimate(model, guide, batches, objective, seed=seed)[0]
 
 

@@ -18,7 +18,7 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.pairing import check_observed, without_plate
-from pyro_vae.inference.particles import check_way, way_of
+from pyro_vae.inference.particles import check_way, is_packaged, way_of
 from pyro_vae.inference.sites import Site
 from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.inference.traces import PairTrace
@@ -157,7 +157,7 @@ class _Check:
         programs, way = self.programs.isolated(), self.programs.vectorize_particles
         if way == "auto":
             way_of(programs, x, self.options["shares_globals"])
-        elif way is not False:
+        elif way is not False and not is_packaged(self.programs):
             still = self.programs.with_copied_buffers()
             run_to_check(lambda: check_way(still, x, way), self.programs, x, self.name)
 

@@ -70,9 +70,9 @@ def trace_pair(
         way = way_of(programs, x, shares_globals) if num_particles > 1 else True
         options: Any = {"route": route, "constant_guide": constant_guide, "shares_globals": shares_globals}
         pair = draw(programs, x, num_particles, way, **options)
-    check_pair(pair, enumerated)
+    check_pair(pair.parts[0], enumerated)
     if each_datum:
-        check_each_datum(pair)
+        check_each_datum(pair.parts[0])
     return pair
 
 

@@ -28,7 +28,7 @@ class JoinedTrace(PairTrace):
     def __init__(self, parts: list[PairTrace], num_particles: int, num_data: int, shares_globals: bool) -> None:
         first = parts[0]
         traces = first.model_trace, first.guide_trace, first.scored_trace
-        super().__init__(*traces, num_particles, first.length, first.least_plate_nesting)
+        super().__init__(*traces, num_particles, num_data, first.least_plate_nesting)
         self.__dict__.update(_parts=parts, _num_data=num_data, _shares_globals=shares_globals)
 
     @property
@@ -74,17 +74,8 @@ class JoinedTrace(PairTrace):
     def score(self, name: str) -> Tensor:
         return self.over_particles(lambda part: part.score(name))
 
-    def global_score(self, name: str) -> Tensor:
-        return self.over_globals(lambda part: part.global_score(name))
-
     def log_q(self, scaled: bool = False) -> Tensor:
         return self.over_particles(lambda part: part.log_q(scaled))
 
-    def global_log_q(self, scaled: bool = False) -> Tensor:
-        return self.over_globals(lambda part: part.global_log_q(scaled))
-
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         return self.over_particles(lambda part: part.terms(scaled))
-
-    def global_terms(self, scaled: bool = False) -> dict[str, Tensor]:
-        return self.over_globals(lambda part: part.global_terms(scaled))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from pyro_vae.inference.global_terms import global_sum
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["analytic_global_kl", "analytic_kl", "factorises", "sampled_kl"]
@@ -43,7 +44,7 @@ def analytic_global_kl(pair: PairTrace, name: str, scaled: bool = False) -> Tens
         if found is None:
             return None
         kl = found[0].flatten(found[0].dim() - found[1]).sum(-1) if found[1] else found[0]
-        return run.global_sum(kl, run.guide_sites[name], scaled)
+        return global_sum(run, kl, run.guide_sites[name], scaled)
 
     return pair.over_globals(of_run)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.constraints import constraint_from, described
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import OwnParameters, StoreState, kept_in_store
 from pyro_vae.inference.sites import random_sites
 
@@ -198,7 +199,7 @@ class _Watched(Messenger):
             msg["value"] = store[name]
 
 
-def first_run(model: nn.Module, guide: nn.Module, x: Batch, device: torch.device) -> FirstRun:
+def first_run(model: StochasticFunction, guide: StochasticFunction, x: Batch, device: torch.device) -> FirstRun:
     """Run the guide, and the model on its draws, in a store that begins with what the caller's keeps."""
     store = pyro.get_param_store()
     before = kept_in_store()

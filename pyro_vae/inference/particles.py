@@ -35,7 +35,7 @@ from pyro_vae.inference.running import Route, run
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, generators, set_generators
 
-__all__ = ["VectorizeParticles", "Way", "check_way", "draw", "way_of"]
+__all__ = ["VectorizeParticles", "Way", "check_way", "draw", "is_packaged", "way_of"]
 
 Way = Literal["auto", "repeat"] | bool
 VectorizeParticles = Annotated[Way, "'auto', True, 'repeat' or False"]
@@ -100,9 +100,9 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     """
     if programs.vectorize_particles != "auto":
         return programs.vectorize_particles
-    (model, model_name), (guide, guide_name) = root_of(programs.model), root_of(programs.guide)
-    if _is_packaged(model, guide):
+    if is_packaged(programs):
         return True
+    (model, model_name), (guide, guide_name) = root_of(programs.model), root_of(programs.guide)
     try:
         known = _known.setdefault(model, {})
         key: tuple[Any, ...] = weakref.ref(guide), model_name, guide_name, shares_globals, programs.max_plate_nesting
@@ -123,10 +123,10 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     return known[key]
 
 
-def _is_packaged(model: Any, guide: Any) -> bool:
+def is_packaged(programs: ProgramPair) -> bool:
     """Return whether they are the halves of a program of this package, all of whose parts take particles."""
-    recipe = getattr(model, "recipe", None)
-    return isinstance(recipe, dict) and recipe == getattr(guide, "recipe", None)
+    recipes = [getattr(root_of(program)[0], "recipe", None) for program in (programs.model, programs.guide)]
+    return isinstance(recipes[0], dict) and recipes[0] == recipes[1]
 
 
 def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:

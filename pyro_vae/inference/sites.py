@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -11,7 +12,16 @@ from torch import Tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import DataPlate
 
-__all__ = ["KL_WEIGHT", "Site", "beside_events", "density", "inner_scale", "random_sites"]
+__all__ = [
+    "KL_WEIGHT",
+    "Site",
+    "beside_events",
+    "density",
+    "inner_scale",
+    "outer_scale",
+    "random_sites",
+    "unannealed_scale",
+]
 
 Site = dict[str, Any]
 KL_WEIGHT = "_kl_weight"  # where annealing leaves its weight, among what Pyro calls a site's infer
@@ -47,6 +57,26 @@ def inner_scale(site: Site, plate: DataPlate) -> float:
         if frame.full_size not in (None, frame.size) and not plate.is_frame(frame):
             scale *= frame.full_size / frame.size
     return scale
+
+
+def outer_scale(site: Site, plate: DataPlate) -> Any:
+    """Return the scale of a site without that of plates which subsample what belongs to one datum."""
+    inner = inner_scale(site, plate)
+    return site["scale"] if inner == 1.0 else site["scale"] / inner
+
+
+def unannealed_scale(site: Site, plate: DataPlate, common: Any) -> Any:
+    """Return the scale of a site outside of the data plate without the weight of annealing.
+
+    Where the weight is zero, it is that of the whole program, the ``common`` scale of the data without their subsample.
+    """
+    weight = site["infer"].get(KL_WEIGHT, 1.0)
+    if not isinstance(weight, Tensor) and weight == 1.0:
+        return site["scale"]
+    whole = common * plate.size / plate.full_size * inner_scale(site, plate)
+    if isinstance(weight, Tensor):
+        return torch.where(weight > 0, site["scale"] / weight.clamp(min=1e-30), whole)
+    return site["scale"] / weight if weight else whole
 
 
 def beside_events(value: Any, num_dims: int) -> Any:

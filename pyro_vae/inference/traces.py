@@ -18,10 +18,18 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.plates import PARTICLES, DataPlate, data_plate, nesting_of
-from pyro_vae.inference.sites import KL_WEIGHT, Site, beside_events, density, inner_scale, random_sites
+from pyro_vae.inference.plates import DataPlate, data_plate, nesting_of
+from pyro_vae.inference.sites import (
+    KL_WEIGHT,
+    Site,
+    beside_events,
+    density,
+    inner_scale,
+    outer_scale,
+    random_sites,
+)
 
-__all__ = ["PairTrace"]
+__all__ = ["PairTrace", "differences"]
 
 
 _Terms = TypeVar("_Terms")
@@ -57,8 +65,7 @@ class PairTrace:
     @cached_property
     def max_plate_nesting(self) -> int:
         """The number of dimensions that plates take, the particles' left out."""
-        sites = (*self.guide_sites.values(), *self.model_sites.values())
-        return max(self.least_plate_nesting, nesting_of(sites))
+        return max(self.least_plate_nesting, nesting_of([*self.guide_sites.values(), *self.model_sites.values()]))
 
     @cached_property
     def plate(self) -> DataPlate:
@@ -77,7 +84,7 @@ class PairTrace:
 
     @property
     def parts(self) -> list[PairTrace]:
-        """The runs that the particles were drawn in."""
+        """The runs of the particles."""
         return [self]
 
     def over_particles(self, terms: Callable[[PairTrace], _Terms]) -> _Terms:
@@ -112,23 +119,20 @@ class PairTrace:
         Without such a site, that of the data's subsampling.
         """
         observed = [site for name in self.observed if self.plate.holds(site := self.model_sites[name])]
-        return self._outer_scale(observed[0]) if observed else self.plate.full_size / self.plate.size
-
-    def _outer_scale(self, site: Site) -> Any:
-        """The scale of a site without that of plates which subsample what belongs to one datum."""
-        inner = inner_scale(site, self.plate)
-        return site["scale"] if inner == 1.0 else site["scale"] / inner
+        return outer_scale(observed[0], self.plate) if observed else self.plate.full_size / self.plate.size
 
     def relative_scale(self, site: Site) -> Any:
         """The scale of a site relative to the common one (a number or a tensor): the weight that annealing gives it."""
-        scale, common = self._outer_scale(site), self.scale
+        scale, common = outer_scale(site, self.plate), self.scale
         if scale is common or (isinstance(scale, float) and isinstance(common, float) and scale == common):
             return 1.0
         return scale / common
 
     @cached_property
     def is_annealed(self) -> bool:
-        """Whether a site has a scale of its own."""
+        """Whether a site has a scale of its own, or the guide a loss of its own."""
+        if any(site["is_observed"] for site in self.scored_sites.values()):
+            return True
         sites = [*self.scored_sites.values(), *self.model_sites.values()]
         local = [site for site in sites if self.plate.holds(site)]
         weights = [self.relative_scale(site) for site in local]
@@ -170,7 +174,7 @@ class PairTrace:
 
         With ``scaled``, it is weighed by the site's scale relative to the common one; that is KL annealing.
         """
-        value = self._weighed(value, site, site["mask"], self._inner_or_relative(site, scaled))
+        value = self.weighed(value, site, site["mask"], self._inner_or_relative(site, scaled))
         return self._flat(value, self.max_plate_nesting + 1).sum(-1).expand(self.num_particles, self.num_data)
 
     def per_unit(self, value: Tensor, site: Site, num_unit_dims: int, scaled: bool = False) -> Tensor:
@@ -181,28 +185,12 @@ class PairTrace:
         value = self._flat(scale_and_mask(value, weight, mask), self.max_plate_nesting + 1 + num_unit_dims)
         return value.expand(self.num_particles, self.num_data, -1)
 
-    def global_sum(self, value: Tensor, site: Site, scaled: bool = False) -> Tensor:
-        """Sum what a site outside of the data plate gave to ``(K,)``, or ``(1,)`` if particles share it; masks count.
-
-        With ``scaled``, it has the site's own scale, annealing included; without, it has the scale without annealing.
-        """
-        scale, weight = site["scale"], site["infer"].get(KL_WEIGHT, 1.0)
-        if not scaled and isinstance(weight, Tensor):
-            whole = self.scale * self.plate.size / self.plate.full_size * inner_scale(site, self.plate)
-            scale = torch.where(weight > 0, scale / weight.clamp(min=1e-30), whole)
-        elif not scaled and weight != 1.0:
-            whole = self.scale * self.plate.size / self.plate.full_size * inner_scale(site, self.plate)
-            scale = scale / weight if weight else whole
-        value = self._weighed(value, site, site["mask"], scale)
-        value = value.reshape((1,) * (self.max_plate_nesting + 1 - value.dim()) + value.shape)
-        has_particles = any(frame.name == PARTICLES for frame in site["cond_indep_stack"])
-        return value.flatten(1).sum(1) if has_particles else value.sum()[None]
-
     def _inner_or_relative(self, site: Site, scaled: bool) -> Any:
         inner = inner_scale(site, self.plate)
         return self.relative_scale(site) * inner if scaled else inner
 
-    def _weighed(self, value: Tensor, site: Site, mask: Any, scale: Any) -> Tensor:
+    def weighed(self, value: Tensor, site: Site, mask: Any, scale: Any) -> Tensor:
+        """Return a log-probability, masked and scaled; its dimensions are those of plates."""
         value = scale_and_mask(value, scale=scale, mask=mask)
         num_dims = self.max_plate_nesting + 1
         if value.dim() > num_dims:
@@ -229,46 +217,34 @@ class PairTrace:
         site = self.guide_sites[name]
         return self.per_datum(density(site), {**site, "mask": None})
 
-    def global_score(self, name: str) -> Tensor:
-        """The same of a latent outside of the data plate, ``(K,)``, or ``(1,)`` if particles share it."""
-        site = self.guide_sites[name]
-        value = density(site)
-        return self.global_sum(value, {**site, "mask": None, "scale": 1.0, "infer": {}})
-
     def log_q(self, scaled: bool = False) -> Tensor:
         """The log-probability of the latents inside the data plate under the guide, ``(K, B)``, nats."""
         names = self.global_sites
-        terms = [self.log_prob(site, scaled) for name, site in self.scored_sites.items() if name not in names]
+        sites = [site for site in self.scored_sites.values() if scaled or not site["is_observed"]]
+        terms = [self.log_prob(site, scaled) for site in sites if site["name"] not in names]
         return torch.stack(terms).sum(0) if terms else self._zeros()
-
-    def global_log_q(self, scaled: bool = False) -> Tensor:
-        """The same of the latents outside of it, ``(K,)``, or ``(1,)`` if particles share them."""
-        sites = [self.scored_sites[name] for name in self.global_sites if name in self.scored_sites]
-        return torch.stack([self.global_sum(density(site), site, scaled) for site in sites]).sum(0)
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         """What each site adds to the log weight, ``(K, B)``: log p of an observed one, log p - log q of a latent."""
-        return _differences(self, self.log_prob, scaled, is_global=False) or {"": self._zeros()}
-
-    def global_terms(self, scaled: bool = False) -> dict[str, Tensor]:
-        """The same of each site outside of the data plate, ``(K,)``, or ``(1,)`` if particles share it."""
-
-        def log_prob(site: Site, scaled: bool) -> Tensor:
-            return self.global_sum(density(site), site, scaled)
-
-        return _differences(self, log_prob, scaled, is_global=True)
+        terms = differences(self, lambda site: self.log_prob(site, scaled), scaled, is_global=False)
+        return terms or {"": self._zeros()}
 
     def _zeros(self) -> Tensor:
         values = [site["value"] for site in (*self.model_sites.values(), *self.guide_sites.values())]
         return torch.zeros(self.num_particles, self.num_data, device=values[0].device if values else None)
 
 
-def _differences(pair: PairTrace, log_prob: Callable[..., Tensor], scaled: bool, is_global: bool) -> dict[str, Tensor]:
-    """Return log p of the sites inside or outside of the data plate, less log q where the guide draws them."""
+def differences(
+    pair: PairTrace, log_prob: Callable[[Site], Tensor], scaled: bool, *, is_global: bool
+) -> dict[str, Tensor]:
+    """Return log p of the sites inside or outside of the data plate, less log q where the guide draws them.
+
+    What a guide observes (by ``pyro.factor``) is a loss and no density of a latent: it counts with ``scaled`` alone.
+    """
     names = pair.global_sites
-    terms = {name: log_prob(site, scaled) for name, site in pair.model_sites.items() if (name in names) == is_global}
+    terms = {name: log_prob(site) for name, site in pair.model_sites.items() if (name in names) == is_global}
     for name, site in pair.scored_sites.items():
-        if (name in names) == is_global:
-            log_q = log_prob(site, scaled)
+        if (name in names) == is_global and (scaled or not site["is_observed"]):
+            log_q = log_prob(site)
             terms[name] = terms[name] - log_q if name in terms else -log_q
     return terms

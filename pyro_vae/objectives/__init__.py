@@ -6,6 +6,7 @@ from pyro_vae.objectives.iwae import IWAE
 from pyro_vae.objectives.miwae import MIWAE, PIWAE
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.renyi import RenyiBound
+from pyro_vae.objectives.semi_supervised import SemiSupervised
 from pyro_vae.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "Objective",
     "RenyiBound",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "WakeSleep",
 ]

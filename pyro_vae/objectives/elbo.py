@@ -143,7 +143,7 @@ class ELBO(Objective):
         return terms
 
     def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
-        terms = pair.global_terms(scaled)
+        terms = super().global_terms(pair, scaled)
         if self.kl == "analytic":
             for name in terms:
                 if name in pair.scored_sites and (kl := analytic_global_kl(pair, name, scaled)) is not None:

@@ -32,17 +32,27 @@ from typing import Literal
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.sites import density
+from pyro_vae.inference.sites import Site, density
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 
-__all__ = ["enumerated_bound", "label_weights", "semi_supervised_loss", "summed_bound"]
+__all__ = [
+    "all_labels",
+    "enumerated_bound",
+    "label_weights",
+    "semi_supervised_loss",
+    "summed_bound",
+    "trace_labels",
+    "weights_of_labels",
+]
 
 Kl = Literal["sample", "analytic"]
 
@@ -90,22 +100,49 @@ def label_weights(
     >>> label_weights(m2, torch.zeros(5, 4), num_particles=2).shape
     torch.Size([2, 3, 5])
     """
-    labels = torch.arange(m2.num_classes, device=x.device)[:, None].expand(-1, len(x))  # (C, B)
+    labels = all_labels(m2.num_classes, x)
     model, guide = (functools.partial(isolated(half), y=labels) for half in (m2.model, m2.guide))
-    with pyro.plate("labels", m2.num_classes, dim=-2):
-        pair = trace_pair(ProgramPair(model, guide, 2), x, num_particles)
-    terms = {name: density(site) for name, site in pair.model_sites.items()}
-    terms["z"] = kl_weight * _latent_term(pair, kl)
-    return torch.stack([term.expand(num_particles, *labels.shape) for term in terms.values()]).sum(0)
+    return weights_of_labels(trace_labels(model, guide, labels, x, num_particles), kl, kl_weight)
 
 
-def _latent_term(pair: PairTrace, kl: Kl) -> Tensor:
+def all_labels(num_classes: int, x: Tensor) -> Tensor:
+    """Return each label for each datum, ``(C, B)``."""
+    return torch.arange(num_classes, device=x.device)[:, None].expand(-1, len(x))
+
+
+def trace_labels(
+    model: StochasticFunction, guide: StochasticFunction, labels: Tensor, x: Tensor, num_particles: int
+) -> PairTrace:
+    """Run a pair once under all labels ``(C, B)``, which the programs have been given; a plate counts them."""
+    with pyro.plate("labels", len(labels), dim=-2):
+        return trace_pair(ProgramPair(model, guide, 2), x, num_particles)
+
+
+def weights_of_labels(pair: PairTrace, kl: Kl, kl_weight: float | Tensor = 1.0, scaled: bool = False) -> Tensor:
+    """Return the log weights ``(K, C, B)`` of a run under all labels, as :func:`label_weights`; masks count.
+
+    With ``scaled``, each site is weighed by its scale relative to the common one; that is KL annealing.
+    """
+    num_classes = next(frame.size for frame in pair.model_sites["x"]["cond_indep_stack"] if frame.name == "labels")
+    terms = {name: _log_prob(pair, site, scaled) for name, site in pair.model_sites.items()}
+    terms["z"] = kl_weight * _latent_term(pair, kl, scaled)
+    shape = (pair.num_particles, num_classes, pair.num_data)
+    return torch.stack([term.expand(shape) for term in terms.values()]).sum(0)
+
+
+def _latent_term(pair: PairTrace, kl: Kl, scaled: bool = False) -> Tensor:
     """Return log p(z) - log q(z|x, y), or its mean in closed form."""
     q, p = pair.guide_sites["z"], pair.model_sites["z"]
     if kl == "analytic":
         with suppress(NotImplementedError):
-            return -torch.distributions.kl_divergence(q["fn"], p["fn"])
-    return density(p) - density(q)
+            divergence = torch.distributions.kl_divergence(q["fn"], p["fn"])
+            return -scale_and_mask(divergence, pair.relative_scale(p) if scaled else 1.0, p["mask"])
+    return _log_prob(pair, p, scaled) - _log_prob(pair, q, scaled)
+
+
+def _log_prob(pair: PairTrace, site: Site, scaled: bool) -> Tensor:
+    """Return the log-probability of a site's value for each label and datum."""
+    return scale_and_mask(density(site), pair.relative_scale(site) if scaled else 1.0, site["mask"])
 
 
 @checked

@@ -10,21 +10,14 @@ The sign changes here and nowhere else. The scale s is that of the observed site
 log q multiplied by the ratio of the two scales, which is KL annealing. The *true* bound is the one without annealing,
 and is the one reported.
 
-A latent W outside of the data plate is global. Its term enters once for all N data, by its ELBO, whatever the bound,
-
-.. math:: \mathcal{L} = \mathbb{E}_{q(W)}\Bigl[\sum_b \mathrm{bound}(x_b | W)
-          + \log\frac{p(W)}{q(W)}\Bigr] \le \log p(x_1, \dots, x_N),
-
-where the K particles of a bound that is not linear in their log weights share one draw of W. So it is a bound on every
-subsample of the data too, and each datum's is reported with its share of the last term, 1/N.
+Latents outside of the data plate enter as :mod:`pyro_vae.objectives.global_latents` says.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from contextlib import nullcontext
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pyro
 import torch
@@ -32,12 +25,15 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import failing_on
+from pyro_vae.inference.global_terms import global_score, global_terms
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import OwnParameters, isolated
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
+from pyro_vae.objectives.estimate import Estimate
+from pyro_vae.objectives.global_latents import global_share, global_surrogate
 from pyro_vae.objectives.gradients import (
     Gradient,
     Path,
@@ -52,27 +48,12 @@ from pyro_vae.objectives.gradients import (
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.objects import Instances
 
-__all__ = ["AnyObjective", "Estimate", "Objective"]
+__all__ = ["AnyObjective", "Objective"]
 
 
 AnyObjective = Annotated[
     pyro.infer.ELBO, Instances("one such as ELBO() or a Pyro ELBO", pyro.infer.ELBO, by_value=True)
 ]
-
-
-class _Bounds(NamedTuple):
-    loss: Tensor
-    bound: Tensor
-    true_bound: Tensor
-
-
-class Estimate(_Bounds):
-    """The scalar ``loss`` and two bounds ``(B,)`` in nats, with and without annealing, from one run of a pair.
-
-    ``global_term`` is the share of global latents in the true bound of each datum, ``None`` without such latents.
-    """
-
-    global_term: Tensor | None = None
 
 
 class Objective(pyro.infer.ELBO):
@@ -148,7 +129,7 @@ class Objective(pyro.infer.ELBO):
 
     def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
         """Return the terms of the sites outside of the data plate, ``(K,)``, or ``(1,)`` if particles share them."""
-        return pair.global_terms(scaled)
+        return global_terms(pair, scaled)
 
     def log_weights(self, pair: PairTrace, scaled: bool) -> Tensor:
         """Return the log weights ``(K, B)`` that the bound reduces, the sum of the terms."""
@@ -161,6 +142,10 @@ class Objective(pyro.infer.ELBO):
     def is_true(self, pair: PairTrace) -> bool:
         """Return whether the bound is the true one, without annealing or another change of the KL."""
         return not pair.is_annealed
+
+    def programs_to_check(self, programs: ProgramPair) -> ProgramPair:
+        """Return the pair that is run by itself to check it and its data, by default the one that is trained."""
+        return programs
 
     @checked
     def bound(self, model: StochasticFunction, guide: StochasticFunction, *args: Any, **kwargs: Any) -> Tensor:
@@ -232,29 +217,23 @@ class Objective(pyro.infer.ELBO):
             if self.gradient == "dreg":
                 for_guide = for_guide - weight_of_latents(pair) * curvature(guide_bound, log_w)
             path.weights = for_guide / for_model
-        local = [name for name in by_score if name not in pair.global_sites]
-        if local:
+        if local := [name for name in by_score if name not in pair.global_sites]:
             log_q = torch.stack([pair.score(name) for name in local]).sum(0)
             surrogate = surrogate + (learning_signal(guide_bound, log_w) * log_q).sum(0)
         if len(local) < len(by_score):
-            log_q = torch.stack([pair.global_score(name) for name in by_score if name not in local]).sum(0)
-            surrogate = surrogate + (self._global_signal(pair, log_w, bound) * log_q).sum() / pair.total_scale
+            log_q = torch.stack([global_score(pair, name) for name in by_score if name not in local]).sum(0)
+            terms = self.global_terms(pair, scaled=True)
+            surrogate = surrogate + global_surrogate(pair, terms, log_w, bound, log_q)
         return surrogate
-
-    def _global_signal(self, pair: PairTrace, log_w: Tensor, bound: Tensor) -> Tensor:
-        """Return the learning signal ``(K,)`` or ``(1,)`` of global draws: the bound of all that depends on them."""
-        own = torch.stack(list(self.global_terms(pair, scaled=True).values())).sum(0).detach()
-        if len(own) == 1:
-            return own + (pair.common_scale * bound.detach()).sum()
-        totals = own + (pair.common_scale * log_w.detach()).sum(1)
-        return learning_signal(self.reduce, totals[:, None])[:, 0]
 
     @property
     def _has_two_bounds(self) -> bool:
         return type(self).reduce_for_guide is not Objective.reduce_for_guide
 
     def _estimate(self, pair: PairTrace, bound: Tensor, surrogate: Tensor) -> Estimate:
-        share, true_share = (self._global_share(pair, scaled) for scaled in (True, False))
+        share = global_share(pair, self.global_terms(pair, scaled=True))
+        with torch.no_grad():
+            true_share = global_share(pair, self.global_terms(pair, scaled=False))
         if share is not None:
             surrogate = share + (bound if surrogate is bound else surrogate)
         true_bound = bound
@@ -267,14 +246,6 @@ class Objective(pyro.infer.ELBO):
         estimate = Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
         estimate.global_term = true_share
         return estimate
-
-    def _global_share(self, pair: PairTrace, scaled: bool) -> Tensor | None:
-        """Return what the sites outside of the data plate add to the bound of each datum, a scalar."""
-        if not pair.global_sites:
-            return None
-        with nullcontext() if scaled else torch.no_grad():
-            terms = self.global_terms(pair, scaled)
-            return torch.stack(list(terms.values())).sum(0).mean() / pair.total_scale
 
     def _get_trace(
         self, model: StochasticFunction, guide: StochasticFunction, args: Any, kwargs: Any

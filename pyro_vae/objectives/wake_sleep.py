@@ -27,13 +27,15 @@ from torch import Tensor
 from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
+from pyro_vae.inference.global_terms import global_log_q, global_terms
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.sites import random_sites
 from pyro_vae.inference.traces import PairTrace
+from pyro_vae.objectives.estimate import Estimate
 from pyro_vae.objectives.gradients import slope
-from pyro_vae.objectives.objective import Estimate, Objective
+from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
@@ -94,7 +96,7 @@ class WakeSleep(Objective):
         log_w = super().log_weights(pair, scaled)
         if not pair.global_sites:
             return log_w
-        return (log_w.sum(1) + torch.stack(list(pair.global_terms(scaled).values())).sum(0))[:, None]
+        return (log_w.sum(1) + torch.stack(list(global_terms(pair, scaled).values())).sum(0))[:, None]
 
     def reduced(self, pair: PairTrace, scaled: bool) -> Tensor:
         bound = super().reduced(pair, scaled)
@@ -120,9 +122,9 @@ class WakeSleep(Objective):
             surrogate = surrogate + self._dream(*halves, x, pair)
         return self._estimate(pair, bound, surrogate)
 
-    def _global_share(self, pair: PairTrace, scaled: bool) -> Tensor | None:
-        """Return ``None``: global latents are in the joint weights."""
-        return None
+    def global_terms(self, pair: PairTrace, scaled: bool) -> dict[str, Tensor]:
+        """Return none: global latents are in the joint weights."""
+        return {}
 
     def _dream(self, model: StochasticFunction, guide: StochasticFunction, x: Batch, pair: PairTrace) -> Tensor:
         """Return log q(z'|x') ``(B,)`` of as many dreams of the model as there are data."""
@@ -151,7 +153,7 @@ class WakeSleep(Objective):
 def _log_q(pair: PairTrace, scaled: bool) -> Tensor:
     """Return log q ``(K, B)``, or the joint one ``(K, 1)`` of all data."""
     log_q = pair.log_q(scaled)
-    return (log_q.sum(1) + pair.global_log_q(scaled))[:, None] if pair.global_sites else log_q
+    return (log_q.sum(1) + global_log_q(pair, scaled))[:, None] if pair.global_sites else log_q
 
 
 def _refuse_a_subsample(pair: PairTrace) -> None:

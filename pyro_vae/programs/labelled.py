@@ -2,8 +2,9 @@ r"""The base of programs for labelled data: their model, packed data and labels,
 
 .. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z)
 
-The rest of the package passes a program one tensor. Data and integer labels are therefore packed into one,
-``(B, D + 1)``: x flattened, followed by its label. A program can also be called with the two, ``model(x, y)``.
+A program is called with data and integer labels, ``model(x, y)``, or with both packed into one tensor ``(B, D + 1)``:
+x flattened, followed by its label. Neither program runs on data of which some have no label. Those are a matter of the
+objective, see :mod:`pyro_vae.objectives.semi_supervised`.
 
 A decoder takes the latents followed by the one-hot label. This works with every likelihood on a network of
 ``latent_dim + num_classes`` inputs.
@@ -21,6 +22,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.nn import functional
 
 from pyro_vae.data.arrays import as_tensor
@@ -36,19 +38,25 @@ from pyro_vae.runtime.objects import Arrays
 
 __all__ = ["LabelledModel", "LabelledProgram", "labelled_parts", "number_of_classes", "one_hot", "unpack", "with_label"]
 
+NO_LABEL = -1  # in the place of a label that is not known
+
 Labels = Annotated[Any, Arrays("integers, as a tensor, an array or a list", least_dims=0, lists=True)]
 
 
-def unpack(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int) -> tuple[Tensor, Tensor | None]:
+def unpack(
+    x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes: int, least: int = 0
+) -> tuple[Tensor, Tensor | None]:
     """Return data ``(B, *data_shape)`` and their labels or ``None``, from x and y or from packed data.
+
+    ``least`` is the least label that is allowed, 0 or -1 for no label.
 
     Raises
     ------
     ValueError
-        If x has neither shape, or is packed in a dtype that rounds labels.
+        If x has neither shape, or is packed in a dtype that rounds labels, or a label is not allowed.
     """
     if tuple(x.shape[1:]) == data_shape:
-        return x, y
+        return x, None if y is None else _allowed(y, num_classes, least)
     num_entries = math.prod(data_shape)
     if y is not None or x.dim() != 2 or x.shape[1] != num_entries + 1:
         packed = "" if y is not None else f", or (B, {num_entries + 1}), x and y as pack returns them"
@@ -59,7 +67,18 @@ def unpack(x: Tensor, y: Tensor | None, data_shape: tuple[int, ...], num_classes
             f"x: found labels of {num_classes} classes packed in {x.dtype}, which rounds whole numbers above "
             f"{int(2 / torch.finfo(x.dtype).eps)}, expected programs in float32"
         )
-    return x[:, :-1].reshape(len(x), *data_shape), x[:, -1].long()
+    return x[:, :-1].reshape(len(x), *data_shape), _allowed(x[:, -1], num_classes, least)
+
+
+def _allowed(y: Tensor, num_classes: int, least: int) -> Tensor:
+    """Return labels as integers. Raise ``ValueError`` if one is not allowed, unless the run is traced without values.
+
+    Of the label -1, ``one_hot`` makes no class in a graph, and on a GPU an assertion that ends the process.
+    """
+    if detect_fake_mode() is None and not _are_labels(y, num_classes, least):
+        advice = "" if least < 0 else f"; data without a label ({NO_LABEL}) train M2 by pyro_vae.SemiSupervised"
+        raise ValueError(f"y: found {_described(y)}, expected integers from {least} to {num_classes - 1}{advice}")
+    return y.long()
 
 
 def one_hot(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
@@ -138,6 +157,9 @@ class LabelledModel(PyroModule):
 class LabelledProgram(Program):
     """A program pair for data with integer labels from 0 to ``num_classes - 1``."""
 
+    least_label = 0
+    """The least label that can be packed."""
+
     def __init__(self, model: LabelledModel, guide: PyroModule) -> None:
         super().__init__(model, guide, ("z",))
         self.data_shape, self.num_classes = model.data_shape, model.num_classes
@@ -157,8 +179,9 @@ class LabelledProgram(Program):
                 f"x, y: found the shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (N, "
                 f"{', '.join(map(str, self.data_shape))}) and (N,)"
             )
-        if not self._known(y):
-            raise ValueError(f"y: found {_described(y)}, expected integers from 0 to {self.num_classes - 1}")
+        if not self._known(y, self.least_label):
+            no_label = "" if self.least_label == 0 else f", or {NO_LABEL} for no label"
+            raise ValueError(f"y: found {_described(y)}, expected integers from 0 to {self.num_classes - 1}{no_label}")
         # half precision would round labels; bfloat16 has no 257
         x = x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.get_default_dtype())
         return torch.cat([x.reshape(len(x), -1), y[:, None].to(x)], 1)
@@ -202,11 +225,10 @@ class LabelledProgram(Program):
         with poutine.condition(data={"y": labels.long().expand(max(num_samples, 1))}):  # the base draws at least one
             return super().sample(num_samples, layer=layer, mean=mean)
 
-    def _known(self, y: Tensor) -> bool:
-        """Return whether every label is one of the classes."""
+    def _known(self, y: Tensor, least: int = 0) -> bool:
+        """Return whether every label is an integer from ``least`` to the last class."""
         is_number = not y.is_complex() and y.dtype != torch.bool and y.numel() > 0
-        is_whole = is_number and bool(y.isfinite().all()) and torch.equal(y, y.round())
-        return is_whole and 0 <= int(y.min()) <= int(y.max()) < self.num_classes
+        return is_number and _are_labels(y, self.num_classes, least)
 
     def _labels(self, x: Tensor) -> Tensor:
         """Return the labels ``(B,)`` of packed data, on the program's device."""
@@ -214,6 +236,11 @@ class LabelledProgram(Program):
         if y is None:
             raise ValueError("x: found data without labels, expected x and y as pack returns them")
         return y.to(placement(self)[0])
+
+
+def _are_labels(y: Tensor, num_classes: int, least: int) -> bool:
+    y = y.to(torch.promote_types(y.dtype, torch.float32))  # as a byte, -1 would be 255
+    return bool(((y >= least) & (y < num_classes) & (y == y.round())).all())  # one value to be read from the device
 
 
 def _described(y: Tensor) -> str:

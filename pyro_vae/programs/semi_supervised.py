@@ -3,8 +3,9 @@ r"""The semi-supervised variational autoencoder: some data have labels, and the 
 .. math:: p(x, y, z) = p(y)\, p(z)\, p(x|y, z), \qquad q(y, z|x) = q(y|x)\, q(z|x, y)
 
 The paper calls this model M2. Labelled data train p(x|y, z) and q(z|x, y). Unlabelled data train them under each label,
-weighted by q(y|x), and train q(y|x) towards the labels that explain the data. The bounds of both and the training loss
-are in :mod:`pyro_vae.objectives.labels`.
+weighted by q(y|x), and train q(y|x) towards the labels that explain the data. The bounds of unlabelled data are in
+:mod:`pyro_vae.objectives.labels`, the objective of both kinds of data is in
+:mod:`pyro_vae.objectives.semi_supervised`.
 
 Kingma, Rezende, Mohamed and Welling, *Semi-supervised Learning with Deep Generative Models*, 2014.
 """
@@ -23,6 +24,7 @@ from pyro_vae.nn.layers import Activation
 from pyro_vae.nn.mlp import MLP
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.labelled import (
+    NO_LABEL,
     LabelledModel,
     LabelledProgram,
     labelled_parts,
@@ -94,7 +96,8 @@ class M2(LabelledProgram):
        \log p(x) &\ge \sum_y q(y|x) \bigl(-\mathcal{L}(x, y) - \log q(y|x)\bigr) = -\mathcal{U}(x)
 
     Call its programs with unlabelled data as ``model(x)`` and with labelled data as ``model(x, y)`` or, packed, as
-    ``model(m2.pack(x, y))``. The label is the site ``"y"`` with a uniform prior.
+    ``model(m2.pack(x, y))``. The label is the site ``"y"`` with a uniform prior. Data of which some have no label, -1,
+    can be packed too; :class:`pyro_vae.SemiSupervised` trains on them, and the programs themselves refuse them.
 
     Parameters
     ----------
@@ -132,6 +135,7 @@ class M2(LabelledProgram):
 
     model: LabelledModel
     guide: Guide
+    least_label = NO_LABEL
 
     def __init__(
         self,
@@ -164,7 +168,14 @@ class M2(LabelledProgram):
             logits: Tensor = self.guide.classifier(x).logits
         return logits.argmax(-1)
 
+    def _means(self, x: Tensor) -> dict[str, Tensor]:
+        data, y = unpack(as_tensor(x, "x"), None, self.data_shape, self.num_classes, NO_LABEL)
+        return super()._means(x if y is None else self.pack(data, self._labels(x)))
+
     def _labels(self, x: Tensor) -> Tensor:
-        """Return the known labels, or else the most probable ones."""
-        x, y = unpack(as_tensor(x, "x"), None, self.data_shape, self.num_classes)
-        return self.classify(x) if y is None else y.to(placement(self)[0])
+        """Return the known labels, and the most probable ones of data without a label."""
+        x, y = unpack(as_tensor(x, "x"), None, self.data_shape, self.num_classes, NO_LABEL)
+        if y is None:
+            return self.classify(x)
+        y = y.to(placement(self)[0])
+        return torch.where(y == NO_LABEL, self.classify(x), y) if bool((y == NO_LABEL).any()) else y

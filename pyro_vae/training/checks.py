@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,15 @@ def check_programs(
     """
     own = objective if isinstance(objective, Objective) else None
     programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
+    run = programs if own is None else own.programs_to_check(programs)
     for name, batches in data.items():
         if batches is None:
             continue
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
             if not resumed:
-                _check_last_batch(programs, batches, enumerated=own is None, in_training=name == "data")
+                _check_last_batch(run, (model, guide), batches, enumerated=own is None, in_training=name == "data")
             x = check_program(
-                programs,
+                run,
                 batches,
                 name=name,
                 num_particles=1 if own is None else own.total_particles,
@@ -109,7 +110,9 @@ def check_programs(
 
 
 @torch.no_grad()
-def _check_last_batch(programs: ProgramPair, batches: Batches, enumerated: bool, in_training: bool) -> None:
+def _check_last_batch(
+    programs: ProgramPair, halves: Sequence[nn.Module], batches: Batches, enumerated: bool, in_training: bool
+) -> None:
     """Run the pair on as many data as an epoch ends with, if that is another number than the batch size.
 
     It is run in the mode in which it will be run on them.
@@ -123,8 +126,7 @@ def _check_last_batch(programs: ProgramPair, batches: Batches, enumerated: bool,
     size, x = batches.last_size, batches.first()
     if size is None or x is None or len(x) < size or len(x) == size > 1:
         return
-    halves: Any = programs.model, programs.guide
-    model, guide = (with_copied_buffers(isolated(half)) for half in halves)
+    model, guide = (with_copied_buffers(isolated(half)) for half in (programs.model, programs.guide))
     copied = replace(programs, model=model, guide=guide)
     with seeded(0, x.device), evaluating(*halves):
         for half in halves:

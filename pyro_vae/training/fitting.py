@@ -170,7 +170,7 @@ def fit(
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
-    trained = find_trained(model, guide, batches, valid_batches, seed, resume, check)
+    trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
     is_long = isinstance(objective, Objective) and (num_steps or 0) >= _LONG
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)

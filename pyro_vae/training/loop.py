@@ -227,9 +227,8 @@ class Loop:
 
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)
-        if capacity is None:
-            return {}
-        return {"capacity": capacity.value.item() if isinstance(capacity, Schedule) else capacity}
+        value = capacity.value.item() if isinstance(capacity, Schedule) else capacity
+        return {} if value is None else {"capacity": value}
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""

@@ -18,6 +18,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import set_generators
 from pyro_vae.training.run_state import RunState
 
@@ -55,7 +56,10 @@ class StepCheck:
         """Name the first site of a run on a batch whose value or log-probability is not finite."""
         nesting = min(self.objective.max_plate_nesting, 8)  # infinite in a Pyro ELBO that was not told
         particles = getattr(self.objective, "total_particles", self.objective.num_particles)
-        return first_bad_site(ProgramPair(self.model, self.guide, int(nesting)), x, particles)
+        programs = ProgramPair(self.model, self.guide, int(nesting))
+        if isinstance(self.objective, Objective):
+            programs = self.objective.programs_to_check(programs)
+        return first_bad_site(programs, x, particles)
 
 
 def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path | None) -> FloatingPointError:

@@ -21,7 +21,9 @@ from torch.utils.data import IterableDataset, SequentialSampler
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.inference.callables import ProgramModule, innermost
+from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.parameters import FirstRun, StoreParams, first_run
+from pyro_vae.objectives import Objective
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, generators, seeded, set_generators
 from pyro_vae.training.modules import as_module
@@ -68,6 +70,7 @@ class Trained:
 def find_trained(
     model: nn.Module,
     guide: nn.Module,
+    objective: Any,
     batches: Batches,
     valid: Batches | None,
     seed: int | None,
@@ -100,7 +103,7 @@ def find_trained(
     owned = {id(parameter) for half in (model, guide) for parameter in half.parameters()}
     try:
         with failing_on("data", x), seeded(seed, device), evaluating(model, guide):
-            run = first_run(model, guide, x, device)
+            run = first_run(*_as_run(model, guide, objective), x, device)
     except (ValueError, IndexError, KeyError):
         check()  # which may know better what is wrong
         raise
@@ -118,6 +121,14 @@ def find_trained(
         for name in set(trained.params.constraints) - known:
             del pyro.get_param_store()[name]
         raise
+
+
+def _as_run(model: nn.Module, guide: nn.Module, objective: Any) -> tuple[StochasticFunction, StochasticFunction]:
+    """Return the pair as an objective of this package runs it, where that is not as it stands."""
+    if not isinstance(objective, Objective):
+        return model, guide
+    programs = objective.programs_to_check(objective.pair_of(model, guide))
+    return programs.model, programs.guide
 
 
 def _is_open(*programs: nn.Module) -> bool:

@@ -71,7 +71,9 @@ def check_same(pair, expected):
             torch.testing.assert_close(weights(found)[name], value, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(3, gradient="dreg"), pyro.infer.Trace_ELBO()], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [ELBO(), IWAE(3, gradient="dreg"), pyro.infer.Trace_ELBO()], ids=["elbo", "dreg", "pyro"]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fit_trains_them(layout, objective):
     expected, pair = twins(layout)

@@ -1,0 +1,1 @@
+"""Pyro's own tests of inference, run with this package's bounds: ``python -m tests.pyro.run --help``."""
