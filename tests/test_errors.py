@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pyro.nn import PyroModule
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_vae import ELBO, IWAE, log_likelihood, log_weights, training
+from pyro_vae import ELBO, IWAE, ProgramError, log_likelihood, log_weights, training
 from pyro_vae.data.split import Split
 from tests.support.programs import TutorialGuide, TutorialModel, bits, packaged, refused, vae
 
@@ -209,15 +208,10 @@ class TestArguments:
 
     def test_programs_that_are_no_modules(self):
         program = vae()
-        with pytest.raises(TypeError, match=r"^guide: found function, expected a module$"):
-            training.fit(program.model, lambda x: None, X)
-
-    def test_programs_without_parameters(self, tmp_path):
-        class Empty(PyroModule):
-            def forward(self, x):
-                raise AssertionError("never run")
-
-        refused(Empty(), Empty(), X, ValueError, "^model, guide: found no parameter to train", tmp_path)
+        with pytest.raises(TypeError, match=r"^guide: found int, expected a program, which is called with data$"):
+            training.fit(program.model, 3, X)
+        with pytest.raises(ProgramError, match=r"^site 'z': found in the model, but the guide has the latent"):
+            training.fit(program.model, lambda x: None, X, batch_size=6)
 
     @pytest.mark.parametrize("value", BAD_COUNTS)
     def test_counts_of_particles(self, value):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import pyro
 from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 
+from pyro_vae.errors import ProgramError
 from pyro_vae.runtime.modules import owners
 
-__all__ = ["OwnParameters", "isolated"]
+__all__ = ["OwnParameters", "StoreState", "isolated", "kept_in_store", "refusing_others"]
+
+StoreState = dict[str, dict[str, Any]]  # unconstrained values and constraints by name, as Pyro's store has them
+_known: ContextVar[frozenset[int] | None] = ContextVar("known", default=None)  # ids of the parameters of a run
 
 
 class OwnParameters(Messenger):
@@ -62,19 +67,53 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[.
 def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwargs: Any) -> Any:
     frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     store = pyro.get_param_store()
-    state = store.get_state()
-    loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
-    constraints = {name: state["constraints"][name] for name in loose}
+    names, known = list(store), _known.get()
+    state: Any = kept_in_store()
+    if known is not None:  # a stranger's, of which a program may have its own: that is found below
+        state = {
+            kind: {n: values[n] for n, p in state["params"].items() if id(p) in known} for kind, values in state.items()
+        }
     try:
-        with (
-            store.scope({"params": loose, "constraints": constraints}),
-            _without_warning() if frozen else nullcontext(),
-            OwnParameters(),
-        ):
-            return program(*args, **kwargs)
+        with store.scope(state), _without_warning() if frozen else nullcontext(), OwnParameters():
+            result = program(*args, **kwargs)
+            if known is not None:
+                _refuse_others(store.named_parameters(), known)
+            return result
     finally:
-        for name in state["params"]:
+        for name in names:
             store[name]  # scope() takes the mark off each parameter by which SVI knows it; reading puts it back
+
+
+def kept_in_store() -> StoreState:
+    """Return what bare ``pyro.param`` statements keep in the caller's store: no parameter of a module."""
+    store = pyro.get_param_store()
+    state = store.get_state()
+    for name in state["params"]:
+        store[name]  # puts the mark back, see above
+    loose = {name: value for name, value in state["params"].items() if not isinstance(value, nn.Parameter)}
+    return {"params": loose, "constraints": {name: state["constraints"][name] for name in loose}}
+
+
+@contextmanager
+def refusing_others(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Let isolated programs raise ``ProgramError``, within a block, for a parameter that is none of ``tensors``.
+
+    One that a program declares for the first time while it is trained would begin anew at every step.
+    """
+    token = _known.set(frozenset(map(id, tensors)))
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _refuse_others(params: Iterable[tuple[str, Tensor]], known: frozenset[int]) -> None:
+    for name, value in params:
+        if value.requires_grad and id(value) not in known:
+            raise ProgramError(
+                f"parameter {name.replace('$$$', '.')!r}: found for the first time after training had begun, expected "
+                "all pyro.param and pyro.module statements to run on the first batch"
+            )
 
 
 @contextmanager

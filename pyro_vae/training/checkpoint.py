@@ -19,15 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.inference.annealing import bare
-from pyro_vae.inference.missing import ObservedOnly
-from pyro_vae.nn.recipe_check import check_recipe
-from pyro_vae.nn.recipes import Rebuildable, build, with_references, without_references
+from pyro_vae.inference.isolation import kept_in_store
+from pyro_vae.inference.parameters import StoreParams, params_for
+from pyro_vae.nn.recipes import build, with_references, without_references
 from pyro_vae.runtime.allocation import BoundedAllocation, TooLargeError
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.digests import digest_of_data
 from pyro_vae.runtime.files import write_text
+from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.tensor_files import CHANGED, DIGEST, parse, read_tensors, write_tensors
+from pyro_vae.training.modules import as_module, is_pair, params_of, recipe_of
+from pyro_vae.training.plain import named
 
 __all__ = [
     "as_module",
@@ -38,45 +40,8 @@ __all__ = [
     "save",
 ]
 
-WEIGHTS, _PROGRAM = "checkpoint.safetensors", "program.json"
+WEIGHTS, _PROGRAM, _PARAMS = "checkpoint.safetensors", "program.json", "params"
 _FORMAT = 1
-
-
-def as_module(program: Any) -> nn.Module:
-    """A module, or a pair as one module with children ``model`` and ``guide``, without what is wrapped around it."""
-    if isinstance(program, nn.Module):
-        return _bare_module(program)
-    if isinstance(program, (tuple, list)) and len(program) == 2 and all(isinstance(p, nn.Module) for p in program):
-        return nn.ModuleDict({"model": _bare_module(program[0]), "guide": _bare_module(program[1])})
-    names = [type(part).__name__ for part in (program if isinstance(program, (tuple, list)) else [program])]
-    raise TypeError(f"program: found ({', '.join(names)}), expected a module or a pair (model, guide) of modules")
-
-
-def _bare_module(program: nn.Module) -> nn.Module:
-    module = bare(program)
-    if isinstance(module, ObservedOnly):
-        module = module.program
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"program: found the annealed {type(module).__name__}, expected an annealed module")
-    return module
-
-
-def recipe_of(module: nn.Module) -> Any:
-    """Return the recipe by which a file can rebuild what :func:`as_module` returned, or ``None`` if it has none.
-
-    Raises
-    ------
-    ValueError
-        If the program is no longer what its recipe says.
-    """
-    if isinstance(module, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
-        recipes = [getattr(module[half], "recipe", None) for half in ("model", "guide")]
-        recipe = recipes[0] if recipes[0] == recipes[1] and isinstance(recipes[0], dict) else None
-    else:  # a half alone has a recipe too, but of the whole
-        recipe = module.recipe if isinstance(module, Rebuildable) else None
-    if recipe is not None:
-        check_recipe(recipe, module)
-    return recipe
 
 
 def check_tensors(program: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -122,7 +87,10 @@ def save(program: Any, folder: PathLike) -> None:
     Parameters
     ----------
     program
-        A packaged program such as :class:`pyro_vae.VAE`, any module, or a pair ``(model, guide)``.
+        A packaged program such as :class:`pyro_vae.VAE`, any module, or a pair ``(model, guide)`` of programs as SVI
+        takes them. With a pair that is not packaged goes what bare ``pyro.param`` statements keep in Pyro's parameter
+        store, all of it, as no one can say without data what is the pair's; the checkpoints of :func:`pyro_vae.fit`
+        hold that of the pair alone.
     folder
         Made when missing. Each file is replaced whole or not at all.
 
@@ -147,9 +115,14 @@ def save(program: Any, folder: PathLike) -> None:
     module = as_module(program)
     folder = Path(folder)
     recipe = with_references(recipe_of(module))
+    if recipe is None and is_pair(program):
+        module = as_module(program, StoreParams(kept_in_store()))
     description = {"format": _FORMAT, "recipe": recipe, DIGEST: digest_of_data(recipe)}
+    metadata = {"recipe": json.dumps(recipe)}
+    if params := params_of(module):
+        metadata[_PARAMS] = json.dumps(params.descriptions())
     write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
-    write_tensors(folder / WEIGHTS, module.state_dict(), {"recipe": json.dumps(recipe)})
+    write_tensors(folder / WEIGHTS, module.state_dict(), metadata)
 
 
 @checked
@@ -161,8 +134,9 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     folder
         The folder.
     program
-        Where to load the weights: a module or a pair ``(model, guide)``, as given to ``save`` or ``fit``. ``None``
-        rebuilds a packaged program from its recipe, on the CPU and in the dtype it was saved with.
+        Where to load the weights: a module or a pair ``(model, guide)``, as given to ``save`` or ``fit``. Bare
+        parameters go to Pyro's parameter store. ``None`` rebuilds a packaged program from its recipe, on the CPU and in
+        the dtype it was saved with.
     verify
         Compare the checksums. ``False`` says that you know that a file was changed; the recipe is then that of
         ``program.json``.
@@ -190,7 +164,19 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
             raise ValueError(f"{folder / _PROGRAM}: found parts in parts without end, expected a program's") from None
         check_tensors(program, tensors, path)
         program.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None))
-    restore(as_module(program), tensors, path)
+    device = placement(*program)[0] if is_pair(program) else None
+    params = params_for(parse(path, metadata.get(_PARAMS, "{}")), named(tensors, "params."), device, path)
+    module = as_module(program, params)
+    try:
+        restore(module, tensors, path)
+    except ValueError as error:
+        unset = [part for part in module.modules() if getattr(part, "prototype_trace", part) is None]
+        if not unset:
+            raise
+        raise ValueError(
+            f"{error}; {type(unset[0]).__name__} has no parameters before it was called once with data, as guide(x)"
+        ) from error
+    params.put_in_store()
     return program
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from torch import nn
 
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.batches import Batches
-from pyro_vae.errors import ProgramError
-from pyro_vae.inference.annealing import Annealed
+from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
@@ -25,13 +24,11 @@ from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.running import scored_with_constants
 from pyro_vae.inference.sites import random_sites
-from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
-from pyro_vae.training.checkpoint import as_module
 
-__all__ = ["check_modules", "check_programs", "check_schedules", "folder_of", "schedules_of"]
+__all__ = ["check_programs", "check_schedules", "folder_of", "schedules_of"]
 
 
 def schedules_of(
@@ -63,16 +60,6 @@ def check_schedules(schedules: list[Schedule], batches: Batches, num_epochs: int
     return num_steps
 
 
-def check_modules(model: nn.Module, guide: nn.Module) -> nn.Module:
-    """Return the pair as one module. Raise ``ValueError`` if nothing in it can be trained, or one half is annealed."""
-    module = as_module((model, guide))
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ValueError("model, guide: found no parameter to train, expected modules with parameters")
-    if isinstance(model, Annealed) != isinstance(guide, Annealed):
-        raise ValueError("model, guide: found one of the two annealed, expected both halves that anneal_kl returned")
-    return module
-
-
 def folder_of(checkpoint: str | os.PathLike[str] | None, resume: bool) -> Path | None:
     """Return the folder of a run. Raise ``ValueError`` for a run that is to go on and has none."""
     if checkpoint is None and resume:
@@ -93,10 +80,10 @@ def check_programs(
     Raises
     ------
     ProgramError
-        If the two programs do not form a pair, if the objective cannot train them, or if a parameter belongs to no
-        module.
+        If the two programs do not form a pair, or if the objective cannot train them.
     ValueError
-        For data that the programs cannot take, or that lie outside the support of an observed site.
+        For data that the programs cannot take, or that lie outside the support of an observed site; for a batch size
+        that leaves a last batch on which the programs fail.
     """
     own = objective if isinstance(objective, Objective) else None
     programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
@@ -105,6 +92,8 @@ def check_programs(
         if batches is None:
             continue
         with seeded(seed, batches.device):  # a loader's first batch is asked for, in the order of the run
+            if not resumed:
+                _check_last_batch(run, (model, guide), batches, enumerated=own is None, in_training=name == "data")
             x = check_program(
                 run,
                 batches,
@@ -114,41 +103,61 @@ def check_programs(
                 resumed=resumed,
                 each_datum=False,
                 shares_globals=own is not None and not own.is_linear,
-                check_pair=_check_params,
             )
             if own is not None and x is not None:
                 with seeded(0, x.device):
                     _check_objective(programs, own, x, name)
-    if not resumed and data["data"] is not None:
-        _check_last_batch(run, data["data"])
 
 
 @torch.no_grad()
-def _check_last_batch(programs: ProgramPair, batches: Batches) -> None:
-    """Run the pair in train mode on one datum, if an epoch ends with a batch of one.
+def _check_last_batch(
+    programs: ProgramPair, halves: Sequence[nn.Module], batches: Batches, enumerated: bool, in_training: bool
+) -> None:
+    """Run the pair on as many data as an epoch ends with, if that is another number than the batch size.
+
+    It is run in the mode in which it will be run on them.
 
     Raises
     ------
     ValueError
-        If a layer fails on it: batch normalisation has no variance of one datum.
+        If it fails on them, but not on a whole batch: batch normalisation has no variance of one datum, a plate may
+        have a fixed size.
     """
-    model, guide = programs.model, programs.guide
-    assert isinstance(model, nn.Module) and isinstance(guide, nn.Module)
-    modules = chain(model.modules(), guide.modules())
-    if batches.last_size != 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
+    size, x = batches.last_size, batches.first()
+    if size is None or x is None or len(x) < size or len(x) == size > 1:
         return
-    x = batches.first()
-    assert x is not None
-    with seeded(0, x.device), evaluating(model, guide):
-        model.train(), guide.train()
+    model, guide = (with_copied_buffers(isolated(half)) for half in (programs.model, programs.guide))
+    copied = replace(programs, model=model, guide=guide)
+    with seeded(0, x.device), evaluating(*halves):
+        for half in halves:
+            half.train(in_training)
         try:
-            programs = ProgramPair(with_copied_buffers(isolated(model)), with_copied_buffers(isolated(guide)))
-            trace_pair(programs, x[:1])
-        except ValueError as error:
+            _score(copied, x[:size], enumerated)
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            if len(x) > size and not _runs_on(copied, x, enumerated):  # which the check that follows explains
+                return
+            expected = "a larger one" if size == len(x) else f"a divisor of {batches.num_data}"
             raise ValueError(
-                f"batch_size: found one that leaves a last batch of one of {batches.num_data} data, on which the "
-                f"programs fail in train mode ({error}); expected another size, or a DataLoader with drop_last=True"
+                f"batch_size: found one that leaves a last batch of {size} of {batches.num_data} data, on which the "
+                f"programs fail ({pyro_error_reason(error)}); expected {expected}, or a DataLoader with drop_last=True"
             ) from error
+
+
+def _runs_on(programs: ProgramPair, x: Batch, enumerated: bool) -> bool:
+    try:
+        _score(programs, x, enumerated)
+    except (ValueError, RuntimeError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _score(programs: ProgramPair, x: Batch, enumerated: bool) -> None:
+    """Run a pair and all of its densities; the data plate has to be of all data, which others broadcast to it."""
+    pair = trace_pair(programs, x, enumerated=enumerated, each_datum=False)
+    for trace in (pair.guide_trace, pair.model_trace):
+        trace.compute_log_prob()
+    if pair.num_data != len(x):
+        raise ProgramError(f"found a data plate of size {pair.num_data}, expected one of size len(x) = {len(x)}")
 
 
 @torch.no_grad()
@@ -171,20 +180,3 @@ def _check_second_run(guide: StochasticFunction, x: Batch) -> None:
                 f"site {name!r}: found another density of the same latents when the guide ran again, expected a guide "
                 "without dropout or other noise of its own, or gradient='reparam'"
             )
-
-
-def _check_params(pair: PairTrace) -> None:
-    for trace in (pair.guide_trace, pair.model_trace):
-        params: dict[str, Any] = {name: trace.nodes[name]["value"] for name in trace.param_nodes}
-        for name, value in params.items():
-            owned = value.unconstrained() if hasattr(value, "unconstrained") else value
-            if not isinstance(owned, nn.Parameter):
-                if any(isinstance(own, nn.Parameter) for own in trace.nodes[name]["args"]):
-                    raise ProgramError(
-                        f"parameter {name!r}: found another value in Pyro's parameter store than in the program, "
-                        "expected pyro.clear_param_store() before"
-                    )
-                raise ProgramError(
-                    f"parameter {name!r}: found in a bare pyro.param, which only SVI trains, expected an nn.Parameter "
-                    "or a PyroParam that is an attribute of the program"
-                )

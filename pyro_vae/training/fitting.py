@@ -9,6 +9,7 @@ same weights, bit by bit, as one that was not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -16,23 +17,26 @@ import torch
 from torch import nn
 
 from pyro_vae.compilation.compiled import Compile, make_reporter
-from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import training_batches
 from pyro_vae.inference.annealing import Annealed
+from pyro_vae.inference.callables import as_modules
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.isolation import refusing_others
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.objectives.objective import AnyObjective
 from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveInteger, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.training.checks import check_modules, check_programs, check_schedules, folder_of, schedules_of
+from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.cuda_graph import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
+from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import Update, make_steps
+from pyro_vae.training.trained import Trained, find_trained, placed
 
 __all__ = ["fit"]
 
@@ -42,8 +46,8 @@ _LONG = 10_000  # steps: compiling costs seconds and saves some milliseconds a s
 @checked
 @exclusive("fit")
 def fit(
-    model: nn.Module,
-    guide: nn.Module,
+    model: StochasticFunction,
+    guide: StochasticFunction,
     data: AnyData,
     *,
     objective: AnyObjective | None = None,
@@ -70,8 +74,11 @@ def fit(
     Parameters
     ----------
     model, guide
-        The programs, as modules; they are trained in place. Of a pair from :func:`pyro_vae.anneal_kl`, the history and
-        the progress bar show the true bound, and the checkpoint is that of the programs alone.
+        The programs, as SVI takes them: modules, methods, functions, AutoGuides. Modules are trained whole, of other
+        programs what they register by ``pyro.module`` and ``pyro.param``; all of it in place. What a bare
+        ``pyro.param`` declares begins with its value in Pyro's parameter store, if there is one, and is left there. Of
+        a pair from :func:`pyro_vae.anneal_kl`, the history and the progress bar show the true bound, and the checkpoint
+        is that of the programs alone.
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
         ``(N, *data_shape)``, a tuple or dictionary of these, a ``Dataset`` or a ``DataLoader``. All but the last two
@@ -155,20 +162,18 @@ def fit(
     True
     """
     objective = ELBO() if objective is None else objective
-    module = check_modules(model, guide)
+    model, guide = as_modules(model, guide)
     initial_lr = rate_at_start(lr, scheduler)
-    if device is not None:
-        module.to(device)
-    device, dtype = placement(module)
+    device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide))
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
-    check_programs(model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
+    check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
+    trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
-    is_packaged = isinstance(objective, Objective)
-    compiled = compile is True or (compile == "auto" and is_packaged and (num_steps or 0) >= _LONG)
-    made = make_optimizer(optimizer, [p for p in module.parameters() if p.requires_grad], initial_lr)
+    is_long = isinstance(objective, Objective) and (num_steps or 0) >= _LONG
+    batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
     with (
@@ -176,16 +181,18 @@ def fit(
         pyro.validation_enabled(False),
         precise(precision, device),
         evaluating(model, guide),
+        refusing_others(module.parameters()),
         interruptible() as interrupted,
     ):
         if folder is not None:
-            facts = _facts(model, objective, state, batches, clip_norm)
+            facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report = batches.batch_size, make_reporter(progress)
+        size, report, compiled = batches.batch_size, make_reporter(progress), is_long if compile == "auto" else compile
         gradient_step, summed, reasons = make_steps(model, guide, module, objective, size, compiled, report)
         loop = Loop(
-            model=model, guide=guide, module=module, schedules=schedules, objective=objective, batches=batches, lr=lr,
-            num_epochs=num_epochs, update=make_update(Update(batches, gradient_step, made, clip_norm), module, size),
+            model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
+            objective=objective, batches=batches, lr=lr, num_epochs=num_epochs,
+            update=make_update(Update(batches, gradient_step, made, clip_norm), module, size),
             summed=summed, reasons=reasons, state=state, folder=folder, checkpoint_seconds=checkpoint_seconds,
             interrupted=interrupted, progress=progress,
         )  # fmt: skip
@@ -193,16 +200,17 @@ def fit(
 
 
 def _facts(
-    model: nn.Module, objective: Any, state: RunState, batches: Batches, clip_norm: float | None
+    model: nn.Module, objective: Any, state: RunState, trained: Trained, clip_norm: float | None
 ) -> dict[str, Any]:
     """Return what has to be the same when a run is taken up again."""
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return {
-        "batch_size": batches.batch_size,
-        "num_data": batches.num_data,
+        "batch_size": trained.batches.batch_size,
+        "num_data": trained.batches.num_data,
         "optimizer": type(state.optimizer).__name__,
         "scheduler": type(state.scheduler).__name__,
         "objective": repr(objective) if isinstance(objective, Objective) else name,
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
+        "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
     }

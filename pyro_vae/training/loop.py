@@ -56,6 +56,7 @@ class Loop:
     model: nn.Module
     guide: nn.Module
     module: nn.Module
+    trained: Sequence[nn.Parameter]
     schedules: list[Schedule]
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
@@ -73,7 +74,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._written = time.monotonic()
         self._in_step = False
-        self._untrained = Untrained(self.module, self.objective)
+        self._untrained = Untrained(self.module, self.objective, self.trained)
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )
@@ -226,9 +227,8 @@ class Loop:
 
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)
-        if capacity is None:
-            return {}
-        return {"capacity": capacity.value.item() if isinstance(capacity, Schedule) else capacity}
+        value = capacity.value.item() if isinstance(capacity, Schedule) else capacity
+        return {} if value is None else {"capacity": value}
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""

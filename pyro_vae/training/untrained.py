@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["Untrained"]
 
@@ -13,9 +14,10 @@ __all__ = ["Untrained"]
 class Untrained:
     """The parameters without a gradient so far, watched for one whole epoch."""
 
-    def __init__(self, module: nn.Module, objective: Any) -> None:
+    def __init__(self, module: nn.Module, objective: Any, trained: Sequence[Tensor]) -> None:
         self.objective = objective
-        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        ids = set(map(id, trained))
+        self.parameters = {name: parameter for name, parameter in module.named_parameters() if id(parameter) in ids}
 
     def count_step(self) -> None:
         """Take out the parameters that have a gradient after a step."""

@@ -214,8 +214,8 @@ def test_a_function_that_closes_over_a_module(x):
 
 
 def test_parameters_out_of_reach_are_named(x):
-    hidden = [closing_over(nn.Linear(16, 2))]  # in a list in a closure: too far to be found
-    guide = lambda x: hidden[0](x)  # noqa: E731
+    hidden = type("Hidden", (), {"run": staticmethod(closing_over(nn.Linear(16, 2)))})  # classes are not looked through
+    guide = lambda x: hidden.run(x)  # noqa: E731
     message = r"parameter 'network\$\$\$weight': found in a module that the guide closes over, expected the guide to be"
     with pytest.raises(ProgramError, match=message):
         with_constant_parameters(guide)(x)

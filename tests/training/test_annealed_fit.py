@@ -14,7 +14,7 @@ from pyro_vae.schedules import Linear
 from pyro_vae.training import fitting as training
 from pyro_vae.training import validation
 from tests.support.annealed import X, column, fit, fresh
-from tests.support.programs import PAIRS, Stream, refused, same, vae, weights
+from tests.support.programs import PAIRS, Stream, refused, same, weights
 from tests.training.test_resume import interrupt
 
 
@@ -64,11 +64,13 @@ class TestTraining:
     def test_unknown_sites_are_refused_before_training(self, tmp_path):
         refused(*anneal_kl(*fresh(), 0.5, sites=["w"]), X, ProgramError, "site 'w': found in sites", tmp_path)
 
-    def test_an_annealed_pair_that_is_no_module_is_refused(self):
-        program = vae()
-        pair = anneal_kl(poutine.scale(program.model, scale=2.0), program.guide, 0.5)
-        with pytest.raises(TypeError, match="program: found the annealed .*, expected an annealed module"):
-            fit(pair)
+    def test_an_annealed_pair_that_is_no_module_is_trained_like_one(self, tmp_path):
+        pair, other = fresh(), fresh()
+        annealed = anneal_kl(poutine.scale(pair[0], scale=1.0), pair[1], Linear(8))
+        history = fit(annealed, num_epochs=2, checkpoint=tmp_path)
+        assert column(history, "kl_weight") == column(fit(anneal_kl(*other, Linear(8)), num_epochs=2), "kl_weight")
+        assert same(weights(*pair), weights(*other))
+        assert same(weights(*pyro_vae.load(tmp_path, fresh())), weights(*pair))
 
     def test_patience_and_the_best_record_go_by_the_loss(self, monkeypatch, tmp_path):
         estimates = iter([(-5.0, -1.0), (-4.0, -2.0), (-3.0, -3.0), (-2.0, -0.5)])  # the true bound rises all along

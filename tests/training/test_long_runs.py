@@ -179,7 +179,7 @@ class TestLastBatch:
     def test_one_datum_is_refused_before_training(self, data, batch_size, tmp_path):
         ladder = self.ladder()
         before = weights(ladder)
-        with pytest.raises(ValueError, match=r"^batch_size: found one that leaves a last batch of one of 1?\d? ?data"):
+        with pytest.raises(ValueError, match=r"^batch_size: found one that leaves a last batch of 1 of (13|1) data"):
             train(ladder, data, batch_size=batch_size, checkpoint=tmp_path / "run")
         after = weights(ladder)
         assert all(torch.equal(before[name], after[name]) for name in before) and not (tmp_path / "run").exists()

@@ -129,22 +129,6 @@ def test_latents_that_the_model_enumerates_need_no_guide():
         pyro_vae.fit(Mixture(), Nothing(), x, **options)
 
 
-def test_bare_params_are_refused_since_nothing_would_train_them():
-    class Bare(PyroModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(()))
-
-        def forward(self, x):
-            loc = pyro.param("loc", torch.zeros(2))
-            with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", dist.Normal(loc + self.bias, 1.0).to_event(1))
-
-    pair = pyro_vae.VAE((4, 4), 2, (5,))
-    with pytest.raises(pyro_vae.ProgramError, match="parameter 'loc': found in a bare pyro.param"):
-        pyro_vae.fit(pair.model, Bare(), X, num_epochs=1, batch_size=6, progress=False)
-
-
 def test_plateau_scheduler_follows_the_validation_bound():
     pair = pyro_vae.VAE((4, 4), 2, (5,))
 
