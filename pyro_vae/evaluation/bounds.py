@@ -21,6 +21,8 @@ from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.subsampling import Around, around_batches, as_it_is
+from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -64,8 +66,11 @@ def mean_bound(
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        check_program(run, batches, name="x", enumerated=own is None, each_datum=False)
-    return mean_estimate(model, guide, batches, objective, seed=seed)[0]
+        pairs: list[PairTrace] = []
+        check_program(run, batches, name="x", enumerated=own is None, each_datum=False, check_pair=pairs.append)
+    around = around_batches(pairs[0], batches.num_data)
+    summed = summed_bounds(model, guide, objective, around)
+    return mean_estimate(model, guide, batches, objective, seed=seed, summed=summed)[0]
 
 
 @torch.no_grad()
@@ -106,16 +111,22 @@ def mean_estimate(
 
 
 def summed_bounds(
-    model: StochasticFunction, guide: StochasticFunction, objective: Any
+    model: StochasticFunction, guide: StochasticFunction, objective: Any, around: Around = as_it_is
 ) -> Callable[[Batch], list[Tensor]]:
-    """Return a function from a batch to the sums of its bounds, in one tensor: the true one, and what is maximised."""
+    """Return a function from a batch to the sums of its bounds, in one tensor: the true one, and what is maximised.
+
+    ``around`` says what stands around the runs, see :mod:`pyro_vae.inference.subsampling`.
+    """
     own = ProgramPair(model, guide).isolated()
     plain = ProgramPair(bare(model), bare(guide)).isolated()
 
     def summed(x: Batch) -> list[Tensor]:
+        with around(x):
+            return sums(x)
+
+    def sums(x: Batch) -> list[Tensor]:
         if isinstance(objective, Objective):
-            estimate = objective.estimate(own.model, own.guide, x)
-            return [torch.stack([estimate.true_bound.sum(), estimate.bound.sum()])]
+            return [objective.estimate(own.model, own.guide, x).sums()]
         true = weighed = -call(functools.partial(objective.loss, own.model, own.guide), x)
         if isinstance(model, Annealed) or isinstance(guide, Annealed):
             true = -call(functools.partial(objective.loss, plain.model, plain.guide), x)

@@ -23,6 +23,7 @@ from pyro_vae.inference.constraints import constraint_from, described
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import OwnParameters, StoreState, kept_in_store
 from pyro_vae.inference.sites import random_sites
+from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["FirstRun", "StoreParams", "first_run", "params_for"]
 
@@ -110,12 +111,18 @@ def params_for(
 
 
 class FirstRun(NamedTuple):
-    """What a run of a pair left behind: the traces, and the states of its store after the run and before."""
+    """What a run of a pair left behind: the traces, the states of its store after the run and before, and len(x)."""
 
     guide_trace: poutine.Trace
     model_trace: poutine.Trace
     state: StoreState
     before: StoreState
+    length: int
+
+    @property
+    def pair(self) -> PairTrace:
+        """The run as one of a pair."""
+        return PairTrace(self.model_trace, self.guide_trace, self.guide_trace, 1, self.length)
 
     @property
     def registered(self) -> set[int]:
@@ -211,7 +218,7 @@ def first_run(model: StochasticFunction, guide: StochasticFunction, x: Batch, de
     finally:
         for name in list(store):
             store[name]  # marks it again for SVI
-    return FirstRun(guide_trace, model_trace, scope, before)
+    return FirstRun(guide_trace, model_trace, scope, before, len(x))
 
 
 def leaf_of(value: Any) -> Any:

@@ -12,23 +12,29 @@ That is what ``pyro.plate("data", N, subsample_size=B)`` means, but for the comm
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from pyro_vae.data.batch import Batch
+from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import DataPlate
 from pyro_vae.inference.traces import PairTrace
 
-__all__ = ["Subsample", "subsample_of"]
+__all__ = ["Around", "Subsample", "around_batches", "as_it_is"]
+
+Around = Callable[[Batch], AbstractContextManager[Any]]  # what stands around a run on a batch
 
 
 class Subsample(Messenger):
     """Scale the sites outside of the data plate by B/N. To stand around whole runs of both programs."""
 
-    def __init__(self, plate: DataPlate, num_data: int) -> None:
+    def __init__(self, plate: DataPlate, batch_size: int, num_data: int) -> None:
         super().__init__()
-        self.plate, self.num_data = plate, num_data
+        self.plate, self.batch_size, self.num_data = plate, batch_size, num_data
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
@@ -39,15 +45,31 @@ class Subsample(Messenger):
                 frames[index] = frame._replace(full_size=self.num_data)
                 msg["cond_indep_stack"] = tuple(frames)
                 return
-        msg["scale"] = msg["scale"] * (self.plate.size / self.num_data)
+        msg["scale"] = msg["scale"] * (self.batch_size / self.num_data)
 
 
-def subsample_of(pair: PairTrace, num_data: int | None) -> Subsample | None:
-    """Return what has to stand around runs on batches of ``num_data`` data, ``None`` where nothing has to.
+def as_it_is(x: Batch) -> AbstractContextManager[Any]:
+    """Let nothing stand around a run on a batch."""
+    return nullcontext()
+
+
+def around_batches(pair: PairTrace, num_data: int | None) -> Around:
+    """Return what has to stand around runs on batches of ``num_data`` data.
 
     Nothing has to for programs without global latents, and for those that subsample their data themselves.
+
+    Raises
+    ------
+    ProgramError
+        For global latents and data of unknown number.
     """
     plate = pair.plate
-    if not pair.global_sites or plate.full_size != plate.size or num_data is None:
-        return None
-    return Subsample(plate, num_data)
+    if not pair.global_sites or plate.full_size != plate.size or num_data == pair.length:
+        return as_it_is
+    if num_data is None:
+        raise ProgramError(
+            f"site {pair.global_sites[0]!r}: found outside the data plate, with data of unknown number, so that "
+            'its weight in a batch is not either; expected data of known number, or pyro.plate("data", size=N, '
+            "subsample_size=len(x))"
+        )
+    return lambda x: Subsample(plate, len(x), num_data)

@@ -78,6 +78,11 @@ class ReplayedUpdate:
         self._replay_with(pick)
         return self._bounds, self.num_data
 
+    @property
+    def global_term(self) -> Tensor | None:
+        """What global latents added to the bound of each datum in the last step."""
+        return self.update.global_term
+
     def _uncaptured(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update at rates rounded to float32, as the graph has them: so a run that is resumed is the same."""
         with self._using([float(np.float32(rate)) for rate in self._rates()], capturable=False):

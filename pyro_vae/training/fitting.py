@@ -188,7 +188,9 @@ def fit(
             facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report, compiled = batches.batch_size, make_reporter(progress), is_long if compile == "auto" else compile
-        gradient_step, summed, reasons = make_steps(model, guide, module, objective, size, compiled, report)
+        gradient_step, summed, reasons = make_steps(
+            model, guide, module, objective, size, compiled, report, trained.around
+        )
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             objective=objective, batches=batches, lr=lr, num_epochs=num_epochs,

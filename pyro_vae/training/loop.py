@@ -209,6 +209,7 @@ class Loop:
             "valid_loss": None,
             **kl_weights(self.model),
             **self._capacity(),
+            **({} if self.update.global_term is None else {"global_term": self.update.global_term.item()}),
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "seconds": round(state.seconds, 3),
         }
@@ -221,9 +222,7 @@ class Loop:
         fallbacks = self.reasons()
         if isinstance(self.update, ReplayedUpdate) and self.update.reason:
             fallbacks.append(f"the update is not captured as a CUDA graph: {self.update.reason}")
-        if fallbacks:
-            record["fallback"] = "; ".join(fallbacks)
-        return record
+        return record | ({"fallback": "; ".join(fallbacks)} if fallbacks else {})
 
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)

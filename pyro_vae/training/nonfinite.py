@@ -18,6 +18,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.sites import density
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import set_generators
 from pyro_vae.training.run_state import RunState
@@ -95,12 +96,12 @@ def explain(state: RunState, rerun: Callable[[], None], found: str, folder: Path
 def first_bad_site(programs: ProgramPair, x: Batch, num_particles: int) -> str:
     """Name the first site whose value or log-probability is not finite: a phrase for an error message."""
     try:
-        pair = trace_pair(programs.isolated(), x, num_particles)
+        pair = trace_pair(programs.isolated(), x, num_particles, each_datum=False)
     except (ProgramError, ValueError) as error:
         return f"the programs could not be traced again: {error}"
     for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
         for name, site in sites.items():
-            for what, value in (("value", site["value"]), ("log-probability", pair.log_prob(site))):
+            for what, value in (("value", site["value"]), ("log-probability", density(site))):
                 if not torch.isfinite(value).all():
                     return f"the {what} of site {name!r} in the {program}"
     return "no site (every value and log-probability is finite)"

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.bounds import summed_bounds
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.frozen import with_copied_buffers
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.subsampling import Around, as_it_is
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import generators
 
@@ -35,16 +36,25 @@ Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bound
 class EagerStep:
     """The step as the programs run it, for any Pyro ELBO."""
 
-    def __init__(self, model: nn.Module, guide: nn.Module, module: nn.Module, objective: Any) -> None:
+    def __init__(
+        self, model: nn.Module, guide: nn.Module, module: nn.Module, objective: Any, around: Around = as_it_is
+    ) -> None:
         self.model, self.guide, self.module, self.objective = model, guide, module, objective
+        self.around = around
+        self.global_term: Tensor | None = None  # of each datum, in the last step
 
     def __call__(self, x: Batch) -> Tensor:
         self.module.zero_grad()  # not the optimiser's alone: it may hold a part of the parameters
+        with self.around(x):
+            return self._step(x)
+
+    def _step(self, x: Batch) -> Tensor:
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
-            loss, bound, true_bound = self.objective.estimate(model, guide, x)
-            (loss / len(x)).backward()
-            return torch.stack([true_bound.detach().sum(), bound.detach().sum()])
+            estimate = self.objective.estimate(model, guide, x)
+            (estimate.loss / len(x)).backward()
+            self.global_term = estimate.global_term
+            return estimate.sums()
         if hasattr(self.objective, "differentiable_loss"):
             loss = call(functools.partial(self.objective.differentiable_loss, model, guide), x)
             (loss / len(x)).backward()
@@ -76,10 +86,12 @@ class CompiledStep:
         guide: nn.Module,
         module: nn.Module,
         objective: Objective,
+        around: Around = as_it_is,
         **options: Any,
     ) -> None:
-        self.model, self.guide, self.objective = model, guide, objective
-        self.eager = EagerStep(model, guide, module, objective)
+        self.model, self.guide, self.objective, self.around = model, guide, objective, around
+        self.eager = EagerStep(model, guide, module, objective, around)
+        self.global_term: Tensor | None = None  # of each datum, in the last step
         self.parameters = list(module.parameters())
         self.hooked: str | None = None  # why a step ran as it is
         self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
@@ -92,7 +104,7 @@ class CompiledStep:
             return self.eager(x)
         for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
             parameter.grad = None
-        *gradients, bounds = self.gradients(x)
+        *gradients, self.global_term, bounds = self.gradients(x)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         assert bounds is not None
@@ -111,15 +123,16 @@ class CompiledStep:
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
 
     def _gradients(self, x: Batch) -> list[Tensor | None]:
-        loss, bound, true_bound = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
+        with self.around(x):
+            estimate = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(loss / len(x), trained, allow_unused=True))
+        found = iter(torch.autograd.grad(estimate.loss / len(x), trained, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
         dense = [
             gradient.contiguous() if gradient is not None and parameter.is_contiguous() else gradient
             for parameter, gradient in zip(self.parameters, gradients, strict=True)
         ]
-        return [*dense, torch.stack([true_bound.detach().sum(), bound.detach().sum()])]
+        return [*dense, estimate.global_term, estimate.sums()]
 
 
 class Update:
@@ -129,6 +142,12 @@ class Update:
         self, batches: Batches, gradient_step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None
     ) -> None:
         self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
+
+    @property
+    def global_term(self) -> Tensor | None:
+        """What global latents added to the bound of each datum in the last step."""
+        term: Tensor | None = getattr(self.gradient_step, "global_term", None)
+        return term
 
     def __call__(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
         """Update the weights with the batch of a pick.
@@ -165,24 +184,25 @@ def make_steps(
     num_data: int | None,
     compiled: bool,
     say: Callable[[str], None],
+    around: Around = as_it_is,
 ) -> tuple[Step, Callable[[Batch], Outputs], Callable[[], list[str]]]:
     """Return the step of training, the bounds of validation, and what tells why either is not compiled.
 
     The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are
     those that are known when they are asked for: none where all is compiled, or nothing was to be.
     """
-    summed = summed_bounds(model, guide, objective)
+    summed = summed_bounds(model, guide, objective, around)
     if not compiled:
-        return EagerStep(model, guide, module, objective), summed, list
+        return EagerStep(model, guide, module, objective, around), summed, list
     if not isinstance(objective, Objective):
         reason = (
             f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae"
         )
         warnings.warn(reason, UserWarning, stacklevel=3)
-        return EagerStep(model, guide, module, objective), summed, lambda: [reason]
+        return EagerStep(model, guide, module, objective, around), summed, lambda: [reason]
     options: dict[str, Any] = {"num_data": num_data, "say": say}
     validation = Compiled(summed, (model, guide, objective), name="validation", **options)
-    step = CompiledStep(model, guide, module, objective, **options)
+    step = CompiledStep(model, guide, module, objective, around, **options)
 
     def reasons() -> list[str]:
         known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}

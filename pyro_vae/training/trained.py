@@ -23,6 +23,7 @@ from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.inference.callables import ProgramModule, innermost
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.parameters import FirstRun, StoreParams, first_run
+from pyro_vae.inference.subsampling import around_batches, as_it_is
 from pyro_vae.objectives import Objective
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, generators, seeded, set_generators
@@ -53,6 +54,7 @@ class Trained:
         self.batches = batches
         self.params = StoreParams({"params": {}, "constraints": {}}) if run is None else run.bare()
         self.module = as_module((model, guide), self.params)
+        self.around = as_it_is if run is None else around_batches(run.pair, batches.num_data)
         self.registered = set() if run is None else run.registered
         for half in (model, guide):
             if not isinstance(innermost(half), ProgramModule):
