@@ -51,7 +51,7 @@ class OwnParameters(Messenger):
             )
 
 
-def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[..., Any]:
+def isolated(program: Callable[..., Any], *, frozen: bool = False, keeps: bool = False) -> Callable[..., Any]:
     """Return ``program`` run in a parameter store of its own, so that nothing is left in the caller's.
 
     Pyro names a parameter by its attribute path alone: two modules that both have a ``.net`` meet in the one store, and
@@ -59,12 +59,13 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False) -> Callable[.
     program declares with a bare ``pyro.param("name", tensor)`` lives in the store and nowhere else; those values are
     passed through.
 
-    ``frozen`` silences Pyro's warning about parameters without gradients, and so does a module that has some.
+    ``frozen`` silences Pyro's warning about parameters without gradients, and so does a module that has some. With
+    ``keeps``, what the program declares by a bare ``pyro.param`` for the first time is left in the caller's store.
     """
-    return functools.partial(_run_isolated, program, frozen)  # which shows what it wraps
+    return functools.partial(_run_isolated, program, frozen, keeps)  # which shows what it wraps
 
 
-def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwargs: Any) -> Any:
+def _run_isolated(program: Callable[..., Any], frozen: bool, keeps: bool, *args: Any, **kwargs: Any) -> Any:
     frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
     store = pyro.get_param_store()
     names, known = list(store), _known.get()
@@ -80,6 +81,10 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, *args: Any, **kwarg
                 _refuse_others(store.named_parameters(), known)
             return result
     finally:
+        if keeps:
+            new = [n for n, value in state["params"].items() if n not in names and not isinstance(value, nn.Parameter)]
+            kept: Any = {kind: {name: values[name] for name in new} for kind, values in state.items()}
+            store.set_state(kept)
         for name in names:
             store[name]  # scope() takes the mark off each parameter by which SVI knows it; reading puts it back
 

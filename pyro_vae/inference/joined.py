@@ -28,7 +28,7 @@ class JoinedTrace(PairTrace):
     def __init__(self, parts: list[PairTrace], num_particles: int, num_data: int, shares_globals: bool) -> None:
         first = parts[0]
         traces = first.model_trace, first.guide_trace, first.scored_trace
-        super().__init__(*traces, num_particles, num_data, first.least_plate_nesting)
+        super().__init__(*traces, num_particles, first.length * num_data // first.num_data, first.least_plate_nesting)
         self.__dict__.update(_parts=parts, _num_data=num_data, _shares_globals=shares_globals)
 
     @property

@@ -55,7 +55,7 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
 def _check_guide(pair: PairTrace) -> None:
     """What a guide observes says how it is differentiated; where Pyro validates, its plates are the model's."""
     for name, site in pair.guide_sites.items():
-        if site["is_observed"] and isinstance(site["fn"], Unit) and not hasattr(site["fn"], "has_rsample"):
+        if site["is_observed"] and isinstance(site["fn"], Unit) and "has_rsample" not in vars(site["fn"]):
             raise ProgramError(
                 f"site {name!r}: found pyro.factor in the guide, missing specification of has_rsample, expected "
                 "pyro.factor(..., has_rsample=True) or False"
@@ -119,11 +119,10 @@ def without_plate(pair: PairTrace) -> str:
     """Say that programs have no data plate, and name those that they have."""
     sites = [*pair.guide_sites.values(), *pair.model_sites.values()]
     stack = [frame for site in sites for frame in site["cond_indep_stack"] if frame.name != PARTICLES]
-    names = {f.name: f"{f.name!r} of size {f.size}" if f.vectorized else f"the sequential {f.name!r}" for f in stack}
-    found = f"the plates {', '.join(names.values())}" if names else "no plate"
+    kinds = {f.name: f"plate {f.name!r} of size {f.size}" if f.vectorized else f"sequential {f.name!r}" for f in stack}
     return (
-        f'found {found}, expected one for the data, pyro.plate("data", len(x), dim=-1), as a context (with ...), so '
-        "that each datum has a weight of its own"
+        f"found {' and '.join(kinds.values()) or 'no plate'}, expected one for the data, "
+        'pyro.plate("data", len(x), dim=-1), as a context (with ...), so that each datum has a weight of its own'
     )
 
 

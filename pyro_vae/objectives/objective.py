@@ -161,7 +161,7 @@ class Objective(pyro.infer.ELBO):
     ) -> Tensor:
         """Return minus the scaled bound, summed over the batch, as a scalar to call ``backward`` on."""
         if not is_in_svi_step():
-            return self.estimate(isolated(model), isolated(guide), *args, **kwargs).loss
+            return self.estimate(isolated(model, keeps=True), isolated(guide, keeps=True), *args, **kwargs).loss
         with OwnParameters(warn=True):
             return self.estimate(model, guide, *args, **kwargs).loss
 

