@@ -129,9 +129,9 @@ class _Check:
             _check_data_shape(self.programs.model, x, self.name)
         pair = self._trace(x)
         if pair.plate.dim is None and self.num_data != len(x):
-            found = f"a batch of {len(x)} of {self.num_data or 'an unknown number of'} data"
             raise ProgramError(
-                f"{self.name}: found {found} for programs that have no plate of the data: {without_plate(pair)}"
+                f"{self.name}: found {self.num_data or 'an unknown number of'} data in batches of {len(x)}, for programs "
+                f"without a plate of the data: {without_plate(pair)}"
             )
         check_observed(pair)
         if self.check_pair is not None:

@@ -105,22 +105,25 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     (model, model_name), (guide, guide_name) = root_of(programs.model), root_of(programs.guide)
     try:
         known = _known.setdefault(model, {})
-        key: tuple[Any, ...] = weakref.ref(guide), model_name, guide_name, shares_globals, programs.max_plate_nesting
+        key: tuple[Any, ...] = weakref.ref(guide), model_name, guide_name, programs.max_plate_nesting
     except TypeError:  # of a kind that cannot be remembered
         known, key = {}, ()
-    if key not in known:
-        if detect_fake_mode() is not None:
-            return True  # a run without values has none to compare
-        known[key], reason = _find(programs, x, shares_globals)
-        if reason:
-            how = "by repeating the data" if known[key] == "repeat" else "one after the other, which is slower"
-            warnings.warn(
-                f"vectorize_particles: found programs that take no dimension of particles ({reason}); their particles "
-                f"are drawn {how}. To have no warning, say vectorize_particles={known[key]!r}",
-                UserWarning,
-                stacklevel=2,
-            )
-    return known[key]
+    if (shares_globals, *key) in known:
+        return known[(shares_globals, *key)]
+    if detect_fake_mode() is not None:
+        return True  # a run without values has none to compare
+    way, reason, has_globals = _find(programs, x, shares_globals)
+    for shares in (shares_globals,) if has_globals else (True, False):
+        known[(shares, *key)] = way
+    if reason:
+        how = "by repeating the data" if way == "repeat" else "one after the other, which is slower"
+        warnings.warn(
+            f"vectorize_particles: found programs that take no dimension of particles ({reason}); their particles "
+            f"are drawn {how}. To have no warning, say vectorize_particles={way!r}",
+            UserWarning,
+            stacklevel=2,
+        )
+    return way
 
 
 def is_packaged(programs: ProgramPair) -> bool:
@@ -140,8 +143,11 @@ def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
 
 
 @torch.no_grad()
-def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, str | None]:
-    """Return the first way that gives the weights of single runs, and why the plate does not; nothing is moved."""
+def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, str | None, bool]:
+    """Return the first way with the weights of single runs, why it is not the plate, and whether there are globals.
+
+    Nothing is moved by it.
+    """
     device = programs.placement()[0]
     before = generators(device)
     still = programs.with_copied_buffers()
@@ -152,15 +158,15 @@ def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, s
                 single = run(still, x)
                 check_pair(single, enumerated=False)
             except _FAILURES:
-                return True, None  # the run that follows will say what is wrong
+                return True, None, True  # the run that follows will say what is wrong
             for way in (True, "repeat"):
                 found = _difference(still, x, way, single, shares_globals)
                 if found is None:
-                    return way, reason
+                    return way, reason, bool(single.global_sites)
                 reason = reason or found
     finally:
         set_generators(before, device)
-    return False, reason
+    return False, reason, bool(single.global_sites)
 
 
 def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, shares_globals: bool) -> str | None:

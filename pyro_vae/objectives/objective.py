@@ -98,10 +98,8 @@ class Objective(pyro.infer.ELBO):
 
     def __repr__(self) -> str:
         shown = {**self.arguments(), "num_particles": self.num_particles}
-        if self.gradient != "reparam":
-            shown["gradient"] = self.gradient
-        if self.vectorize_particles != "auto":
-            shown["vectorize_particles"] = self.vectorize_particles
+        for name, default in (("gradient", "reparam"), ("vectorize_particles", "auto")):
+            shown |= {} if getattr(self, name) == default else {name: getattr(self, name)}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def arguments(self) -> dict[str, Any]:

@@ -188,15 +188,13 @@ def fit(
             facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report, compiled = batches.batch_size, make_reporter(progress), is_long if compile == "auto" else compile
-        gradient_step, summed, reasons = make_steps(
-            model, guide, module, objective, size, compiled, report, trained.around
-        )
+        steps = make_steps(model, guide, module, objective, size, compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             objective=objective, batches=batches, lr=lr, num_epochs=num_epochs,
-            update=make_update(Update(batches, gradient_step, made, clip_norm), module, size),
-            summed=summed, reasons=reasons, state=state, folder=folder, checkpoint_seconds=checkpoint_seconds,
-            interrupted=interrupted, progress=progress,
+            update=make_update(Update(batches, steps.gradient_step, made, clip_norm), module, size),
+            summed=steps.summed, reasons=steps.reasons, state=state, folder=folder,
+            checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
         )  # fmt: skip
         return loop.all_epochs(valid_batches, patience, callbacks)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,14 @@ class Update:
         return bounds, len(x)
 
 
+class Steps(NamedTuple):
+    """The step of training, the bounds of validation, and what tells why either is not compiled."""
+
+    gradient_step: Step
+    summed: Callable[[Batch], Outputs]
+    reasons: Callable[[], list[str]]
+
+
 def make_steps(
     model: nn.Module,
     guide: nn.Module,
@@ -185,7 +193,7 @@ def make_steps(
     compiled: bool,
     say: Callable[[str], None],
     around: Around = as_it_is,
-) -> tuple[Step, Callable[[Batch], Outputs], Callable[[], list[str]]]:
+) -> Steps:
     """Return the step of training, the bounds of validation, and what tells why either is not compiled.
 
     The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are
@@ -193,13 +201,13 @@ def make_steps(
     """
     summed = summed_bounds(model, guide, objective, around)
     if not compiled:
-        return EagerStep(model, guide, module, objective, around), summed, list
+        return Steps(EagerStep(model, guide, module, objective, around), summed, list)
     if not isinstance(objective, Objective):
         reason = (
             f"the training step is not compiled: found {type(objective).__name__}, expected an objective of pyro_vae"
         )
         warnings.warn(reason, UserWarning, stacklevel=3)
-        return EagerStep(model, guide, module, objective, around), summed, lambda: [reason]
+        return Steps(EagerStep(model, guide, module, objective, around), summed, lambda: [reason])
     options: dict[str, Any] = {"num_data": num_data, "say": say}
     validation = Compiled(summed, (model, guide, objective), name="validation", **options)
     step = CompiledStep(model, guide, module, objective, around, **options)
@@ -208,4 +216,4 @@ def make_steps(
         known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}
         return [f"the {name} is not compiled: {reason}" for name, reason in known.items() if reason]
 
-    return step, validation, reasons
+    return Steps(step, validation, reasons)
