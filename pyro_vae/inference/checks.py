@@ -130,8 +130,8 @@ class _Check:
         pair = self._trace(x)
         if pair.plate.dim is None and self.num_data != len(x):
             raise ProgramError(
-                f"{self.name}: found {self.num_data or 'an unknown number of'} data in batches of {len(x)}, for programs "
-                f"without a plate of the data: {without_plate(pair)}"
+                f"{self.name}: found {self.num_data or 'an unknown number of'} data in batches of {len(x)}, for "
+                f"programs without a plate of the data: {without_plate(pair)}"
             )
         check_observed(pair)
         if self.check_pair is not None:
