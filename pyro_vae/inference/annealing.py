@@ -17,10 +17,10 @@ from typing import Annotated, Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.errors import ProgramError
-from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
 from pyro_vae.inference.sites import KL_WEIGHT
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import NonNegativeNumber, checked
@@ -64,27 +64,19 @@ class _Weigh(Messenger):
             msg["infer"][KL_WEIGHT] = msg["infer"].get(KL_WEIGHT, 1.0) * self.weight
 
 
-class Annealed(nn.Module):
-    """A program whose latent sites are weighed; made by :func:`anneal_kl`.
-
-    No PyroModule, which would rename the parameters of the program that it wraps.
-    """
+class Annealed(ProgramWrapper):
+    """A program whose latent sites are weighed; made by :func:`anneal_kl`."""
 
     def __init__(
         self, program: StochasticFunction, weight: float | Tensor | Schedule, sites: frozenset[str] | None
     ) -> None:
-        super().__init__()
-        self.program = program
+        super().__init__(program)
         self.sites = sites
         self.guide: tuple[Annealed, ...] = ()  # of a model, in a tuple: not a part of the program
         self.marked: frozenset[str] = frozenset()  # for enumeration, by the last run
         self._held = (weight,)  # in a tuple: neither a parameter nor a part of the program
         if isinstance(weight, Schedule):
             self.schedule = weight
-
-    @property
-    def __wrapped__(self) -> StochasticFunction:
-        return self.program
 
     @property
     def weight(self) -> float | Tensor:

@@ -13,12 +13,11 @@ from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import nn
 
 from pyro_vae.data.batch import as_batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
-from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
 from pyro_vae.inference.plates import may_hold_data, plates_of
 from pyro_vae.runtime.arguments import checked
 
@@ -51,16 +50,8 @@ def _mean(msg: Any) -> Any:
         ) from error
 
 
-class AtGlobalMeans(nn.Module):
+class AtGlobalMeans(ProgramWrapper):
     """A program with its global latents at their means; made by :func:`at_global_means`."""
-
-    def __init__(self, program: StochasticFunction) -> None:
-        super().__init__()
-        self.program = program
-
-    @property
-    def __wrapped__(self) -> StochasticFunction:
-        return self.program
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with _Hold(len(as_batch(args, kwargs))):

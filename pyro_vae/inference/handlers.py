@@ -9,12 +9,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import site_is_subsample
+from torch import nn
 from torch.distributions import Distribution
 
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.runtime.objects import Callables
 
-__all__ = ["AtMeans", "StochasticFunction", "is_in_svi_step"]
+__all__ = ["AtMeans", "ProgramWrapper", "StochasticFunction", "is_in_svi_step"]
 
 StochasticFunction = Annotated[
     Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))
@@ -24,6 +25,21 @@ StochasticFunction = Annotated[
 def is_in_svi_step() -> bool:
     """Return whether this is called from ``SVI.step``, which looks in its own parameter store for what to step."""
     return any(isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK)
+
+
+class ProgramWrapper(nn.Module):
+    """A program with something around it, which subclasses add in their ``forward``.
+
+    No PyroModule, which would rename the parameters of the program that it wraps.
+    """
+
+    def __init__(self, program: StochasticFunction) -> None:
+        super().__init__()
+        self.program = program
+
+    @property
+    def __wrapped__(self) -> StochasticFunction:
+        return self.program
 
 
 class AtMeans(Messenger):

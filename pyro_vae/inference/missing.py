@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.annealing import Annealed, bare
-from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays
 
@@ -125,19 +125,8 @@ def _masked(name: str, fn: Any, mask: Tensor) -> Any:
     return base.mask(mask).to_event(len(fn.event_shape))
 
 
-class ObservedOnly(nn.Module):
-    """A program that is called with data and mask and sees the observed entries; made by :func:`observed_only`.
-
-    No PyroModule, which would rename the parameters of the program that it wraps.
-    """
-
-    def __init__(self, program: StochasticFunction) -> None:
-        super().__init__()
-        self.program = program
-
-    @property
-    def __wrapped__(self) -> StochasticFunction:
-        return self.program
+class ObservedOnly(ProgramWrapper):
+    """A program that is called with data and mask and sees the observed entries; made by :func:`observed_only`."""
 
     def forward(self, packed: Tensor) -> Any:
         if packed.dim() < 2 or packed.shape[1] != 2:

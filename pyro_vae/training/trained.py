@@ -28,6 +28,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.state import evaluating, generators, seeded, set_generators
 from pyro_vae.training.modules import as_module
+from pyro_vae.training.untrained import some_of
 
 __all__ = ["Trained", "find_trained", "placed"]
 
@@ -201,10 +202,9 @@ def _warn_of_unregistered(run: FirstRun, trained: Trained) -> None:
     others = [p for p in trained.module.parameters() if id(p) not in trained.registered]
     names = trained.names(run.used_but_not_registered(others))
     if names:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         warnings.warn(
-            f"found {len(names)} parameters that the programs use and do not register ({shown}): like SVI, fit does "
-            "not train them, expected pyro.module in the program, or requires_grad_(False)",
+            f"found {len(names)} parameters that the programs use and do not register ({some_of(names)}): like SVI, "
+            "fit does not train them, expected pyro.module in the program, or requires_grad_(False)",
             UserWarning,
             stacklevel=5,
         )

@@ -8,7 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Untrained"]
+__all__ = ["Untrained", "some_of"]
+
+
+def some_of(names: list[str]) -> str:
+    """Return the first of some names, for a message.
+
+    >>> some_of(["a", "b", "c", "d"])
+    'a, b, c, ...'
+    """
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 class Untrained:
@@ -28,10 +37,9 @@ class Untrained:
         """Warn of those that had none in the whole epoch, once a run."""
         names, self.parameters = list(self.parameters), {}
         if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             warnings.warn(
-                f"found no gradient of {len(names)} parameters in a whole epoch ({shown}): {self.objective!r} does not "
-                "train them on these data",
+                f"found no gradient of {len(names)} parameters in a whole epoch ({some_of(names)}): {self.objective!r} "
+                "does not train them on these data",
                 UserWarning,
                 stacklevel=7,
             )

@@ -5,21 +5,11 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import pytest
-import torch
 from pyro.infer import Trace_ELBO
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError
-from tests.support.global_latents import X
-
-
-def seeded(run, *arguments, **options):
-    torch.manual_seed(7)
-    return run(*arguments, **options)
-
-
-def close(found, expected, tolerance=1e-11):
-    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
+from tests.support.global_latents import X, close, seeded
 
 
 class TestPlates:

@@ -25,19 +25,10 @@ from pyro_vae import (
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
-from tests.support.global_latents import X, exact_elbo, pair
+from tests.support.global_latents import X, close, exact_elbo, pair, seeded
 
 WAYS = [True, "repeat", False]
 BOUNDS = [ELBO, IWAE, lambda *a, **o: RenyiBound(0.5, *a, **o), lambda *a, **o: CIWAE(0.3, *a, **o)]
-
-
-def seeded(run, *arguments, **options):
-    torch.manual_seed(7)
-    return run(*arguments, **options)
-
-
-def close(found, expected, tolerance=1e-11):
-    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
 
 
 class TestElbo:

@@ -57,3 +57,12 @@ def exact_elbo(guide: Guide, x: Tensor, num_data: int) -> Tensor:
     log_x = -0.5 * torch.log(torch.tensor(4 * torch.pi)) - ((x - mean).square() + variance) / 4 - guide.shift.square()
     kl = 0.5 * (variance + mean.square() - 1) - guide.log_scale
     return num_data * log_x.mean() - kl
+
+
+def seeded(run, *arguments, **options):
+    torch.manual_seed(7)
+    return run(*arguments, **options)
+
+
+def close(found, expected, tolerance=1e-11):
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
