@@ -63,6 +63,7 @@ def check_program(
         name=name,
         num_particles=num_particles,
         num_data=batches.num_data,
+        is_cut=batches.resident,
         options={"enumerated": enumerated, "each_datum": each_datum, "shares_globals": shares_globals},
         check_pair=check_pair,
     )
@@ -98,11 +99,12 @@ class _Check:
         name: str,
         num_particles: int,
         num_data: int | None,
+        is_cut: bool,
         options: dict[str, Any],
         check_pair: Callable[[PairTrace], None] | None,
     ) -> None:
         self.programs, self.name, self.num_particles, self.num_data = programs, name, num_particles, num_data
-        self.options, self.check_pair = options, check_pair
+        self.is_cut, self.options, self.check_pair = is_cut, options, check_pair
         self.first: Batch | None = None
         self.whole: list[Site] = []  # sites that observe the data as they are, whatever these are
         self.others: list[str] = []  # sites that have to be run on them
@@ -132,6 +134,12 @@ class _Check:
             raise ProgramError(
                 f"{self.name}: found {self.num_data or 'an unknown number of'} data in batches of {len(x)}, for "
                 f"programs without a plate of the data: {without_plate(pair)}"
+            )
+        plate = pair.plate
+        if self.is_cut and self.num_data != len(x) and plate.dim and len(x) not in (plate.size, plate.full_size):
+            raise ProgramError(
+                f"{self.name}: found the data plate {plate.name!r} of size {plate.size} for batches of {len(x)}, which are "
+                'cut along the first dimension, expected pyro.plate("data", len(x))'
             )
         check_observed(pair)
         if self.check_pair is not None:

@@ -13,6 +13,7 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import DataPlate
 
 __all__ = [
+    "BATCH_SHARE",
     "KL_WEIGHT",
     "Site",
     "beside_events",
@@ -24,7 +25,8 @@ __all__ = [
 ]
 
 Site = dict[str, Any]
-KL_WEIGHT = "_kl_weight"  # where annealing leaves its weight, among what Pyro calls a site's infer
+# Where annealing leaves its weight, and a batch its share of the data, among what Pyro calls a site's infer.
+KL_WEIGHT, BATCH_SHARE = "_kl_weight", "_batch_share"
 
 
 def random_sites(trace: poutine.Trace) -> dict[str, Site]:
@@ -68,12 +70,13 @@ def outer_scale(site: Site, plate: DataPlate) -> Any:
 def unannealed_scale(site: Site, plate: DataPlate, common: Any) -> Any:
     """Return the scale of a site outside of the data plate without the weight of annealing.
 
-    Where the weight is zero, it is that of the whole program, the ``common`` scale of the data without their subsample.
+    Where the weight is zero, it is that of the whole program: the ``common`` scale of the data, times their share.
     """
     weight = site["infer"].get(KL_WEIGHT, 1.0)
     if not isinstance(weight, Tensor) and weight == 1.0:
         return site["scale"]
-    whole = common * plate.size / plate.full_size * inner_scale(site, plate)
+    share = site["infer"].get(BATCH_SHARE, plate.size / plate.full_size)
+    whole = common * share * inner_scale(site, plate)
     if isinstance(weight, Tensor):
         return torch.where(weight > 0, site["scale"] / weight.clamp(min=1e-30), whole)
     return site["scale"] / weight if weight else whole

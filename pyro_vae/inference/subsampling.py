@@ -22,6 +22,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import DataPlate
+from pyro_vae.inference.sites import BATCH_SHARE
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["Around", "Subsample", "around_batches", "as_it_is"]
@@ -37,15 +38,11 @@ class Subsample(Messenger):
         self.plate, self.batch_size, self.num_data = plate, batch_size, num_data
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
+        if site_is_subsample(msg) or self.plate.holds(msg):
             return
-        frames = list(msg["cond_indep_stack"])
-        for index, frame in enumerate(frames):
-            if self.plate.is_frame(frame):
-                frames[index] = frame._replace(full_size=self.num_data)
-                msg["cond_indep_stack"] = tuple(frames)
-                return
-        msg["scale"] = msg["scale"] * (self.batch_size / self.num_data)
+        share = self.batch_size / self.num_data
+        msg["scale"] = msg["scale"] * share
+        msg["infer"][BATCH_SHARE] = share
 
 
 def as_it_is(x: Batch) -> AbstractContextManager[Any]:

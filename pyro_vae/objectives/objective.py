@@ -238,8 +238,8 @@ class Objective(pyro.infer.ELBO):
         if surrogate is not bound:
             bound = differentiated(bound, surrogate)
         estimate = Estimate(-(pair.common_scale * bound).sum(), bound, true_bound)
-        estimate.global_term, is_subsample = true_share, pair.plate.full_size == pair.length
-        estimate.num_stood_for = pair.length / pair.num_data if is_subsample else 1
+        estimate.global_term, by_datum = true_share, pair.length and pair.plate.dim is not None
+        estimate.num_stood_for = pair.length / pair.num_data if by_datum and pair.length != pair.num_data else 1
         return estimate
 
     def _get_trace(

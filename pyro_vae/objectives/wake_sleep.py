@@ -31,7 +31,7 @@ from pyro_vae.inference.global_terms import global_log_q, global_terms
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.particles import VectorizeParticles
-from pyro_vae.inference.sites import random_sites
+from pyro_vae.inference.sites import BATCH_SHARE, random_sites
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.estimate import Estimate
 from pyro_vae.objectives.gradients import slope
@@ -158,11 +158,15 @@ def _log_q(pair: PairTrace, scaled: bool) -> Tensor:
 
 def _refuse_a_subsample(pair: PairTrace) -> None:
     """Refuse global latents in a subsample of the data: their weights are those of all data at once."""
-    if pair.global_sites and pair.plate.full_size != pair.plate.size:
-        raise ProgramError(
-            f"site {pair.global_sites[0]!r}: found outside the data plate, which holds {pair.plate.size} of "
-            f"{pair.plate.full_size} data, expected all data in a batch for wake-sleep, or an ELBO or IWAE"
-        )
+    sites = {**pair.guide_sites, **pair.model_sites}
+    for name in pair.global_sites:
+        plate, share = pair.plate, sites[name]["infer"].get(BATCH_SHARE, 1.0)
+        if plate.full_size != plate.size or share != 1:
+            found = plate.full_size if share == 1 else round(plate.size / share)
+            raise ProgramError(
+                f"site {name!r}: found outside the data plate, which holds {plate.size} of {found} data, expected all "
+                "data in a batch for wake-sleep, or an ELBO or IWAE"
+            )
 
 
 class ReweightedWakeSleep(WakeSleep):

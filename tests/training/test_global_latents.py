@@ -11,7 +11,17 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pyro_vae import ELBO, IWAE, ProgramError, at_global_means, diagnose, fit, log_likelihood, log_weights
+from pyro_vae import (
+    ELBO,
+    IWAE,
+    ProgramError,
+    ReweightedWakeSleep,
+    at_global_means,
+    diagnose,
+    fit,
+    log_likelihood,
+    log_weights,
+)
 from pyro_vae.evaluation.bounds import mean_bound
 from tests.support.global_latents import X, exact_elbo, pair
 
@@ -42,7 +52,9 @@ def loss_of_all(guide: nn.Module, rows: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize(
-    "objective", [ELBO(), IWAE(2, vectorize_particles=False), Trace_ELBO()], ids=["elbo", "iwae", "pyro"]
+    "objective",
+    [ELBO(), *(IWAE(2, vectorize_particles=way) for way in (True, "repeat", False)), Trace_ELBO()],
+    ids=["elbo", "iwae", "iwae repeated", "iwae one by one", "pyro"],
 )
 def test_each_step_weighs_the_global_term_by_its_batch(objective, compile):
     """Batches of 4 and of the 2 that are left, by gradient descent: the same weights as by hand."""
@@ -170,6 +182,38 @@ class Meanless(dist.Normal):
         raise NotImplementedError
 
 
+class TestPlates:
+    """Of data along another dimension than the first: a bound is the mean over the members of the plate."""
+
+    @staticmethod
+    def model(x):
+        with pyro.plate("data", x.shape[1]):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).expand([*z.shape, len(x)]).to_event(1), obs=x.T)
+
+    @staticmethod
+    def guide(x):
+        loc = pyro.param("loc", x.new_zeros(()))
+        with pyro.plate("data", x.shape[1]):
+            pyro.sample("z", dist.Delta(loc))
+
+    def test_of_all_data_and_of_the_batches_of_a_loader(self):
+        x = torch.stack([X, -X, X / 2])  # 3 observations of 6 data
+        bound = ELBO(2).bound(self.model, self.guide, x)
+        assert bound.shape == (6,)
+        pyro.clear_param_store()
+        for data in (x, DataLoader([x], batch_size=None)):
+            history = fit(self.model, self.guide, data, num_epochs=1, batch_size=3, seed=0, progress=False)
+            assert history.records[0]["train_bound"] == pytest.approx(bound.mean().item(), abs=1e-12)
+            pyro.clear_param_store()
+
+    def test_batches_that_cut_observations(self):
+        with pytest.raises(
+            ProgramError, match="^data: found the data plate 'data' of size 6 for batches of 2, which are cut"
+        ):
+            fit(self.model, self.guide, torch.stack([X, -X, X / 2]), num_epochs=1, batch_size=2, progress=False)
+
+
 class TestRefusals:
     def test_a_stream_whose_length_is_not_known(self):
         class Stream(IterableDataset):
@@ -179,6 +223,10 @@ class TestRefusals:
         with pytest.raises(ProgramError, match="^site 'w': found outside the data plate, with data of unknown number"):
             fit(*pair(), DataLoader(Stream(), batch_size=2), num_epochs=1, progress=False)
         fit(*pair(N), DataLoader(Stream(), batch_size=2), num_epochs=1, progress=False)
+
+    def test_wake_sleep_on_batches(self):
+        with pytest.raises(ProgramError, match="^site 'w': found outside the data plate, which holds 2 of 6 data"):
+            fit(*pair(), X, objective=ReweightedWakeSleep(2, guide_phase="wake"), num_epochs=1, **OPTIONS)
 
     def test_batches_for_programs_without_a_plate(self):
         def model(x):
