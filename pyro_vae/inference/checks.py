@@ -138,8 +138,8 @@ class _Check:
         plate = pair.plate
         if self.is_cut and self.num_data != len(x) and plate.dim and len(x) not in (plate.size, plate.full_size):
             raise ProgramError(
-                f"{self.name}: found the data plate {plate.name!r} of size {plate.size} for batches of {len(x)}, which are "
-                'cut along the first dimension, expected pyro.plate("data", len(x))'
+                f"{self.name}: found the data plate {plate.name!r} of size {plate.size} for batches of {len(x)}, cut "
+                'along the first dimension, expected pyro.plate("data", len(x))'
             )
         check_observed(pair)
         if self.check_pair is not None:

@@ -204,12 +204,12 @@ class TestPlates:
         pyro.clear_param_store()
         for data in (x, DataLoader([x], batch_size=None)):
             history = fit(self.model, self.guide, data, num_epochs=1, batch_size=3, seed=0, progress=False)
-            assert history.records[0]["train_bound"] == pytest.approx(bound.mean().item(), abs=1e-12)
+            assert history.records[0]["train_bound"] == pytest.approx(bound.mean().item(), rel=1e-6)  # sums in float32
             pyro.clear_param_store()
 
     def test_batches_that_cut_observations(self):
         with pytest.raises(
-            ProgramError, match="^data: found the data plate 'data' of size 6 for batches of 2, which are cut"
+            ProgramError, match="^data: found the data plate 'data' of size 6 for batches of 2, cut along"
         ):
             fit(self.model, self.guide, torch.stack([X, -X, X / 2]), num_epochs=1, batch_size=2, progress=False)
 
