@@ -8,7 +8,8 @@ outside of the plate,
 
 For every bound this is so for the plate of the data. For the ELBO, a sum of terms, it is so for all plates of a draw:
 with 200,000 members in a further plate the noise is less by a factor of about 400. The ELBO also leaves the score of
-:math:`-\log q_\phi(z)` itself out, whose mean is zero, as Pyro's ``Trace_ELBO`` does.
+:math:`-\log q_\phi(z)` itself out, whose mean is zero, as Pyro's ``Trace_ELBO`` does. A ``pyro.factor`` of the guide was
+not drawn, and its mean is not: the loss keeps its gradient, as in Pyro's ``TraceEnum_ELBO``.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ def score_of_each_datum(pair: PairTrace, names: list[str], guide_bound: Reductio
 
 def score_of_a_sum(pair: PairTrace, name: str, mean: Reduction, log_w: Tensor) -> Tensor:
     """Return the surrogate ``(B,)`` for one latent of an ELBO, without the score of its own log q."""
+    site = pair.guide_sites[name]
     own = pair.over_particles(lambda run: run.log_prob(run.guide_sites[name], True)).mean(0)
-    plates = {(frame.name, frame.dim) for frame in plates_of(pair.guide_sites[name])}
+    own = torch.zeros_like(own) if site["is_observed"] else own
+    plates = {(frame.name, frame.dim) for frame in plates_of(site)}
     if {dim for _, dim in plates} <= {pair.plate.dim} or len(pair.parts) > 1 or pair.parts[0] is not pair:
         return score_of_each_datum(pair, [name], mean, log_w) + own
-    site = pair.guide_sites[name]
     log_q = pair.in_plates(density(site), {**site, "mask": None}, scaled=False)  # (K or 1, *plates)
     signal = _of_own_members(pair, plates)
     if pair.num_particles > 1:

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 import pyro_vae
@@ -120,3 +121,42 @@ class TestGuides:
         z = pyro.poutine.trace(guide).get_trace(x).nodes["z"]["value"].detach()
         by_path = -(z - shared) - (z - x) / 0.25 + (z - shared) / 0.09  # d log w / dz, and dz / d loc = 1
         torch.testing.assert_close(found, (by_path + (z - shared)).detach(), rtol=1e-10, atol=1e-12)
+
+
+class TestFactors:
+    @pytest.mark.parametrize("num_particles", [1, 4])
+    @pytest.mark.parametrize("has_rsample", [True, False])
+    def test_their_gradient_is_that_of_the_loss_and_of_their_score(self, has_rsample, num_particles):
+        """A factor is a part of the loss; one that came of draws without a path has a score beside it."""
+        x = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+        weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(weight * x, 0.7))
+                pyro.factor("own loss", -(z - weight).square(), has_rsample=has_rsample)
+
+        def gradient(loss):
+            torch.manual_seed(0)
+            return torch.autograd.grad(loss(), weight)[0]
+
+        def by_hand():
+            z = weight * x + 0.7 * torch.randn(num_particles, len(x), dtype=torch.float64)
+            factor = -(z - weight).square()
+            log_w = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(x)
+            log_w = log_w - dist.Normal(weight * x, 0.7).log_prob(z) - factor
+            signal = log_w.detach() / num_particles
+            if num_particles > 1:  # less the mean of the others
+                signal = (signal - signal.mean(0)) * num_particles / (num_particles - 1)
+            return -(log_w.mean(0) + (0 if has_rsample else 1) * (signal * factor).sum(0)).sum()
+
+        found = gradient(lambda: ELBO(num_particles).differentiable_loss(model, guide, x))
+        torch.testing.assert_close(found, gradient(by_hand), rtol=1e-12, atol=0)
+        if num_particles == 1:
+            pyros = TraceEnum_ELBO(strict_enumeration_warning=False, max_plate_nesting=1)
+            expected = gradient(lambda: pyros.differentiable_loss(model, guide, x))
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
