@@ -32,8 +32,8 @@ class _Begun(NamedTuple):
 class Batches:
     """Batches on one device, floating point data in one type; each ``iter()`` goes through the data once.
 
-    They are made by :func:`as_batches`. ``num_data`` is the number of data, or ``None`` for an iterable data set
-    without a length. ``len()``, the number of batches, then raises ``TypeError``.
+    They are made by :func:`as_batches`. ``num_data`` is the number of data, or ``None`` where it is not known. Of an
+    iterable data set without a length, ``len()``, the number of batches, raises ``TypeError``.
     """
 
     def __init__(
@@ -98,7 +98,12 @@ class Batches:
 
     @property
     def num_data(self) -> int | None:
-        """The number of data in one epoch, or ``None`` if the data set has no length."""
+        """The number of data in one epoch, or ``None`` if it is not known.
+
+        It is not for a data set without a length, nor for a loader with ``batch_size=None``, whose items are batches.
+        """
+        if isinstance(self._source, DataLoader) and self._source.batch_sampler is None:
+            return None
         data: Any = self._source.dataset if isinstance(self._source, DataLoader) else self._source
         try:
             return len(data)

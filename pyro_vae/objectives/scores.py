@@ -8,8 +8,8 @@ outside of the plate,
 
 For every bound this is so for the plate of the data. For the ELBO, a sum of terms, it is so for all plates of a draw:
 with 200,000 members in a further plate the noise is less by a factor of about 400. The ELBO also leaves the score of
-:math:`-\log q_\phi(z)` itself out, whose mean is zero, as Pyro's ``Trace_ELBO`` does. A ``pyro.factor`` of the guide was
-not drawn, and its mean is not: the loss keeps its gradient, as in Pyro's ``TraceEnum_ELBO``.
+:math:`-\log q_\phi(z)` itself out, whose mean is zero, as Pyro's ``Trace_ELBO`` does. A ``pyro.factor`` of the guide
+was not drawn, and its mean is not: the loss keeps its gradient, as in Pyro's ``TraceEnum_ELBO``.
 """
 
 from __future__ import annotations

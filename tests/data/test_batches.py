@@ -100,6 +100,11 @@ class TestAsBatches:
             len(batches)
         assert [x.flatten().tolist() for x in batches] == [[0, 1, 2, 3], [4]] == [x.flatten().tolist() for x in batches]
 
+    def test_a_loader_of_whole_batches_does_not_know_the_number_of_data(self):
+        batches = batches_of(DataLoader(list(torch.arange(10.0).reshape(10, 1).split(4)), batch_size=None), 4)
+        assert (len(batches), batches.num_data, batches.last_size) == (3, None, None)
+        assert [len(x) for x in batches] == [4, 4, 2]
+
     def test_resident_data_are_never_fetched_one_by_one(self, monkeypatch):
         monkeypatch.setattr(Split, "__getitem__", lambda self, index: pytest.fail("fetched one by one"))
         for data in (grey(), torch.ones(10, 2), np.ones((10, 2))):

@@ -228,6 +228,13 @@ class TestRefusals:
         with pytest.raises(ProgramError, match="^site 'w': found outside the data plate, which holds 2 of 6 data"):
             fit(*pair(), X, objective=ReweightedWakeSleep(2, guide_phase="wake"), num_epochs=1, **OPTIONS)
 
+    def test_a_loader_whose_items_are_batches(self):
+        """The length of its data set is the number of batches."""
+        loader = DataLoader(list(X.split(2)), batch_size=None)
+        for run in (lambda *args: fit(*args, num_epochs=1, progress=False), lambda *args: mean_bound(*args, ELBO())):
+            with pytest.raises(ProgramError, match="^site 'w': found outside the data plate, with data of unknown num"):
+                run(*pair(), loader)
+
     def test_batches_for_programs_without_a_plate(self):
         def model(x):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
