@@ -130,6 +130,7 @@ def summed_bounds(
         true = weighed = -call(functools.partial(objective.loss, own.model, own.guide), x)
         if isinstance(model, Annealed) or isinstance(guide, Annealed):
             true = -call(functools.partial(objective.loss, plain.model, plain.guide), x)
-        return [torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
+        in_batch = len(x) / around.num_in_loss(x)
+        return [in_batch * torch.tensor([true, weighed], dtype=torch.float64, device=x.device)]
 
     return summed

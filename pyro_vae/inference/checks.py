@@ -166,8 +166,7 @@ class _Check:
         if way == "auto":
             way_of(programs, x, self.options["shares_globals"])
         elif way is not False and not is_packaged(self.programs):
-            still = self.programs.with_copied_buffers()
-            run_to_check(lambda: check_way(still, x, way), self.programs, x, self.name)
+            run_to_check(lambda: check_way(programs, x, way), self.programs, x, self.name)
 
     def _trace(self, x: Batch) -> PairTrace:
         call = functools.partial(trace_pair, self.programs.isolated(), x, **self.options)

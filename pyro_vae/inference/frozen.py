@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -18,7 +19,13 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.runtime.modules import owners
 
-__all__ = ["DetachedLatents", "check_runs_again", "with_constant_parameters", "with_copied_buffers"]
+__all__ = [
+    "DetachedLatents",
+    "check_runs_again",
+    "with_constant_parameters",
+    "with_copied_buffers",
+    "with_disturbed_parameters",
+]
 
 
 class DetachedLatents(Messenger):
@@ -100,6 +107,37 @@ def with_constant_parameters(program: StochasticFunction) -> StochasticFunction:
             return functional_call(call, tensors, args, kwargs, tie_weights=False)
 
     return isolated(run, frozen=True)
+
+
+def with_disturbed_parameters(program: StochasticFunction) -> StochasticFunction:
+    """Return ``program`` run on other values of its parameters, and of the statistics of batch normalisation.
+
+    They differ from its own by noise of about their size, so that a network whose last layer begins at zero, or one
+    that has no statistics yet, shows what it does.
+    """
+    call = _Call(program)
+    tensors = call.copied_buffers()
+    for prefix, module in call.named_modules():
+        statistics = {f"{prefix}.{name}".lstrip("."): name for name in ("running_mean", "running_var")}
+        tensors |= {
+            path: _disturbed(tensors[path], name == "running_var")
+            for path, name in statistics.items()
+            if isinstance(tensors.get(path), Tensor)
+        }
+        for name, parameter in module.named_parameters(prefix, False, remove_duplicate=False):
+            tensors[name] = _disturbed(parameter.detach(), False)
+    return lambda *args, **kwargs: functional_call(call, tensors, args, kwargs, tie_weights=False)
+
+
+def _disturbed(values: Tensor, stays_positive: bool) -> Tensor:
+    """Return values with noise of half their spread, and a little more."""
+    if not values.is_floating_point():
+        return values
+    noise = torch.randn_like(values)
+    if stays_positive:
+        return values * (0.3 * noise).exp()
+    spread = values.std() if values.numel() > 1 else values.abs().sum()
+    return values + (0.5 * spread + 0.05) * noise
 
 
 def with_copied_buffers(program: StochasticFunction) -> StochasticFunction:

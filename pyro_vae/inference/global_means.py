@@ -18,7 +18,7 @@ from pyro_vae.data.batch import as_batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
-from pyro_vae.inference.plates import may_hold_data, plates_of
+from pyro_vae.inference.plates import UNSIZED, may_hold_data, plates_of
 from pyro_vae.runtime.arguments import checked
 
 __all__ = ["AtGlobalMeans", "at_global_means"]
@@ -32,11 +32,16 @@ class _Hold(Messenger):
         self.num_data = num_data
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) or any(may_hold_data(frame, self.num_data) for frame in plates_of(msg)):
+        if site_is_subsample(msg) or any(self._may_hold_data(frame, msg["fn"]) for frame in plates_of(msg)):
             return
         msg["infer"]["_deterministic"] = True  # as Pyro marks what carries no probability
         if not msg["is_observed"]:
             msg["value"], msg["done"] = _mean(msg), True
+
+    def _may_hold_data(self, frame: Any, fn: Any) -> bool:
+        if frame.size == UNSIZED and frame.name != "data":  # an EasyGuide opens the model's plates by name alone
+            return frame.dim == -1 and fn.batch_shape[-1:] == (self.num_data,)
+        return may_hold_data(frame, self.num_data)
 
 
 def _mean(msg: Any) -> Any:

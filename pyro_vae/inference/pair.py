@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from pyro_vae.inference.frozen import with_copied_buffers
+from pyro_vae.inference.frozen import with_copied_buffers, with_disturbed_parameters
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.runtime.modules import placement
 
 __all__ = ["ProgramPair", "root_of"]
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,35 @@ class ProgramPair:
         halves = (with_copied_buffers(isolated(program)) for program in (self.model, self.guide))
         return replace(self, model=next(halves), guide=next(halves))
 
+    def with_disturbed_parameters(self) -> ProgramPair:
+        """Return the pair run in a parameter store of its own on other values of its parameters."""
+        halves = (with_disturbed_parameters(isolated(program)) for program in (self.model, self.guide))
+        return replace(self, model=next(halves), guide=next(halves))
+
     def placement(self) -> tuple[torch.device, torch.dtype]:
         """Return the device and the floating dtype of the pair's parameters."""
         return placement(self.model, self.guide)
 
 
-def root_of(program: Any) -> tuple[Any, str]:
-    """Return what a program is under everything that is wrapped around it: a module or a function, and its method.
+def root_of(program: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return what a program is under all that is wrapped around it, a module or a function, and how it is called.
 
-    >>> root_of(functools.partial(isolated("".join)))
-    ('', 'join')
+    The second is the name of a method and the arguments that are bound, those that are no plain values by their ids.
+
+    >>> root_of(functools.partial(isolated("".join), sep=None))
+    ('', ('sep', None, 'join'))
     """
+    called: list[Any] = []
     while True:
         if (inner := getattr(program, "__wrapped__", None)) is not None:
+            called.append(type(program).__name__)
             program = inner
         elif isinstance(program, functools.partial):
             is_isolated = program.func.__module__ == isolated.__module__
+            keywords = [each for item in program.keywords.items() for each in item]
+            bound = [*program.args[3 if is_isolated else 0 :], *keywords]
+            called += [value if isinstance(value, _PLAIN) else id(value) for value in bound]
             program = program.args[0] if is_isolated else program.func
         else:
             owner = getattr(program, "__self__", program)
-            return owner, "" if owner is program else program.__name__
+            return owner, (*called, "" if owner is program else program.__name__)

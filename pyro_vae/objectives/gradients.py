@@ -217,10 +217,19 @@ def differentiated(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + torch.where(surrogate.isfinite(), surrogate - surrogate.detach(), 0.0)
 
 
-def refuse(pair: PairTrace, names: list[str], gradient: Gradient) -> None:
-    """Raise ``ProgramError`` for latents without a path, which the estimator needs."""
-    for name in names:
+def refuse(pair: PairTrace, names: list[str], gradient: Gradient, objective: str, weighs_the_path: bool) -> None:
+    """Raise ``ProgramError`` for latents that an estimator cannot train.
+
+    These are latents without a path (``names``) where the path is needed, and latents of all data where a bound weighs
+    the path of others by itself: what they do to the densities of the guide would be counted twice.
+    """
+    for name in names if gradient != "reparam" else ():
         raise ProgramError(
             f"site {name!r}: found a latent that cannot be reparameterised ({pair.guide_sites[name]['fn']}), expected "
             f"one with rsample for gradient={gradient!r}; gradient='reparam' takes its score instead"
+        )
+    for name in pair.global_sites if weighs_the_path else ():
+        raise ProgramError(
+            f"site {name!r}: found outside the data plate with {objective}, expected gradient='reparam' and a bound "
+            "that model and guide share, such as IWAE's, for programs with global latents"
         )

@@ -206,8 +206,8 @@ class Objective(pyro.infer.ELBO):
     def _surrogate(self, pair: PairTrace, path: Path, log_w: Tensor, bound: Tensor) -> Tensor:
         """Return minus the surrogate loss ``(B,)``, whose gradient estimates that of the bound."""
         by_score = sites_without_path(pair)
-        if self.gradient != "reparam":
-            refuse(pair, by_score, self.gradient)
+        weighs_the_path = self._has_two_bounds or (self.gradient == "dreg" and not self.is_linear)
+        refuse(pair, by_score, self.gradient, repr(self), weighs_the_path)
         surrogate = bound
         guide_bound = self.reduce_for_guide if self._has_two_bounds else self.reduce  # which may have closed forms
         if self.gradient == "dreg" or self._has_two_bounds:

@@ -57,15 +57,15 @@ class EagerStep:
             return estimate.sums()
         if hasattr(self.objective, "differentiable_loss"):
             loss = call(functools.partial(self.objective.differentiable_loss, model, guide), x)
-            (loss / len(x)).backward()
+            (loss / self.around.num_in_loss(x)).backward()
             loss = loss.detach()
         else:  # a few Pyro ELBOs offer nothing else
             loss = call(functools.partial(self.objective.loss_and_grads, model, guide), x)
             loss = torch.as_tensor(loss, device=x.device)
             for parameter in self.module.parameters():
                 if parameter.grad is not None:
-                    parameter.grad /= len(x)
-        return torch.stack([-self._true_loss(x, loss), -loss])
+                    parameter.grad /= self.around.num_in_loss(x)
+        return -len(x) / self.around.num_in_loss(x) * torch.stack([self._true_loss(x, loss), loss])
 
     def _true_loss(self, x: Batch, loss: Tensor) -> Tensor:
         """A Pyro ELBO's loss without annealing, which takes a run of its own."""

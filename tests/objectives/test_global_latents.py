@@ -128,11 +128,48 @@ class TestOtherBounds:
         limit = exact_elbo(pair(shift=0.0)[1], X, len(X))
         assert (fifty - limit).abs() < 5 * last + 0.05
 
-    @pytest.mark.parametrize("make", [MIWAE, PIWAE])
-    def test_gradients_reach_both_kinds_of_latents(self, make):
+    def test_gradients_reach_both_kinds_of_latents(self):
         model, guide = pair(60)
-        loss = make(2, 3).differentiable_loss(model, guide, X)
+        loss = MIWAE(2, 3).differentiable_loss(model, guide, X)
         assert all(gradient.abs() > 1e-4 for gradient in torch.autograd.grad(loss, list(guide.parameters())))
+
+    @pytest.mark.parametrize("objective", [PIWAE(2, 3), IWAE(3, gradient="dreg")], ids=repr)
+    def test_estimators_that_weigh_the_path_of_z_alone(self, objective):
+        """They would count what W does to q(z | x, W) twice. The ELBO's, whose weights are equal, are taken."""
+        with pytest.raises(ProgramError, match="^site 'w': found outside the data plate with (PIWAE|IWAE)"):
+            objective.differentiable_loss(*pair(), X)
+        for gradient in ("stl", "dreg"):
+            ELBO(2, gradient=gradient).differentiable_loss(*pair(), X)
+
+    @pytest.mark.parametrize("k", [1, 3])
+    def test_the_gradient_of_iwae_by_finite_differences(self, k):
+        """Of its mean over 4,000 fixed draws of noise, by m and by d."""
+        noise = torch.randn(4000, 1 + k * len(X), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+        def mean_bound(loc, shift):
+            w = loc + 0.6 * noise[:, :1]
+            z = (X + w)[:, None] / 2 + shift + 0.5**0.5 * noise[:, 1:].unflatten(1, (k, -1))
+            log_p = dist.Normal(w[:, None], 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(X)
+            log_w = log_p - dist.Normal((X + w)[:, None] / 2 + shift, 0.5**0.5).log_prob(z)
+            g = dist.Normal(0.0, 1.0).log_prob(w) - dist.Normal(loc, 0.6).log_prob(w)
+            return ((log_w.logsumexp(1) - math.log(k)).sum(1) + g[:, 0]).mean()
+
+        point = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.3, 0.4)]
+        exact = torch.autograd.grad(mean_bound(*point), point)
+        model, guide = pair()
+        with torch.no_grad():
+            guide.log_scale.fill_(math.log(0.6))
+        torch.manual_seed(0)
+        found = torch.stack(
+            [
+                torch.stack(
+                    torch.autograd.grad(-IWAE(k).differentiable_loss(model, guide, X), [guide.loc, guide.shift])
+                )
+                for _ in range(1500)
+            ]
+        )
+        error = found.std(0) / len(found) ** 0.5  # and that of the 4,000 draws above; 5 of both: a chance of 6e-7
+        assert ((found.mean(0) - torch.stack(exact)).abs() < 5 * 1.3 * error).all()
 
     @pytest.mark.parametrize("make", [lambda: WakeSleep(3), lambda: ReweightedWakeSleep(3, guide_phase="wake")])
     def test_wake_sleep_takes_joint_weights_of_all_data_and_no_subsample(self, make):

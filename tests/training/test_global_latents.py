@@ -16,11 +16,7 @@ from pyro_vae import (
     IWAE,
     ProgramError,
     ReweightedWakeSleep,
-    at_global_means,
-    diagnose,
     fit,
-    log_likelihood,
-    log_weights,
 )
 from pyro_vae.evaluation.bounds import mean_bound
 from tests.support.global_latents import X, exact_elbo, pair
@@ -143,43 +139,6 @@ def test_mean_bound_is_that_of_all_data():
     found = torch.tensor([mean_bound(model, guide, X, ELBO(5), batch_size=2, seed=seed) for seed in range(300)])
     error = found.std() / len(found) ** 0.5
     assert (found.mean() - exact_elbo(guide, X, N) / N).abs() < 5 * error < 0.1
-
-
-class TestAtGlobalMeans:
-    def test_the_likelihood_given_the_mean(self):
-        """N(x; m, 2) of each datum, with the guide of z off by its shift."""
-        model, guide = pair()
-        exact = dist.Normal(guide.loc, 2**0.5).log_prob(X).detach()
-        estimate = log_likelihood(*at_global_means(model, guide), X, 4000, seed=0)
-        assert ((estimate.values - exact).abs() < 5 * estimate.std_error).all() and estimate.std_error.max() < 0.03
-        weights = log_weights(*at_global_means(*pair(shift=0.0)), X, 3)
-        torch.testing.assert_close(weights, exact.expand(3, -1).to(weights), rtol=0, atol=1e-12)
-        assert diagnose(*at_global_means(model, guide), X, num_data_mi=3).kl.keys() == {"z"}
-
-    def test_without_it_there_is_no_likelihood_of_a_datum(self):
-        for run in (log_weights, log_likelihood, diagnose):
-            with pytest.raises(
-                ProgramError, match=r"^site 'w': found outside the data plate, .*at_global_means\(model, guide\)"
-            ):
-                run(*pair(), X)
-
-    def test_a_distribution_without_a_mean(self):
-        def model(x):
-            w = pyro.sample("w", dist.Stable(1.5, x.new_zeros(())))
-            with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(w, 1.0), obs=x)
-
-        def guide(x):
-            pyro.sample("w", Meanless(x.new_zeros(()), 1.0))
-
-        with pytest.raises(ProgramError, match="^site 'w': found .*, whose mean is not known"):
-            log_weights(*at_global_means(model, guide), X)
-
-
-class Meanless(dist.Normal):
-    @property
-    def mean(self):
-        raise NotImplementedError
 
 
 class TestPlates:
