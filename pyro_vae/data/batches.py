@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from pyro_vae.data.arrays import check_exact
 from pyro_vae.data.batch import Arguments, Batch
@@ -69,6 +69,14 @@ class Batches:
     def resident(self) -> bool:
         """True if the data lie on the device, so that a pass through them costs little."""
         return not isinstance(self._source, DataLoader)
+
+    @property
+    def cuts_rows(self) -> bool:
+        """True if a batch has a row for each datum, since it was cut, or put together, along the first dimension."""
+        source = self._source
+        if not isinstance(source, DataLoader):
+            return True
+        return source.batch_sampler is not None and source.collate_fn is default_collate
 
     @property
     def form(self) -> tuple[Any, ...] | None:

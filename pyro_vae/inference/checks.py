@@ -63,7 +63,7 @@ def check_program(
         name=name,
         num_particles=num_particles,
         num_data=batches.num_data,
-        is_cut=batches.resident,
+        is_cut=batches.cuts_rows,
         options={"enumerated": enumerated, "each_datum": each_datum, "shares_globals": shares_globals},
         check_pair=check_pair,
     )

@@ -171,6 +171,10 @@ class TestPlates:
             ProgramError, match="^data: found the data plate 'data' of size 6 for batches of 2, cut along"
         ):
             fit(self.model, self.guide, torch.stack([X, -X, X / 2]), num_epochs=1, batch_size=2, progress=False)
+        with pytest.raises(
+            ProgramError, match="^data: found the data plate 'data' of size 6 for batches of 2, cut along"
+        ):
+            fit(self.model, self.guide, DataLoader(torch.stack([X, -X, X / 2]), 2), num_epochs=1, progress=False)
 
 
 class TestRefusals:
