@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from program import Call, Program, one_loader
+from program import Call, Change, Program, one_loader
 from pyro.infer import config_enumerate
 from sources import script
 from torch import Tensor, nn
@@ -63,12 +63,6 @@ def m2(source: Path, *, labelled: bool, enumerated: bool) -> Maker:
     num_pixels, num_classes = 12, 3
     x, y = bits(SIZE, num_pixels), one_hot(SIZE, num_classes)
 
-    def pack(xs: Tensor, ys: Tensor) -> Tensor:
-        return torch.cat([xs, ys], 1)
-
-    def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-        return packed[:, :num_pixels], packed[:, num_pixels:]
-
     def make(seed: int) -> Program:
         enumeration = {"config_enum": "parallel"} if enumerated else {}
         net = example.SSVAE(output_size=num_classes, input_size=num_pixels, z_dim=2, hidden_layers=[5], **enumeration)
@@ -76,7 +70,7 @@ def m2(source: Path, *, labelled: bool, enumerated: bool) -> Maker:
         guide = config_enumerate(net.guide, "parallel", expand=True) if enumerated else net.guide
         if not labelled:
             return Program(net.model, guide, net, in_batches(x), x, BATCH)
-        return Program(net.model, guide, net, in_batches(x, y), tuples(x, y), BATCH, pack=pack, unpack=unpack)
+        return Program(net.model, guide, net, in_batches(x, y), tuples(x, y), BATCH)
 
     return make
 
@@ -89,15 +83,9 @@ def cvae(source: Path) -> Maker:
     given[14:, :14] = True
     xs, ys = torch.where(given, images, -1.0), torch.where(given, -1.0, images)
 
-    def pack(xs: Tensor, ys: Tensor) -> Tensor:
-        return torch.stack([xs, ys], 1)
-
-    def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-        return packed[:, 0], packed[:, 1]
-
     def make(seed: int) -> Program:
         net: Any = shrunk(example.CVAE(2, 8, 8, baseline.BaselineNet(8, 8)), 0.7)
-        return Program(net.model, net.guide, net, in_batches(xs, ys), tuples(xs, ys), BATCH, pack=pack, unpack=unpack)
+        return Program(net.model, net.guide, net, in_batches(xs, ys), tuples(xs, ys), BATCH)
 
     return make
 
@@ -118,6 +106,7 @@ def air(source: Path) -> Maker:
         calls = [Call((x,), {"batch_size": BATCH, "z_pres_prior_p": prior})]
         model, guide = (functools.partial(p, batch_size=None, z_pres_prior_p=prior) for p in (net.model, net.guide))
         by_name = one_loader([Call((), {"data": x, **calls[0].kwargs})])
-        return Program(net.model, net.guide, net, calls, by_name, SIZE, whole=(model, guide, in_batches(x), x))
+        change = Change("batch_size=None", model, guide, in_batches(x), x)  # a plate of all data that are given
+        return Program(net.model, net.guide, net, calls, by_name, SIZE, change=change)
 
     return make

@@ -10,11 +10,11 @@ import pyro
 import pyro.contrib.examples.polyphonic_data_loader as poly
 import torch
 from images import BATCH, SIZE, bits, in_batches, one_hot, shrunk, tuples
-from program import Call, Program, one_loader
+from program import Call, Change, Program, one_loader
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, init_to_feasible
 from sources import notebook, script
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["dmm", "flow_as_density", "flow_as_guide", "flow_as_prior", "prod_lda", "scanvi", "sparse_gamma"]
 
@@ -35,23 +35,12 @@ def dmm(source: Path, num_iafs: int) -> Maker:
     x = x * (torch.arange(steps) < lengths[:, None])[..., None]
     calls = [Call(poly.get_mini_batch(rows, x, lengths)) for rows in torch.arange(SIZE).split(BATCH)]
 
-    def pack(mini_batch: Tensor, _reversed: Any, mask: Tensor, _lengths: Tensor) -> Tensor:
-        return torch.cat([mini_batch, mask[..., None].to(mini_batch)], -1)
-
-    def unpack(packed: Tensor) -> tuple[Any, ...]:
-        lengths = packed[..., -1].sum(1).long()
-        packed = packed[:, : int(lengths.max())]
-        mini_batch, mask = packed[..., :-1], packed[..., -1]
-        backwards = poly.reverse_sequences(mini_batch, lengths)
-        backwards = nn.utils.rnn.pack_padded_sequence(backwards, lengths, batch_first=True, enforce_sorted=False)
-        return mini_batch, backwards, mask, lengths
-
     def make(seed: int) -> Program:
         net = example.DMM(
             input_dim=width, z_dim=2, emission_dim=4, transition_dim=4, rnn_dim=4, num_iafs=num_iafs, iaf_dim=4
         )
         data = one_loader(calls)
-        return Program(net.model, net.guide, net, calls, data, BATCH, "z_minibatch", pack=pack, unpack=unpack)
+        return Program(net.model, net.guide, net, calls, data, BATCH, "z_minibatch")
 
     return make
 
@@ -60,12 +49,6 @@ def scanvi(source: Path, labelled: bool) -> Maker:
     example = script(source, "examples/scanvi/scanvi.py")
     genes, classes = 6, 3
     x, y = counts(SIZE, genes, 3.0), one_hot(SIZE, classes)
-
-    def pack(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cat([x, y], 1)
-
-    def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
-        return packed[:, :genes], packed[:, genes:]
 
     def enumerating() -> TraceEnum_ELBO:  # the script's; Trace_ELBO has another gradient of a guide's factor
         return TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
@@ -81,8 +64,7 @@ def scanvi(source: Path, labelled: bool) -> Maker:
         if not labelled:
             return Program(net.model, net.guide, net, in_batches(x), x, BATCH, "batch")
         return Program(
-            net.model, net.guide, net, in_batches(x, y), tuples(x, y), BATCH, "batch", pack=pack, unpack=unpack,
-            pyros=enumerating,
+            net.model, net.guide, net, in_batches(x, y), tuples(x, y), BATCH, "batch", pyros=enumerating
         )  # fmt: skip
 
     return make
@@ -154,8 +136,9 @@ def flow_as_guide(source: Path) -> Maker:
 
         rows = x.transpose(0, 1)
         calls = [Call((batch,)) for batch in x.split(BATCH, 1)]
-        whole, flow = (model, guide, in_batches(rows), rows), names["flow"]
-        return Program(names["model"], names["guide"], flow, calls, x, BATCH, whole=whole, nesting=2, rate=1e-5)
+        change = Change("data first", model, guide, in_batches(rows), rows)
+        data, flow = one_loader(calls), names["flow"]
+        return Program(names["model"], names["guide"], flow, calls, data, BATCH, change=change, rate=1e-5)
 
     return make
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pyro
-from program import Program, accepted
+from program import Program
 
-import pyro_vae
-
-__all__ = ["Maker", "Result", "Settings", "elbo", "optimizer", "relative"]
+__all__ = ["Maker", "Result", "Settings", "optimizer", "relative"]
 
 Maker = Callable[[int], Program]
 
@@ -35,7 +33,3 @@ def relative(found: float, expected: float) -> float:
 
 def optimizer(program: Program) -> Any:
     return pyro.optim.Adam({"lr": program.rate})
-
-
-def elbo(program: Program) -> pyro_vae.ELBO:
-    return pyro_vae.ELBO(**accepted(pyro_vae.ELBO.__init__, program.options))

@@ -10,7 +10,7 @@ import pyro
 import torch
 from program import Program, started
 from pyro.infer import SVI, Trace_ELBO
-from result import Maker, Result, Settings, elbo, optimizer
+from result import Maker, Result, Settings, optimizer
 from torch import Tensor
 from weights import evaluating, weigh
 
@@ -25,32 +25,32 @@ def _values(program: Program) -> list[Tensor]:
         return [value for call in program.calls for value in weigh(program, call)]
 
 
-def saved(make: Maker, changes: tuple[str, ...], settings: Settings) -> Result:
+def saved(make: Maker, is_changed: bool, settings: Settings) -> Result:
     """Save a pair, load it into one with other weights: log weights of the same draws are the same, bit for bit."""
-    return _restored(make, changes, lambda program, folder: pyro_vae.save((program.model, program.guide), folder))
+    return _restored(make, is_changed, lambda program, folder: pyro_vae.save((program.model, program.guide), folder))
 
 
-def checkpoint(make: Maker, changes: tuple[str, ...], settings: Settings) -> Result:
+def checkpoint(make: Maker, is_changed: bool, settings: Settings) -> Result:
     """The same of the checkpoint that fit writes."""
 
     def write(program: Program, folder: Path) -> None:
         pyro_vae.fit(
-            program.model, program.guide, program.data, objective=elbo(program) if program.options else None,
-            num_epochs=1, checkpoint=folder, batch_size=program.batch_size, lr=program.rate, seed=0, progress=False,
+            program.model, program.guide, program.data, num_epochs=1, checkpoint=folder,
+            batch_size=program.batch_size, lr=program.rate, seed=0, progress=False,
         )  # fmt: skip
 
-    return _restored(make, changes, write)
+    return _restored(make, is_changed, write)
 
 
-def _restored(make: Maker, changes: tuple[str, ...], write: Callable[[Program, Path], None]) -> Result:
+def _restored(make: Maker, is_changed: bool, write: Callable[[Program, Path], None]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        first = started(make, 0, changes)
+        first = started(make, 0, is_changed)
         trained = SVI(first.model, first.guide, optimizer(first), loss=Trace_ELBO())
         for call in first.calls:
             call(trained.step)
         write(first, Path(folder))
         expected = _values(first)
-        second = started(make, 1, changes)
+        second = started(make, 1, is_changed)
         if all(map(torch.equal, _values(second), expected)):
             return Result(False, "another seed gives the same values, nothing is tested", "no test")
         pyro_vae.load(folder, (second.model, second.guide))

@@ -122,14 +122,16 @@ def weigh(program: Program, call: Call, values: Mapping[str, Tensor] | None = No
 
 
 @torch.no_grad()
-def mean_bound(program: Program, seeds: Sequence[int] = range(20), train: bool = False) -> float:
+def mean_bound(
+    program: Program, seeds: Sequence[int] = range(20), *, train: bool = False, factors: bool = True
+) -> float:
     """Return the ELBO per datum, the mean of runs on some seeds; in eval mode or as the networks are."""
     total, num_data = 0.0, 0
     with nullcontext() if train else evaluating(program):
         for seed in seeds:
             pyro.set_rng_seed(seed)
             for call in program.calls:
-                weights = weigh(program, call)
+                weights = weigh(program, call, factors=factors)
                 total += (weights.local.sum() + weights.shared / len(program.calls)).item()
                 num_data += len(weights.local)
     return total / num_data
