@@ -34,18 +34,11 @@ UNSIZED = -1  # what Pyro calls the size of a plate that was given none
 
 
 class DataPlate(NamedTuple):
-    """The data plate of a program.
+    """The data plate of a program, with its ``name``, its dimension ``dim``, and the numbers of data.
 
-    Attributes
-    ----------
-    name
-        Its name; of several that are one after the other the same plate, the first; ``None`` if there is no plate.
-    dim
-        Its dimension; ``None`` if there is no plate.
-    size
-        B, the number of data in a run.
-    full_size
-        N, the number of data that they are a subsample of.
+    Of several that are one after the other the same plate, the name is that of the first. Without a plate, name and
+    dimension are ``None``. ``size`` is B, the number of data in a run, and ``full_size`` N, the number of data that
+    they are a subsample of.
     """
 
     name: str | None

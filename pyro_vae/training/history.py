@@ -17,8 +17,9 @@ class History:
     A record holds ``epoch``, ``step``, ``train_bound`` (the mean over the epoch, while the weights changed) and
     ``valid_bound`` (``None`` without validation data), both in nats per datum; ``learning_rate`` and ``seconds``. These
     are true bounds, whatever is annealed; ``train_loss`` and ``valid_loss`` are what training minimises, the second
-    with every schedule at its end. ``kl_weight`` is there when the KL is annealed, ``capacity`` when it has one, and
-    ``fallback`` when something that was to be compiled was not: why.
+    with every schedule at its end. ``kl_weight`` is there when the KL is annealed, ``capacity`` when it has one,
+    ``global_term`` when there are latents outside of the data plate: their share in the bound of a datum, as the last
+    step drew them; and ``fallback`` when something that was to be compiled was not: why.
     """
 
     records: list[Record] = field(default_factory=list)
