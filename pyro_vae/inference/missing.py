@@ -10,8 +10,8 @@ with zeros in :math:`\iota(x_o)` where x is missing. So every bound is one of lo
 and Frellsen (another than the one of Rainforth et al., :class:`pyro_vae.MIWAE`). It is right for data that are missing
 at random: for reasons that what is observed tells.
 
-A program has one argument, so data travel with their mask as one tensor, ``(B, 2, *data_shape)``. What was missing,
-:mod:`pyro_vae.evaluation.imputation` fills in.
+Data travel with their mask as one tensor, ``(B, 2, *data_shape)``, so that programs of one argument can be given both.
+What was missing, :mod:`pyro_vae.evaluation.imputation` fills in.
 
 Mattei and Frellsen, *MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets*, 2019.
 """

@@ -25,7 +25,7 @@ class ProgramPair:
     Attributes
     ----------
     model, guide
-        The programs, each called with data ``(B, *data_shape)``.
+        The programs, both called with a batch: data ``(B, *data_shape)``, or several arguments.
     max_plate_nesting
         How many plates they have at least, the data plate included. Particles go left of them.
     vectorize_particles
