@@ -37,7 +37,7 @@ from pyro_vae.runtime.files import replacing, write_text
 from pyro_vae.schedules import Linear
 
 NUM_CLASSES = 10
-UNLABELLED = 10  # images without a label for each that has one, about
+UNLABELLED = 1  # images without a label for each that has one, about
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

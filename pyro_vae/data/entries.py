@@ -111,14 +111,18 @@ class Entries:
 def takes(program: Callable[..., Any], batch: Arguments) -> bool:
     """Return whether a program can be called with some arguments, as far as its signature tells.
 
-    >>> takes(lambda x, y=None: None, Arguments(1, 2)), takes(lambda x: None, Arguments(1, 2))
+    An entry without a name is no option of the program: it does not go to an argument with a default, but for ``None``.
+
+    >>> takes(lambda x, y=None: None, Arguments(1, 2)), takes(lambda x, beta=1.0: None, Arguments(1, 2))
     (True, False)
     """
+    signature = signature_of(program)
     try:
-        signature_of(program).bind(*batch.args, **batch.kwargs)
+        signature.bind(*batch.args, **batch.kwargs)
     except TypeError:
         return False
-    return True
+    given = list(signature.parameters.values())[: len(batch.args)]
+    return all(each.default is each.empty or each.default is None for each in given)
 
 
 def signature_of(program: Callable[..., Any]) -> inspect.Signature:

@@ -87,6 +87,16 @@ def test_programs_that_take_anything_or_do_not_tell():
     assert list(signature_of(unknown).parameters) == ["x"]
 
 
+def test_labels_are_no_options():
+    """An argument with a default, such as a weight, takes no entry by its place."""
+
+    def program(x, beta=1.0, sizes=X):
+        pass
+
+    assert takes(program, Arguments(X)) and takes(program, Arguments(X, beta=2.0))
+    assert not takes(program, Arguments(X, Y)) and not takes(program, Arguments(X, Y, Y))
+
+
 def test_a_program_of_observed_entries_takes_the_packed_data_alone():
     model, _ = pyro_vae.observed_only(two, two)
     assert takes(model, Arguments(X)) and not takes(model, Arguments(X, Y))
