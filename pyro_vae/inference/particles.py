@@ -27,6 +27,7 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.pair import ProgramPair, root_of
 from pyro_vae.inference.pairing import check_pair
@@ -207,14 +208,15 @@ def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, sh
         found = _weights(pair)
     except _FAILURES as error:
         return next(iter(pyro_error_reason(error).splitlines()), type(error).__name__)
+    unknown = "weights that cannot be compared" if way == "repeat" else None  # which a program has to bear out
     try:
         first, again, last = (
             _weights(run(programs, x, given=_particle(pair, single, k)))[0] for k in (0, 0, num_particles - 1)
         )
     except _FAILURES:
-        return None  # latents without a density at given values: there is nothing to compare
+        return unknown  # latents without a density at given values: there is nothing to compare
     if not _same(first, again):
-        return None  # nor with noise of the programs' own
+        return unknown  # nor with noise of the programs' own
     for expected, particle in ((first, found[0]), (last, found[-1])):
         if not _same(expected, particle):
             return f"other log weights, by up to {(expected - particle).abs().max().item():.2g} nats"
@@ -222,8 +224,10 @@ def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, sh
 
 
 def _weights(pair: PairTrace) -> Tensor:
-    """Return the terms of all sites side by side, ``(K, B, sites)``."""
-    return torch.stack(list(pair.terms().values()), -1)
+    """Return the terms of all sites side by side, ``(K, B, sites)``; a global one is the same for all data."""
+    terms = list(pair.terms().values())
+    terms += [term[:, None].expand_as(terms[0]) for term in global_terms(pair).values()]
+    return torch.stack(terms, -1)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -233,7 +237,11 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
     """Return the draws of particle k in the shapes of a single run."""
-    given = _common_draws(pair, shares_globals=False)
+    given = poutine.Trace()
+    own = {**single.model_trace.nodes, **single.guide_trace.nodes}
+    for name, node in _common_draws(pair, shares_globals=False).nodes.items():
+        if name in own and node["value"].shape == own[name]["value"].shape:  # else the rows of a plate of repeated data
+            given.add_node(name, **node)
     for name, site in pair.guide_sites.items():
         value, shape = site["value"], single.guide_sites[name]["value"].shape
         if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:

@@ -191,6 +191,35 @@ class TestAuto:
             ):
                 run()
 
+    @pytest.mark.parametrize("kind", ["mean", "len", "arange", "sum", "cumsum", "global"])
+    def test_what_belongs_to_the_whole_batch_is_not_repeated(self, kind):
+        """Repeated data are another batch, whose mean, length or sum is not that of the data."""
+
+        def of_batch(h, x):
+            many = torch.arange(len(x), dtype=x.dtype)[:, None]
+            others = {"mean": h - h.mean(0), "len": h * len(x), "arange": h + many, "sum": h + x.sum()}
+            return {**others, "cumsum": h.cumsum(0), "global": h}[kind]
+
+        def model(x):
+            if kind == "global":
+                pyro.sample("w", dist.Normal(x.new_zeros(()), 1.0))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+                loc = of_batch(torch.cat([z, x[:, :2]], -1), x)  # which takes no dimension of particles
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            if kind == "global":
+                pyro.sample("w", dist.Normal(x.sum() - 3.0, 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+        x = X + 0.3
+        with pytest.warns(UserWarning, match="drawn one after the other"):
+            ELBO(3).bound(model, guide, x)
+        with pytest.raises(ProgramError, match="^vectorize_particles: found 'repeat' and programs that"):
+            fit(model, guide, x, objective=IWAE(3, vectorize_particles="repeat"), batch_size=5)
+
     def test_a_fixed_plate_leaves_one_after_the_other(self):
         def model(x):
             with pyro.plate("data", 5):
