@@ -16,6 +16,8 @@ from pyro.infer.autoguide import AutoDiagonalNormal, init_to_feasible
 from sources import notebook, script
 from torch import Tensor
 
+import pyro_vae
+
 __all__ = ["dmm", "flow_as_density", "flow_as_guide", "flow_as_prior", "prod_lda", "scanvi", "sparse_gamma"]
 
 Maker = Callable[[int], Program]
@@ -97,7 +99,9 @@ def sparse_gamma(source: Path, kind: str) -> Maker:
             guide = module = example.MyEasyGuide(family.model)
         else:
             guide = module = AutoDiagonalNormal(family.model, init_loc_fn=init_to_feasible)
-        return Program(family.model, guide, module, [Call((x,))], x, BATCH, has_globals=True)
+        calls = [Call((x,))]
+        change = Change("at_global_means", *pyro_vae.at_global_means(family.model, guide), calls, x)
+        return Program(family.model, guide, module, calls, x, BATCH, change=change, has_globals=True)
 
     return make
 
@@ -114,7 +118,7 @@ def flow_as_guide(source: Path) -> Maker:
     def trained(names: dict[str, Any]) -> None:
         objective = Trace_ELBO(num_particles=16, max_plate_nesting=2, vectorize_particles=True)
         svi = SVI(names["model"], names["guide"], pyro.optim.ClippedAdam({"lr": 2e-3, "lrd": 0.998}), objective)
-        for _ in range(1200):
+        for _ in range(600):
             svi.step(x)
         pyro.clear_param_store()
 

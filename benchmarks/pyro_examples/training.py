@@ -80,6 +80,7 @@ def fit(make: Maker, is_changed: bool, settings: Settings) -> Result:
     after = mean_bound(program)
     peer = started(make, 0, is_changed)
     trained = SVI(peer.model, peer.guide, optimizer(peer), loss=peer.pyros())
+    pyro.set_rng_seed(0)
     for _ in range(EPOCHS):
         for call in peer.calls:
             call(trained.step)
