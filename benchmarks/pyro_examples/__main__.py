@@ -94,8 +94,8 @@ def attempts(column: Callable[..., Any], make: Maker, settings: Settings) -> lis
 
 def how(said: list[str]) -> str:
     """Return how the package drew particles where it said that the programs take no dimension of them."""
-    text = " ".join(said)
-    return "↻ " if "by repeating the data" in text else "1 " if "one after the other" in text else ""
+    ways = {"by repeating the data": ", data repeated", "one after the other": ", one by one"}
+    return next((way for words, way in ways.items() if words in " ".join(said)), "")
 
 
 def cell(tried: list[dict[str, Any]]) -> str:
@@ -104,7 +104,7 @@ def cell(tried: list[dict[str, Any]]) -> str:
     if last["state"] != "right":
         return f"✗ {first['short']}" if wrong is None else f"**WRONG** {wrong['short']}"
     changed = "" if first is last else f"; {last['change']}"
-    return f"{how(last['said'])}{last['short']}{changed}" + (f"; **WRONG** {wrong['short']} before" if wrong else "")
+    return f"{last['short']}{how(last['said'])}{changed}" + (f"; **WRONG** {wrong['short']} before" if wrong else "")
 
 
 def counts(name: str, cells: list[list[dict[str, Any]]]) -> str:
