@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
@@ -27,9 +29,9 @@ __all__ = ["AtGlobalMeans", "at_global_means"]
 class _Hold(Messenger):
     """Hold the sites outside of the data plate at their means, and let them add nothing to the weights."""
 
-    def __init__(self, num_data: int) -> None:
+    def __init__(self, num_data: int, plates: frozenset[str]) -> None:
         super().__init__()
-        self.num_data = num_data
+        self.num_data, self.plates = num_data, plates
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) or any(self._may_hold_data(frame, msg["fn"]) for frame in plates_of(msg)):
@@ -39,6 +41,8 @@ class _Hold(Messenger):
             msg["value"], msg["done"] = _mean(msg), True
 
     def _may_hold_data(self, frame: Any, fn: Any) -> bool:
+        if "data" in self.plates:
+            return frame.name == "data"
         if frame.size == UNSIZED and frame.name != "data":  # an EasyGuide opens the model's plates by name alone
             return frame.dim == -1 and fn.batch_shape[-1:] == (self.num_data,)
         return may_hold_data(frame, self.num_data)
@@ -55,11 +59,26 @@ def _mean(msg: Any) -> Any:
         ) from error
 
 
+@torch.no_grad()
+def _plates_in(program: StochasticFunction, *args: Any, **kwargs: Any) -> frozenset[str]:
+    """Return the names of the plates that a program opens, by a run that nothing around it sees."""
+    with poutine.block():
+        trace = poutine.trace(program).get_trace(*args, **kwargs)
+    return frozenset(frame.name for node in trace.nodes.values() for frame in node.get("cond_indep_stack", ()))
+
+
 class AtGlobalMeans(ProgramWrapper):
     """A program with its global latents at their means; made by :func:`at_global_means`."""
 
+    def __init__(self, program: StochasticFunction, other: StochasticFunction) -> None:
+        super().__init__(program)
+        self._both = (program, other)  # in a tuple: not a part of the program
+        self.plates: frozenset[str] = frozenset()  # the names of all, once they are known
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _Hold(len(as_batch(args, kwargs))):
+        if not self.plates:
+            self.plates = frozenset().union(*(_plates_in(program, *args, **kwargs) for program in self._both))
+        with _Hold(len(as_batch(args, kwargs)), self.plates):
             return self.program(*args, **kwargs)
 
 
@@ -100,4 +119,4 @@ def at_global_means(model: StochasticFunction, guide: StochasticFunction) -> tup
     >>> pyro_vae.log_likelihood(*at_global_means(model, guide), torch.tensor([0.5]), num_particles=1).values
     tensor([-0.9189], dtype=torch.float64)
     """
-    return AtGlobalMeans(model), AtGlobalMeans(guide)
+    return AtGlobalMeans(model, guide), AtGlobalMeans(guide, model)

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_vae.inference.frozen import with_copied_buffers, with_disturbed_parameters
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
-from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.modules import owners, placement
 
-__all__ = ["ProgramPair", "root_of"]
+__all__ = ["ProgramPair", "is_packaged", "parts_of", "root_of"]
 
+_TRUSTED = ("pyro_vae.", "torch.nn.", "zuko.")
+_MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Flatten, nn.Unflatten, nn.RNNBase)  # dimensions by their number
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -78,3 +81,20 @@ def root_of(program: Any) -> tuple[Any, tuple[Any, ...]]:
         else:
             owner = getattr(program, "__self__", program)
             return owner, (*called, "" if owner is program else program.__name__)
+
+
+def is_packaged(programs: ProgramPair) -> bool:
+    """Return whether they are the halves of a program of this package, with parts that take particles alone."""
+    roots = [root_of(program)[0] for program in (programs.model, programs.guide)]
+    recipes = [getattr(root, "recipe", None) for root in roots]
+    if not isinstance(recipes[0], dict) or recipes[0] != recipes[1]:
+        return False
+    parts = (part for root in roots for part in root.modules())
+    return all(type(part).__module__.startswith(_TRUSTED) and not isinstance(part, _MIXING) for part in parts)
+
+
+def parts_of(programs: ProgramPair) -> tuple[Any, ...]:
+    """Return the modules of a pair and their flags and modes, on which it may depend whether it takes particles."""
+    parts = [part for half in (programs.model, programs.guide) for owner in owners(half) for part in owner.modules()]
+    flags = [(name, value) for part in parts for name, value in vars(part).items() if type(value) in (bool, str)]
+    return tuple(map(id, parts)), tuple(flag for flag in flags if flag[0] != "training")

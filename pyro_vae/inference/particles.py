@@ -22,29 +22,25 @@ from typing import Annotated, Any, Literal
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
-from pyro_vae.inference.pair import ProgramPair, root_of
+from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
 from pyro_vae.inference.running import Route, run
 from pyro_vae.inference.traces import PairTrace
-from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.state import evaluating, generators, set_generators
 
-__all__ = ["VectorizeParticles", "Way", "check_way", "draw", "is_packaged", "way_of"]
+__all__ = ["VectorizeParticles", "Way", "check_way", "draw", "way_of"]
 
 Way = Literal["auto", "repeat"] | bool
 VectorizeParticles = Annotated[Way, "'auto', True, 'repeat' or False"]
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, NotImplementedError)
-
-_TRUSTED = ("pyro_vae.", "torch.nn.", "zuko.")
-_MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Flatten, nn.Unflatten, nn.RNNBase)  # dimensions by their number
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, Way]] = weakref.WeakKeyDictionary()  # by model, then by guide
 
@@ -110,7 +106,7 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     (model, called), (guide, guide_called) = root_of(programs.model), root_of(programs.guide)
     try:
         known = _known.setdefault(model, {})
-        key: tuple[Any, ...] = weakref.ref(guide), called, guide_called, programs.max_plate_nesting, _parts_of(programs)
+        key: tuple[Any, ...] = weakref.ref(guide), called, guide_called, programs.max_plate_nesting, parts_of(programs)
     except TypeError:  # of a kind that cannot be remembered
         known, key = {}, ()
     if (shares_globals, *key) in known:
@@ -129,23 +125,6 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
             stacklevel=2,
         )
     return way
-
-
-def is_packaged(programs: ProgramPair) -> bool:
-    """Return whether they are the halves of a program of this package, with parts that take particles alone."""
-    roots = [root_of(program)[0] for program in (programs.model, programs.guide)]
-    recipes = [getattr(root, "recipe", None) for root in roots]
-    if not isinstance(recipes[0], dict) or recipes[0] != recipes[1]:
-        return False
-    parts = (part for root in roots for part in root.modules())
-    return all(type(part).__module__.startswith(_TRUSTED) and not isinstance(part, _MIXING) for part in parts)
-
-
-def _parts_of(programs: ProgramPair) -> tuple[Any, ...]:
-    """Return the modules of a pair and their flags and modes, on which it may depend whether it takes particles."""
-    parts = [part for half in (programs.model, programs.guide) for owner in owners(half) for part in owner.modules()]
-    flags = [(name, value) for part in parts for name, value in vars(part).items() if type(value) in (bool, str)]
-    return tuple(map(id, parts)), tuple(flag for flag in flags if flag[0] != "training")
 
 
 def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
@@ -238,9 +217,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
     """Return the draws of particle k in the shapes of a single run."""
     given = poutine.Trace()
-    own = {**single.model_trace.nodes, **single.guide_trace.nodes}
+    own: dict[str, Any] = {**single.model_trace.nodes, **single.guide_trace.nodes}
     for name, node in _common_draws(pair, shares_globals=False).nodes.items():
-        if name in own and node["value"].shape == own[name]["value"].shape:  # else the rows of a plate of repeated data
+        value: Any = node["value"]
+        if name in own and value.shape == own[name]["value"].shape:  # else the rows of a plate of repeated data
             given.add_node(name, **node)
     for name, site in pair.guide_sites.items():
         value, shape = site["value"], single.guide_sites[name]["value"].shape

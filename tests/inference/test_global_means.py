@@ -42,6 +42,24 @@ class TestAtGlobalMeans:
             weights, dist.Normal(X.new_tensor(0.4), 1.0).log_prob(X).expand(2, -1), rtol=0, atol=1e-12
         )
 
+    def test_as_many_members_of_another_plate_as_data(self):
+        """A plate that is opened before that of the data, which is called so."""
+
+        def model(x):
+            with pyro.plate("weights", len(X)):
+                w = pyro.sample("w", dist.Normal(x.new_zeros(len(X)), 1.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(w.sum(-1, keepdim=True), 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("weights", len(X)):
+                pyro.sample("w", dist.Normal(x.new_full((len(X),), 0.1), 0.3))
+
+        expected = dist.Normal(X.new_tensor(0.6), 1.0).log_prob(X)
+        for x in (X, X[:4]):
+            found = log_weights(*at_global_means(model, guide), x, 2)
+            torch.testing.assert_close(found, expected[: len(x)].expand(2, -1), rtol=0, atol=1e-12)
+
     def test_without_it_there_is_no_likelihood_of_a_datum(self):
         for run in (log_weights, log_likelihood, diagnose):
             with pytest.raises(
