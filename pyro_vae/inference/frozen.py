@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.sites import density
 from pyro_vae.runtime.modules import owners
 
 __all__ = [
     "DetachedLatents",
+    "Scored",
     "check_runs_again",
     "with_constant_parameters",
     "with_copied_buffers",
@@ -34,6 +37,14 @@ class DetachedLatents(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
             msg["value"] = msg["value"].detach()
+
+
+class Scored(Messenger):
+    """Compute the density of every draw while its program runs, as that of a flow runs networks. To stand outside."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            density(msg)
 
 
 class _ConstantParams(Messenger):

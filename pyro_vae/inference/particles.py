@@ -27,6 +27,7 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.inference.frozen import Scored
 from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
@@ -129,8 +130,9 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
 
 def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
     """Raise ``ProgramError`` if the weights of several particles in one run are not those of single runs."""
-    still, single = _single(programs, x)
-    reason = _difference(still, x, way, single, False)
+    with Scored():
+        still, single = _single(programs, x)
+        reason = _difference(still, x, way, single, False)
     if reason is not None:
         raise ProgramError(
             f"vectorize_particles: found {way!r} and programs that take no dimension of particles ({reason}), expected "
@@ -148,7 +150,7 @@ def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, s
     before = generators(device)
     reason = None
     try:
-        with evaluating(programs.model, programs.guide), pyro.validation_enabled(False):
+        with evaluating(programs.model, programs.guide), pyro.validation_enabled(False), Scored():
             try:
                 still, single = _single(programs, x)
             except _FAILURES:
