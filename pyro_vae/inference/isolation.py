@@ -66,7 +66,9 @@ def isolated(program: Callable[..., Any], *, frozen: bool = False, keeps: bool =
 
 
 def _run_isolated(program: Callable[..., Any], frozen: bool, keeps: bool, *args: Any, **kwargs: Any) -> Any:
-    frozen = frozen or not all(p.requires_grad for owner in owners(program) for p in owner.parameters())
+    parameters = [parameter for owner in owners(program) for parameter in owner.parameters()]
+    frozen = frozen or not all(parameter.requires_grad for parameter in parameters)
+    as_they_are = all(parameter.is_contiguous() for parameter in parameters)
     store = pyro.get_param_store()
     names, known = list(store), _known.get()
     state: Any = kept_in_store()
@@ -75,7 +77,11 @@ def _run_isolated(program: Callable[..., Any], frozen: bool, keeps: bool, *args:
             kind: {n: values[n] for n, p in state["params"].items() if id(p) in known} for kind, values in state.items()
         }
     try:
-        with store.scope(state), _without_warning() if frozen else nullcontext(), OwnParameters():
+        with (
+            store.scope(state),
+            _without_warning() if frozen else nullcontext(),
+            nullcontext() if as_they_are else OwnParameters(),
+        ):
             result = program(*args, **kwargs)
             if known is not None:
                 _refuse_others(store.named_parameters(), known)

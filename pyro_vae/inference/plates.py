@@ -4,9 +4,9 @@ The data of a program are independent given its global latents W,
 
 .. math:: p(x, z, W) = p(W) \prod_b p(z_b|W)\, p(x_b|z_b, W) ,
 
-and the plate of the b's is the data plate. It is the one named ``"data"``. Where no plate has that name, it is the one
-at ``dim=-1`` with as many members as there are data, or else the rightmost one that all sites share. A program without
-any of these is one datum as a whole.
+and the plate of the b's is the data plate. It is the one named ``"data"``. Where no plate has that name, it is the
+first that there is of: one that all sites share, with as many members as there are data; one at ``dim=-1`` with as many
+members; the rightmost one that all sites share. A program without any of these is one datum as a whole.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class DataPlate(NamedTuple):
 
     def holds(self, site: dict[str, Any]) -> bool:
         """Return whether a site is inside it, so that its log-probability belongs to single data."""
-        return self.dim is None or any(frame.dim == self.dim and self.is_frame(frame) for frame in plates_of(site))
+        return self.dim is None or any(
+            frame.dim == self.dim and frame.name != PARTICLES and self.is_frame(frame)
+            for frame in site["cond_indep_stack"]
+        )
 
     def is_frame(self, frame: Any) -> bool:
         """Return whether a plate that Pyro has on its stack is this one, or another of the same data."""
@@ -88,14 +91,16 @@ def data_plate(sites: list[dict[str, Any]], num_data: int) -> DataPlate:
         If it cannot be told which of two plates is the data's.
     """
     frames = [frame for site in sites for frame in plates_of(site)]
-    named = [frame for frame in frames if frame.name == "data"]
-    found = named or [frame for frame in frames if may_hold_data(frame, num_data)]
-    if not named:
-        _refuse_two(sites, found)
+    found = [frame for frame in frames if frame.name == "data"]
     if not found and frames:
         keys = [{(frame.name, frame.dim) for frame in plates_of(site)} for site in sites]
         shared = [frame for frame in frames if all((frame.name, frame.dim) in key for key in keys)]
-        found = [frame for frame in shared if frame.dim == max(frame.dim for frame in shared)]
+        shared.sort(key=lambda frame: -frame.dim)  # the rightmost first
+        found = [frame for frame in shared if num_data in (frame.size, frame.full_size)][:1]
+        if not found:
+            found = [frame for frame in frames if may_hold_data(frame, num_data)]
+            _refuse_two(sites, found)
+        found = found or shared[:1]
     fitting = [frame for frame in found if num_data in (frame.full_size, frame.size)]
     frame = next(iter(fitting or found), None)  # the one that others are held to
     if frame is None or (frame.size == UNSIZED and num_data == 0):

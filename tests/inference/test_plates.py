@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 from pyro.infer import Trace_ELBO
 
 import pyro_vae
@@ -127,3 +128,25 @@ class TestPlates:
         for run in (ELBO(3).estimate, IWAE(3).estimate):
             close(seeded(run, model, guide, X).true_bound, seeded(run, model, bare, X).bound)
         close(seeded(pyro_vae.log_weights, model, guide, X, 3), seeded(pyro_vae.log_weights, model, bare, X, 3))
+
+    @pytest.mark.parametrize("num_items", [3, 4])
+    def test_groups_of_items_whatever_their_number(self, num_items):
+        """All sites are in the plate of the groups, as many as there are rows; the items in one of their own."""
+
+        def model(x):
+            groups = pyro.plate("groups", len(x), dim=-2)
+            with groups:
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                with pyro.plate("items", x.shape[1], dim=-1):
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("groups", len(x), dim=-2):
+                pyro.sample("z", dist.Normal(x.mean(1, keepdim=True), 0.5))
+
+        x = torch.arange(3.0 * num_items).reshape(3, num_items).double() / 5
+        log_w = seeded(pyro_vae.log_weights, model, guide, x, 4, max_plate_nesting=2)
+        assert log_w.shape == (4, 3)
+        z = seeded(lambda: dist.Normal(x.mean(1, keepdim=True), 0.5).expand([4, 3, 1]).sample())
+        expected = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(x.mean(1, keepdim=True), 0.5).log_prob(z)
+        close(log_w, expected[..., 0] + dist.Normal(z, 1.0).log_prob(x).sum(-1))
