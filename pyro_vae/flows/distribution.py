@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-__all__ = ["AnyFlow", "FlowDistribution", "check_flow", "flow_distribution"]
+__all__ = ["AnyFlow", "FlowDistribution", "check_flow", "flow_distribution", "forget"]
 
 
 class FlowDistribution(dist.TorchDistribution):
@@ -110,16 +110,16 @@ def _call(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     else:
         y = transform(x)
         log_det = transform.log_abs_det_jacobian(x, y)
-    _forget(transform)
+    forget(transform)
     return y, log_det
 
 
-def _forget(transform: Any) -> None:
+def forget(transform: Any) -> None:
     """Clear the caches of Pyro's transforms, which would keep the tensors of the last call and their graph."""
     if isinstance(transform, torch.distributions.transforms._InverseTransform):
         transform = transform.inv
     for part in getattr(transform, "transforms", []):
-        _forget(part)
+        forget(part)
     for name in [name for name in vars(transform) if name.startswith("_cached")]:
         setattr(transform, name, (None, None) if name == "_cached_x_y" else None)
 

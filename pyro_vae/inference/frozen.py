@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.flows.distribution import forget
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.sites import density
@@ -137,7 +138,15 @@ def with_disturbed_parameters(program: StochasticFunction) -> StochasticFunction
         }
         for name, parameter in module.named_parameters(prefix, False, remove_duplicate=False):
             tensors[name] = _disturbed(parameter.detach(), False)
-    return lambda *args, **kwargs: functional_call(call, tensors, args, kwargs, tie_weights=False)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return functional_call(call, tensors, args, kwargs, tie_weights=False)
+        finally:
+            for module in call.owners.modules():  # Pyro's transforms remember what became of their last arguments
+                forget(module)
+
+    return run
 
 
 def _disturbed(values: Tensor, stays_positive: bool) -> Tensor:

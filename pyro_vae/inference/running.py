@@ -81,16 +81,24 @@ def run(
     try:
         pair = inside(nesting=nesting, shares_globals=shares_globals)
         found = pair.max_plate_nesting
-    except ProgramError as error:
-        if "collide" not in str(error):
+    except (ValueError, RuntimeError, IndexError):  # perhaps of particles where the programs have a plate
+        found = _nesting(programs, x, given)
+        if found <= nesting:
             raise
-        found = run(programs, x, given=given).max_plate_nesting
     if found > nesting:  # the programs have more plates than was said: the particles go left of them
         nesting = found
         pair = inside(nesting=nesting, shares_globals=shares_globals)
     if shares_globals and not _shares_rightly(pair):
         pair = inside(nesting=nesting, shares_globals=True, plate=pair.plate)
     return pair
+
+
+def _nesting(programs: ProgramPair, x: Batch, given: poutine.Trace | None) -> int:
+    """Return how many plates a pair has; 0 where it does not run with one particle either."""
+    try:
+        return run(programs, x, given=given).max_plate_nesting
+    except (ValueError, RuntimeError, IndexError):
+        return 0
 
 
 def _in_plate(

@@ -99,6 +99,23 @@ class TestAuto:
             log_w = log_weights(model, guide, X, 3)
         torch.testing.assert_close(log_w[0], log_w[1])  # the softmax sums to one
 
+    def test_further_plates_that_were_not_counted(self):
+        """They take the dimension of the particles at first, and are no reason to leave the plate."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                with pyro.plate("observations", x.shape[1], dim=-2):
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.mean(1), 1.0))
+
+        pair = particles.ProgramPair(model, guide, 1, "auto")
+        assert particles.way_of(pair, X, False) is True  # and no warning
+        assert log_weights(model, guide, X, 3).shape == (3, 5)
+
     def test_packaged_programs_and_single_particles_are_not_tried_out(self):
         pair = programs(CAT)
         IWAE(1).bound(pair.model, pair.guide, X)
@@ -117,6 +134,23 @@ class TestAuto:
         assert way == "repeat" and reason
         assert torch.equal(torch.get_rng_state(), state) and torch.equal(pair.decoder.norm.running_mean, mean)
         assert pair.decoder.norm.training
+
+    def test_trying_out_leaves_nothing_in_the_caches_of_transforms(self):
+        """A density of the data themselves is the same in every bound, also right after programs were tried out."""
+        flow = dist.transforms.affine_autoregressive(4, hidden_dims=[8]).double()
+
+        def model(x):
+            pyro.module("flow", flow)
+            with pyro.plate("data", len(x)):
+                base = dist.Normal(x.new_zeros(4), 1.0).to_event(1)
+                pyro.sample("x", dist.TransformedDistribution(base, [flow]), obs=x)
+
+        def guide(x):
+            pass
+
+        expected = ELBO().bound(model, guide, X.clone())
+        for objective in (IWAE(3), ELBO(3)):
+            torch.testing.assert_close(objective.bound(model, guide, X), expected, rtol=0, atol=1e-12)
 
     def test_what_was_found_out_goes_with_the_programs(self):
         pair = programs()

@@ -152,8 +152,8 @@ class Outcomes:
         report = yield
         if report.failed:
             failure = verdict_of_failure(call.excinfo.value) if call.excinfo else Verdict("wrong", str(report.longrepr))
-            if failure.message == NO_WARNING and item.name in NEEDS_NO_WARNING:
-                failure = Verdict("unwarned", NEEDS_NO_WARNING[item.name])
+            if failure.message == NO_WARNING and item.originalname in NEEDS_NO_WARNING:
+                failure = Verdict("unwarned", NEEDS_NO_WARNING[item.originalname])
             report.user_properties.append(("verdict", list(failure)))
         return report
 
