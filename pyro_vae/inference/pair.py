@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from dataclasses import dataclass, replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ __all__ = ["ProgramPair", "is_packaged", "parts_of", "root_of"]
 
 _TRUSTED = ("pyro_vae.", "torch.nn.", "zuko.")
 _MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Flatten, nn.Unflatten, nn.RNNBase)  # dimensions by their number
-_PLAIN = (bool, int, float, str, type(None))
+_FLAGS = (bool, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class ProgramPair:
 def root_of(program: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return what a program is under all that is wrapped around it, a module or a function, and how it is called.
 
-    The second is the name of a method and the arguments that are bound, those that are no plain values by their ids.
+    The second is the name of a method and the arguments that are bound: data by their form, numbers by their type, as
+    they may differ from step to step, and modules too, which :func:`parts_of` tells apart.
 
     >>> root_of(functools.partial(isolated("".join), sep=None))
     ('', ('sep', None, 'join'))
@@ -76,11 +79,18 @@ def root_of(program: Any) -> tuple[Any, tuple[Any, ...]]:
             is_isolated = program.func.__module__ == isolated.__module__
             keywords = [each for item in program.keywords.items() for each in item]
             bound = [*program.args[3 if is_isolated else 0 :], *keywords]
-            called += [value if isinstance(value, _PLAIN) else id(value) for value in bound]
+            called += [_told_apart(value) for value in bound]
             program = program.args[0] if is_isolated else program.func
         else:
             owner = getattr(program, "__self__", program)
             return owner, (*called, "" if owner is program else program.__name__)
+
+
+def _told_apart(value: Any) -> Any:
+    """Return what tells one bound argument from another: a flag or a function itself, the form of a tensor."""
+    if isinstance(value, torch.Tensor):
+        return "tensor", value.dim()
+    return value if isinstance(value, (*_FLAGS, FunctionType, BuiltinFunctionType)) else type(value)
 
 
 def is_packaged(programs: ProgramPair) -> bool:
@@ -97,4 +107,4 @@ def parts_of(programs: ProgramPair) -> tuple[Any, ...]:
     """Return the modules of a pair and their flags and modes, on which it may depend whether it takes particles."""
     parts = [part for half in (programs.model, programs.guide) for owner in owners(half) for part in owner.modules()]
     flags = [(name, value) for part in parts for name, value in vars(part).items() if type(value) in (bool, str)]
-    return tuple(map(id, parts)), tuple(flag for flag in flags if flag[0] != "training")
+    return tuple(map(weakref.ref, parts)), tuple(flag for flag in flags if flag[0] != "training")

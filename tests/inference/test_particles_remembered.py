@@ -65,6 +65,19 @@ class TestRemembered:
         with pytest.warns(UserWarning, match=WARNING):
             log_weights(model, pair.guide, X, 3)
 
+    def test_other_data_that_are_bound_are_not(self):
+        """As in a loop over batches of data and labels, where each has tensors of its own."""
+        pair, calls = Programs(nn.Identity()), []
+        pair.first.register_forward_hook(lambda *_: calls.append(1))
+
+        def model(x, y, weight):
+            pair.model(x)
+
+        for step in range(3):
+            calls.clear()
+            log_weights(functools.partial(model, y=X.clone(), weight=0.1 * step), pair.guide, X, 3)
+        assert len(calls) == 1
+
     def test_a_packaged_program_with_a_part_of_a_users_own(self):
         vae = pyro_vae.VAE((4,), 2, (3,), likelihood="gaussian").double()
         log_weights(vae.model, vae.guide, X, 3)  # without a warning
