@@ -92,7 +92,7 @@ class NumPyro:
             def body(i: Any, carry: Any) -> Any:
                 state, losses = carry
                 rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-                state, loss = svi.update(state, jnp.gradient_step(data, rows, axis=0))
+                state, loss = svi.update(state, jnp.take(data, rows, axis=0))
                 return state, losses.at[i].set(loss / batch_size)
 
             steps = len(order) // batch_size

@@ -152,7 +152,7 @@ def numpyro_example(train: Split, budgets: Sequence[float], seed: int) -> Iterat
         def body(i: Any, carry: Any) -> Any:
             state, key = carry
             key, used = jax.random.split(key)
-            grey = jnp.gradient_step(images, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size), axis=0)
+            grey = jnp.take(images, jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size), axis=0)
             return svi.update(state, jax.random.bernoulli(used, grey).astype(grey.dtype))[0], key
 
         return jax.lax.fori_loop(0, num_steps, body, (state, key))[0]

@@ -23,7 +23,6 @@ _aten = torch.ops.aten
 
 def merge(graph: Graph) -> None:
     """Compute once what is computed twice, such as the way down that a ladder's model and guide share."""
-    graph.eliminate_dead_code()
     # a normal draw fills memory in place; as a function it lets the rest be merged
     for node in graph.find_nodes(op="call_function", target=_aten.normal_.default):
         (filled,) = node.all_input_nodes

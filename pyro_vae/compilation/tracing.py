@@ -105,6 +105,7 @@ def _other_generators() -> tuple[Any, ...]:
 def _with_inputs(traced: GraphModule, fake: FakeTensorMode) -> tuple[GraphModule, list[Tensor]]:
     """Make an input of each tensor that the graph holds."""
     graph = traced.graph
+    graph.eliminate_dead_code()  # what nothing uses, such as an empty tensor on the CPU, is no input
     inputs: dict[int, Node] = {}
     tensors: list[Tensor] = []
     *_, last = graph.find_nodes(op="placeholder")
