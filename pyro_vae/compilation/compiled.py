@@ -36,7 +36,7 @@ from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableEr
 from pyro_vae.data.batch import Batch, tensors_in
 from pyro_vae.runtime.state import generators, set_generators
 
-__all__ = ["Compile", "Compiled", "Lower", "Outputs", "Snapshot", "inductor", "make_reporter"]
+__all__ = ["Compile", "Compiled", "Kernels", "Lower", "Outputs", "Snapshot", "inductor", "make_reporter"]
 
 Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
 Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
@@ -74,6 +74,8 @@ class Compiled:
         Told in one line what has been compiled.
     lower
         What compiles a graph; :func:`inductor` by default.
+    constants
+        Tensors that it reads and never writes, such as all data: the first run is checked without a copy of them.
 
     Examples
     --------
@@ -93,21 +95,31 @@ class Compiled:
         name: str = "function",
         say: Callable[[str], None] | None = None,
         lower: Lower | None = None,
+        constants: Iterable[Tensor] = (),
     ) -> None:
         self.function, self.sources, self.num_data = function, tuple(sources), num_data
         self.name, self.say, self.lower = name, say or make_reporter(False), lower or inductor
+        self.constants = tuple(constants)
         self.num_traces = 0
         self.reason: str | None = None  # why it is not compiled, once that is known
-        self._kernels: list[_Kernels] = []  # one for each state that the sources were found in, the last used first
+        self._kernels: list[Kernels] = []  # one for each state that the sources were found in, the last used first
 
     def __call__(self, x: Batch) -> Outputs:
+        kernels = self.kernels(x)
+        return self.function(x) if kernels is None else kernels(x)
+
+    def kernels(self, x: Batch) -> Kernels | None:
+        """Return the kernels for batches like this one, ``None`` where the function runs as it is; compile if needed.
+
+        They hold until something of the sources changes.
+        """
         if self.reason is None and len(x) == (self.num_data or len(x)):
             if not self.is_current(options_of(x)):
                 self.num_data = len(x)
                 self._compile(x)
             if self.reason is None and self._kernels[0].forms == forms_of(x):
-                return self._kernels[0](x)
-        return self.function(x)
+                return self._kernels[0]
+        return None
 
     def is_current(self, options: tuple[Any, ...] = ()) -> bool:
         """Return whether it is compiled for the state that its sources are in now, and some options of a batch."""
@@ -133,19 +145,19 @@ class Compiled:
             if self.num_traces > _MOST_TRACES:
                 change = self._kernels[0].trace.guards.first_change() or f"an option of the batch, found ({x})"
                 raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {change}")
-            kernels = _Kernels(trace(self.function, self.sources, x), x, self.lower, self.num_traces)
-            kernels.check(self.function, x)
+            kernels = Kernels(trace(self.function, self.sources, x), x, self.lower, self.num_traces)
+            kernels.check(self.function, x, self.constants)
         except Exception as error:  # all that torch finds it cannot trace, or cannot compile
             text = next((line for line in str(error).splitlines() if line.strip()), "")
             self.reason = text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"
             self._kernels.clear()
-            warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=3)
+            warnings.warn(f"the {self.name} is not compiled: {self.reason}", UserWarning, stacklevel=4)
             return
         self._kernels.insert(0, kernels)
         self.say(f"compiled the {self.name} in {time.monotonic() - started:.1f} s")
 
 
-class _Kernels:
+class Kernels:
     """A trace compiled for batches of one form."""
 
     def __init__(self, trace: Trace, x: Batch, lower: Lower, version: int) -> None:
@@ -156,12 +168,21 @@ class _Kernels:
 
     @torch.no_grad()
     def __call__(self, x: Batch) -> Outputs:
-        outputs = iter(self.run(*tensors_in(x), *self.trace.tensors))
-        return [next(outputs) if given else None for given in self.trace.given]
+        return self.placed(self.run(*tensors_in(x), *self.trace.tensors))
 
-    def check(self, function: Function, x: Batch) -> None:
+    def placed(self, outputs: Sequence[Tensor]) -> Outputs:
+        """Return what the graph gives in the function's places, some of which are ``None``."""
+        found = iter(outputs)
+        return [next(found) if given else None for given in self.trace.given]
+
+    def moved(self, constants: Iterable[Tensor] = ()) -> list[Tensor]:
+        """Return the tensors that they may write, such as the statistics of batch normalisation: all but constants."""
+        kept = set(map(id, constants))
+        return [tensor for tensor in self.trace.tensors if id(tensor) not in kept]
+
+    def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = ()) -> None:
         """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved."""
-        before = Snapshot(self.trace.tensors, x.device)  # the statistics of batch normalisation move with each run
+        before = Snapshot(self.moved(constants), x.device)
         try:
             expected = function(x)
             before.restore()

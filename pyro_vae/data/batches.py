@@ -79,12 +79,18 @@ class Batches:
         return source.batch_sampler is not None and source.collate_fn is default_collate
 
     @property
-    def form(self) -> tuple[Any, ...] | None:
-        """A key of everything but the rows that a batch of a split is made from; ``None`` of other data."""
-        split = self._source
-        if not isinstance(split, Split):
-            return None
-        return split.values.data_ptr(), split.levels, split.binarize, split.dequantize
+    def parts(self) -> list[Any]:
+        """The objects that resident batches are read from; none for a loader."""
+        if isinstance(self._source, DataLoader):
+            return []
+        inner = self._source.entries.values if isinstance(self._source, Joint) else ()
+        return [self._source, *(each for each in inner if isinstance(each, Split))]
+
+    def stored(self) -> list[Tensor]:
+        """Return the tensors in which resident data lie."""
+        entries = self._source.entries.values if isinstance(self._source, Joint) else [self._source]
+        values = (each.values if isinstance(each, Split) else each for each in entries)
+        return [value for value in values if isinstance(value, Tensor)]
 
     def generators(self) -> dict[str, Tensor]:
         """Return the states of the generators that a pass draws from: torch's and the loader's own."""

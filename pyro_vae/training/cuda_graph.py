@@ -1,40 +1,58 @@
-"""Capture an update of the weights as a CUDA graph, and replay it.
+"""Capture a block of training steps as a CUDA graph, and replay it.
 
 A small model keeps a GPU busy for some microseconds a kernel, less than Python takes to launch one. So the kernels of
-one whole update, from the rows of the batch to the new weights, are captured once (Gray, *Getting Started with CUDA
-Graphs*, 2019) and replayed at each step. The learning rate, the weights of annealing and the rows are tensors that the
-graph reads anew.
+many steps in a row, from the rows of a batch to the new weights, are captured once (Gray, *Getting Started with CUDA
+Graphs*, 2019) and replayed with other rows. Each step of a block reads its rows, its learning rate and the values of
+its schedules from tensors that are written before a replay.
 
-All that the graph was made from is compared before each replay; and its first replay is compared with the update that
-it stands for, on the same draws.
+The first replay is compared with the steps that it stands for, on the same draws.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch import Tensor
 
-from pyro_vae.compilation.compiled import Snapshot
-from pyro_vae.data.batch import Batch
-from pyro_vae.training.step import Check, CompiledStep, Update
+from pyro_vae.compilation.compiled import Outputs, Snapshot
 
-__all__ = ["Capture", "ReplayedUpdate", "cuda_graph", "make_update"]
+__all__ = ["Block", "Capture", "CapturedBlocks", "cuda_graph", "run_block"]
 
-Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], object], Tensor]]  # see cuda_graph
+Capture = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], object], Any]]  # see cuda_graph
+OneStep = Callable[[Tensor, Tensor, Tensor], Outputs]  # of rows, factors and values
 
-_NUM_WARM_UP = 3  # updates before one is captured: libraries and the optimiser allocate at the first ones
-_MOST_CAPTURES = 8
-_TOLERANCE = 1e-2  # of how far an update moves a tensor
+_MOST_STATES = 8
+_MOST_LENGTHS = 4
+_TOLERANCE = 1e-2  # of how far a block moves a tensor
 
 
-def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
+class Block(NamedTuple):
+    """All that changes in a block of S steps: rows ``(S, B)``, the optimiser's factors, the values of schedules."""
+
+    rows: Tensor
+    factors: Tensor
+    values: Tensor
+
+
+class _Captured(NamedTuple):
+    block: Block
+    replay: Callable[[], object]
+    outputs: Outputs
+
+
+def run_block(step: OneStep, block: Block) -> Outputs:
+    """Take the steps of a block one by one, and return what the last one gives."""
+    outputs: Outputs = ()
+    for rows, factors, values in zip(*(each.unbind() for each in block), strict=True):
+        del outputs  # its memory is free for the next ones
+        outputs = step(rows, factors, values)
+    return outputs
+
+
+def cuda_graph(function: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
     """Capture the kernels of a function without running them; return what replays them, and where the result lies."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with (
@@ -46,166 +64,94 @@ def cuda_graph(function: Callable[[], Tensor], device: torch.device) -> tuple[Ca
     return graph.replay, result
 
 
-class ReplayedUpdate:
-    """An update of whole batches, captured once and replayed; any other batch is updated with as it is.
+class CapturedBlocks:
+    """Blocks of steps, captured once for each length and replayed; ``capture`` captures the kernels of a function."""
 
-    ``update`` is of one resident tensor, with a compiled step and a fused optimiser; ``module`` holds the modules that
-    it trains, ``num_data`` is the size of a whole batch, and ``capture`` captures the kernels of a function.
-    """
-
-    def __init__(self, update: Update, module: nn.Module, num_data: int, capture: Capture | None = None) -> None:
-        self.update, self.module, self.num_data, self.capture = update, module, num_data, capture or cuda_graph
+    def __init__(self, capture: Capture | None = None) -> None:
+        self.capture = capture or cuda_graph
+        self.reason: str | None = None  # why blocks are not captured, once that is known
         self.num_captures = 0
-        self.reason: str | None = None  # why it is not captured, once that is known
-        self._num_updates = 0  # since the step was last found changed
-        self._captured_from: Any = None
-        self._replay: Callable[[], object] | None = None
+        self._num_states = 0
+        self._state: Any = None
+        self._blocks: dict[int, _Captured] = {}
 
-    def __call__(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
-        """Update as :class:`Update` does; a replay's bounds are overwritten by the next one."""
-        whole = isinstance(pick, Tensor) and len(pick) == self.num_data
-        if not whole or check is not None or self.reason is not None or _has_hooks(self.update.optimizer):
-            return self._uncaptured(pick, check)
-        assert isinstance(pick, Tensor) and isinstance(self.update.gradient_step, CompiledStep)
-        if self._num_updates < _NUM_WARM_UP:
-            self._num_updates += 1
-            return self._uncaptured(pick)
-        if not self.update.gradient_step.is_current():
-            self._num_updates = 1  # of the updates that it takes to be compiled and warm again
-            return self._uncaptured(pick)
-        if self._captured_from != self._fingerprint():
-            return self._update_and_capture(pick)
-        self._replay_with(pick)
-        return self._bounds, self.num_data
+    def __call__(self, step: OneStep, block: Block, state: Any, moved: list[Tensor]) -> Outputs | None:
+        """Take the steps of a block and return what the last one gives; ``None`` if nothing was done.
 
-    @property
-    def global_term(self) -> Tensor | None:
-        """What global latents added to the bound of each datum in the last step."""
-        return self.update.global_term
-
-    def _uncaptured(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
-        """Update at rates rounded to float32, as the graph has them: so a run that is resumed is the same."""
-        with self._using([float(np.float32(rate)) for rate in self._rates()], capturable=False):
-            return self.update(pick, check)
-
-    def _rates(self) -> list[float]:
-        return [float(group["lr"]) for group in self.update.optimizer.param_groups]
-
-    @contextmanager
-    def _using(self, rates: Sequence[float | Tensor], capturable: bool) -> Iterator[None]:
-        groups, given = self.update.optimizer.param_groups, self._rates()
-        try:
-            for group, rate in zip(groups, rates, strict=True):
-                group.update(lr=rate, capturable=capturable)
-            yield
-        finally:
-            for group, rate in zip(groups, given, strict=True):
-                group.update(lr=rate, capturable=False)
-
-    def _tensors(self) -> list[Tensor]:
-        """Return all that it moves or reads, but for the data."""
-        assert isinstance(self.update.gradient_step, CompiledStep)
-        slots = (value for values in self.update.optimizer.state.values() for value in values.values())
-        tensors = [*self.module.parameters(), *self.module.buffers(), *self.update.gradient_step.tensors()]
-        tensors += [slot for slot in slots if isinstance(slot, Tensor)]
-        return list({id(tensor): tensor for tensor in tensors}.values())
-
-    def _fingerprint(self) -> tuple[Any, ...]:
-        """Return which kernels, where tensors lie, and all settings but the rates, which the graph reads anew."""
-        assert isinstance(self.update.gradient_step, CompiledStep)
-        settings = [
-            {name: value for name, value in group.items() if name not in ("params", "lr")}
-            | {"ids": list(map(id, group["params"]))}
-            for group in self.update.optimizer.param_groups
-        ]
-        places = [tensor.data_ptr() for tensor in self._tensors()]
-        return (
-            self.update.gradient_step.gradients.version,
-            places,
-            settings,
-            self.update.clip_norm,
-            self.update.batches.form,
-        )
-
-    def _update_and_capture(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Update, and capture that; the update stands, whatever becomes of the capture."""
-        tensors, device = self._tensors(), rows.device
-        if self.num_captures == _MOST_CAPTURES:
-            self._give_up(f"captured {_MOST_CAPTURES} times, it changed again")
-        elif any(tensor.device != device for tensor in tensors):
+        Parameters
+        ----------
+        step
+            Takes one step. It has been run before.
+        block
+            What changes from step to step.
+        state
+            Compared with that of the last call: with another, blocks are captured anew.
+        moved
+            All tensors that a step writes.
+        """
+        is_new = state != self._state
+        if self.reason is None and is_new and self._num_states == _MOST_STATES:
+            self._give_up(f"captured in {_MOST_STATES} states, it changed again")
+        if self.reason is None and any(tensor.device != block.rows.device for tensor in moved):
             self._give_up("it reads a tensor that is elsewhere")
         if self.reason is not None:
-            return self._uncaptured(rows)
-        before = Snapshot(tensors, device)
-        result = self._uncaptured(rows)
-        if len(self._tensors()) != len(tensors):  # the optimiser made slots, which the next update will find
-            return result
-        after = Snapshot(tensors, device)
+            return None
+        if is_new:
+            self._blocks.clear()  # frees their memory
+            self._state, self._num_states = state, self._num_states + 1
+        before = Snapshot(moved, block.rows.device) if is_new else None
         try:
-            before.restore()
-            bounds, _ = self._uncaptured(rows)
-            rerun = [*Snapshot(tensors, device).values, bounds.clone()]
-            self._capture(rows)
-            before.restore()
-            self._replay_with(rows)
-            start = [*before.values, torch.zeros_like(bounds)]
-            _compare(start, [*after.values, result[0]], rerun, [*tensors, self._bounds])
-            self._captured_from = self._fingerprint()
-            self.num_captures += 1
+            if len(block.rows) not in self._blocks:
+                self._capture(step, block)
+            captured = self._blocks[len(block.rows)]
+            if before is not None:
+                _check(step, block, captured, before)
+            else:
+                _replay(captured, block)
+            return captured.outputs
         except Exception as error:  # all that a driver finds it cannot capture
+            if before is not None:
+                before.restore()
             self._give_up(_first_of(error))
-            self.module.zero_grad()  # gradients may lie in memory that was never written
-        finally:
-            after.restore()
-        return result
+            return None
 
     def _give_up(self, reason: str) -> None:
-        self.reason, self._replay = reason, None
-        warnings.warn(f"the update is not captured as a CUDA graph: {reason}", UserWarning, stacklevel=4)
+        self.reason = reason
+        self._blocks.clear()
+        warnings.warn(f"the update is not captured as a CUDA graph: {reason}", UserWarning, stacklevel=5)
 
-    def _capture(self, rows: Tensor) -> None:
-        self._replay = self._captured_from = None  # frees the memory of the graph before
-        self._rows, self._read_rates = rows.clone(), self._rates()
-        self._rate_tensors = [torch.tensor(rate, dtype=torch.float32, device=rows.device) for rate in self._read_rates]
-        with self._using(self._rate_tensors, capturable=True):
-            self._replay, self._bounds = self.capture(lambda: self.update(self._rows)[0], rows.device)
-
-    def _replay_with(self, rows: Tensor) -> None:
-        self._rows.copy_(rows)
-        rates = self._rates()
-        for tensor, rate, read in zip(self._rate_tensors, rates, self._read_rates, strict=True):
-            if rate != read:
-                tensor.fill_(rate)
-        self._read_rates = rates
-        assert self._replay is not None
-        self._replay()
+    def _capture(self, step: OneStep, block: Block) -> None:
+        if len(self._blocks) == _MOST_LENGTHS:
+            del self._blocks[next(iter(self._blocks))]
+        own = Block(*(each.clone() for each in block))
+        replay, outputs = self.capture(lambda: run_block(step, own), block.rows.device)
+        self._blocks[len(block.rows)] = _Captured(own, replay, outputs)
+        self.num_captures += 1
 
 
-def make_update(update: Update, module: nn.Module, num_data: int | None) -> Update | ReplayedUpdate:
-    """Return the update, replayed where it can be: on CUDA, of a resident tensor, compiled, with torch's fused Adam."""
-    optimizer = update.optimizer
-    fused = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and all(
-        group["fused"] and not group["capturable"] and not isinstance(group["lr"], Tensor)
-        for group in optimizer.param_groups
-    )
-    on_cuda = all(tensor.is_cuda for tensor in (*module.parameters(), *module.buffers()))
-    compiled = isinstance(update.gradient_step, CompiledStep)
-    if num_data is None or not (on_cuda and compiled and fused and update.batches.form is not None):
-        return update
-    return ReplayedUpdate(update, module, num_data)
+def _replay(captured: _Captured, block: Block) -> None:
+    for own, new in zip(captured.block, block, strict=True):
+        own.copy_(new)
+    captured.replay()
 
 
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether Python of somebody else runs before or after the optimiser's step."""
-    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+def _check(step: OneStep, block: Block, captured: _Captured, before: Snapshot) -> None:
+    """Take the steps of a block, and raise ``RuntimeError`` unless its replay moves every tensor as they do.
 
-
-def _compare(before: list[Tensor], expected: list[Tensor], rerun: list[Tensor], found: list[Tensor]) -> None:
-    """Raise ``RuntimeError`` unless a replay moved every tensor as the update did, but for rounding.
-
-    Kernels that add up in any order differ from run to run, which the ``rerun`` of the update shows.
+    Kernels that add up in any order differ from run to run, which a second run of the steps shows.
     """
+    run_block(step, block)
+    after = Snapshot(before.tensors, before.device)
+    before.restore()
+    run_block(step, block)
+    rerun = Snapshot(before.tensors, before.device)
+    before.restore()
+    _replay(captured, block)
+    _compare(before.values, after.values, rerun.values, before.tensors)
+    after.restore()
+
+
+def _compare(before: Sequence[Tensor], expected: Sequence[Tensor], rerun: Sequence[Tensor], found: Any) -> None:
     for start, target, other, value in zip(before, expected, rerun, found, strict=True):
         if torch.equal(value, target):
             continue

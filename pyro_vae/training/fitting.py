@@ -29,13 +29,13 @@ from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
 from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
-from pyro_vae.training.cuda_graph import make_update
+from pyro_vae.training.compiled_update import make_update
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.training.run_state import RunState
-from pyro_vae.training.step import Update, make_steps
+from pyro_vae.training.step import make_steps
 from pyro_vae.training.trained import Trained, find_trained, placed
 
 __all__ = ["fit"]
@@ -112,9 +112,9 @@ def fit(
         Whether to compile the step for whole batches, with one of this package's objectives: the same gradients, on the
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
         steps or more, since compiling takes some seconds, in deep models minutes; the next time a part of that, for
-        torch keeps what it compiled on disk. On CUDA the whole update, of data that lie there, is then replayed as
-        one CUDA graph, see :mod:`pyro_vae.training.cuda_graph`. Programs that cannot be compiled run as they are, and a
-        warning says why.
+        torch keeps what it compiled on disk. With resident data and torch's Adam the whole update is compiled, and on
+        CUDA many of them are replayed as one CUDA graph, see :mod:`pyro_vae.training.compiled_update`. Programs that
+        cannot be compiled run as they are, and a warning says why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
@@ -192,7 +192,7 @@ def fit(
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             objective=objective, batches=batches, lr=lr, num_epochs=num_epochs,
-            update=make_update(Update(batches, steps.gradient_step, made, clip_norm), module, size),
+            update=make_update(batches, steps.gradient_step, made, clip_norm, schedules, report),
             summed=steps.summed, reasons=steps.reasons, state=state, folder=folder,
             checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
         )  # fmt: skip

@@ -34,14 +34,14 @@ from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.checkpoint import save
-from pyro_vae.training.cuda_graph import ReplayedUpdate
+from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
-from pyro_vae.training.optimizers import set_rate
 from pyro_vae.training.progress import make_bar, show
+from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.run_state import RunState
-from pyro_vae.training.step import Update
 from pyro_vae.training.untrained import Untrained
+from pyro_vae.training.update import Update, in_blocks
 from pyro_vae.training.validation import Interrupted, Validation
 
 __all__ = ["Loop"]
@@ -62,9 +62,9 @@ class Loop:
     batches: Batches
     lr: float | Callable[[float], float]
     num_epochs: int
-    update: Update | ReplayedUpdate
+    update: Update | CompiledUpdate
     summed: Callable[[Batch], Outputs]  # summed_bounds
-    reasons: Callable[[], list[str]]  # why what was to be compiled is not
+    reasons: Callable[[], list[str]]  # why those are not compiled
     state: RunState
     folder: Path | None
     checkpoint_seconds: float
@@ -78,6 +78,8 @@ class Loop:
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )
+        lr = self.lr if callable(self.lr) else None
+        self._schedule = RunSchedule(self.state.optimizer, self.schedules, lr, self._step, self._fraction)
         self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state)
 
     def all_epochs(
@@ -144,17 +146,14 @@ class Loop:
         state, started = self.state, time.monotonic()
         read, is_whole = started, self.state.epoch_step == 0
         self.model.train(), self.guide.train()
-        for pick in state.remaining(self.batches):
-            if callable(self.lr):
-                set_rate(state.optimizer, self.lr, self._fraction())
-            for schedule in self.schedules:
-                schedule.set_step(state.step)
+        check, longest = (self._step_check, lambda: 1) if careful else (None, lambda: self.update.longest)
+        for picks in in_blocks(state.remaining(self.batches), self.batches.batch_size, longest):
             self._in_step = True
-            bounds, num_data = self.update(pick, self._step_check if careful else None)
-            state.count_step(bounds, num_data)
+            bounds, num_data = self.update(picks, self._schedule, check)
+            state.count_steps(len(picks), bounds, num_data)
             self._in_step = False
             if not careful:
-                self._untrained.count_step()
+                self._untrained.count_steps(self.update.has_gradient)
             bar.update(num_data)
             now = time.monotonic()
             if now - read > _SECONDS_BETWEEN_READS:
@@ -186,7 +185,8 @@ class Loop:
 
     def _check_finite(self) -> None:
         self._mean_bounds()
-        if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
+        finite = [torch.isfinite(parameter).all() for parameter in self.module.parameters()]
+        if finite and not torch.stack(finite).all():  # one read of the device
             raise Diverged
 
     def _mean_bounds(self) -> list[float]:
@@ -219,9 +219,7 @@ class Loop:
             if not math.isfinite(bound):
                 site = self._step_check.first_bad_site(next(iter(valid)))
                 raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
-        fallbacks = self.reasons()
-        if isinstance(self.update, ReplayedUpdate) and self.update.reason:
-            fallbacks.append(f"the update is not captured as a CUDA graph: {self.update.reason}")
+        fallbacks = [*self.update.reasons(), *self.reasons()]
         return record | ({"fallback": "; ".join(fallbacks)} if fallbacks else {})
 
     def _capacity(self) -> dict[str, float]:
@@ -240,10 +238,13 @@ class Loop:
         self.state.write(folder)
         self._written = time.monotonic()
 
-    def _fraction(self) -> float:
+    def _step(self, ahead: int) -> int:
+        return self.state.step + ahead
+
+    def _fraction(self, ahead: int) -> float:
         """Return the part of training that is done, in [0, 1); by whole epochs where the data have no length."""
         try:
             num_steps = len(self.batches)
         except TypeError:
             return self.state.epoch / self.num_epochs
-        return (self.state.epoch + self.state.epoch_step / max(num_steps, 1)) / self.num_epochs
+        return (self.state.epoch + (self.state.epoch_step + ahead) / max(num_steps, 1)) / self.num_epochs

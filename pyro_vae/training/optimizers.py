@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.runtime.kinds import Numbers, shown
 
-__all__ = ["make_optimizer", "make_scheduler", "rate_at_start", "set_rate"]
+__all__ = ["make_optimizer", "make_scheduler", "rate_at", "rate_at_start"]
 
 
 def make_optimizer(optimizer: Any, parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -94,8 +94,8 @@ def rate_at_start(lr: float | Callable[[float], float], scheduler: Any = None) -
     return float(rate)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: Callable[[float], float], fraction: float) -> None:
-    """Set the learning rate of an optimiser to that of a fraction of training, in [0, 1).
+def rate_at(lr: Callable[[float], float], fraction: float) -> float:
+    """Return the learning rate at a fraction of training, in [0, 1).
 
     Raises
     ------
@@ -105,8 +105,7 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: Callable[[float], float], fra
     rate = lr(fraction)
     if not 0 <= rate < math.inf:
         raise ValueError(f"lr: found {rate!r} at {fraction:g} of training, expected a finite number, 0 or more")
-    for group in optimizer.param_groups:
-        group["lr"] = float(rate)
+    return float(rate)
 
 
 def _made(name: str, make: Callable[..., Any], kind: type, *arguments: Any, **options: Any) -> Any:

@@ -84,12 +84,12 @@ class RunState:
             set_generators(now, self.device)
         yield from rest
 
-    def count_step(self, bounds: Tensor, num_data: int) -> None:
-        """Count a step on ``num_data`` data whose true bounds, and what was maximised, sum to ``bounds``."""
+    def count_steps(self, num_steps: int, bounds: Tensor, num_data: int) -> None:
+        """Count steps on ``num_data`` data whose true bounds, and what was maximised, sum to ``bounds``."""
         self.bounds += bounds
         self.count += num_data
-        self.step += 1
-        self.epoch_step += 1
+        self.step += num_steps
+        self.epoch_step += num_steps
 
     def mean_bounds(self) -> list[float]:
         """The mean true bound of the epoch so far, and of what was maximised, nats per datum: reads the device."""

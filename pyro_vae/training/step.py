@@ -1,9 +1,8 @@
-r"""Make one step of training: set the gradients by a batch, compiled or not, clip them, step the optimiser.
+r"""Set the gradients of the parameters by a batch, compiled or not.
 
-.. math:: g = \nabla\, \frac1B \sum_b \mathrm{loss}(x_b), \qquad
-          \theta \leftarrow \mathrm{Adam}\bigl(\theta,\; g \min(1, c / \lVert g \rVert)\bigr)
+.. math:: g = \nabla\, \frac1B \sum_b \mathrm{loss}(x_b)
 
-On a GPU all of it can be captured and replayed, see :mod:`pyro_vae.training.cuda_graph`.
+What is done with them is in :mod:`pyro_vae.training.update`.
 """
 
 from __future__ import annotations
@@ -18,19 +17,16 @@ from torch import Tensor, nn
 
 from pyro_vae.compilation.compiled import Compiled, Outputs
 from pyro_vae.data.batch import Batch, call
-from pyro_vae.data.batches import Batches
 from pyro_vae.evaluation.bounds import summed_bounds
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.frozen import with_copied_buffers
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.subsampling import Around, as_it_is
 from pyro_vae.objectives import Objective
-from pyro_vae.runtime.state import generators
 
-__all__ = ["Check", "CompiledStep", "EagerStep", "Step", "Update", "make_steps"]
+__all__ = ["CompiledStep", "EagerStep", "Step", "make_steps"]
 
 Step = Callable[[Batch], Tensor]  # sets the gradients, and returns the summed bounds: the true one, the maximised
-Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
 
 
 class EagerStep:
@@ -92,37 +88,41 @@ class CompiledStep:
         self.model, self.guide, self.objective, self.around = model, guide, objective, around
         self.eager = EagerStep(model, guide, module, objective, around)
         self.global_term: Tensor | None = None  # of each datum, in the last step
-        self.parameters = list(module.parameters())
+        self.module, self.parameters = module, list(module.parameters())
+        self._version = 0  # of the kernels that these parameters are of
         self.hooked: str | None = None  # why a step ran as it is
-        self.gradients = Compiled(self._gradients, (model, guide, objective), name="training step", **options)
+        self.sources = (model, guide, objective)
+        self.gradients = Compiled(self.outputs, self.sources, name="training step", **options)
 
     def __call__(self, x: Batch) -> Tensor:
-        if self._has_hooks():
-            if self.hooked is None:
-                self.hooked = "a parameter has a hook, which is Python within the backward pass"
-                warnings.warn(f"the training step is not compiled: {self.hooked}", UserWarning, stacklevel=2)
+        if self.is_hooked():
             return self.eager(x)
         for parameter in self.parameters:  # before the new ones are computed, whose memory this can then be
             parameter.grad = None
         *gradients, self.global_term, bounds = self.gradients(x)
+        self.renew(self.gradients.version)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         assert bounds is not None
         return bounds
 
-    def is_current(self) -> bool:
-        """Return whether it is compiled, and what it was compiled from is unchanged."""
-        return not self._has_hooks() and self.gradients.is_current()
+    def renew(self, version: int) -> None:
+        """Look for the parameters of the module anew with other kernels: one may have been replaced."""
+        if version != self._version:
+            self._version, self.parameters = version, list(self.module.parameters())
 
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the kernels read anew at each call, besides the batch."""
-        return self.gradients.tensors()
+    def is_hooked(self) -> bool:
+        """Return whether parameters have hooks; warns of the first."""
+        if not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
+            return False
+        if self.hooked is None:
+            self.hooked = "a parameter has a hook, which is Python within the backward pass"
+            warnings.warn(f"the training step is not compiled: {self.hooked}", UserWarning, stacklevel=3)
+        return True
 
-    def _has_hooks(self) -> bool:
-        """Return whether parameters have hooks."""
-        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters)
-
-    def _gradients(self, x: Batch) -> list[Tensor | None]:
+    def outputs(self, x: Batch) -> list[Tensor | None]:
+        """Return the gradient of each parameter, what global latents add to the bound of a datum, the summed bounds."""
+        self.parameters = list(self.module.parameters())
         with self.around(x):
             estimate = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
@@ -135,49 +135,8 @@ class CompiledStep:
         return [*dense, estimate.global_term, estimate.sums()]
 
 
-class Update:
-    """One update of the weights: read a batch, set the gradients, clip them, step the optimiser."""
-
-    def __init__(
-        self, batches: Batches, gradient_step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None
-    ) -> None:
-        self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
-
-    @property
-    def global_term(self) -> Tensor | None:
-        """What global latents added to the bound of each datum in the last step."""
-        term: Tensor | None = getattr(self.gradient_step, "global_term", None)
-        return term
-
-    def __call__(self, pick: Batch | slice, check: Check | None = None) -> tuple[Tensor, int]:
-        """Update the weights with the batch of a pick.
-
-        Parameters
-        ----------
-        pick
-            One of the batches' ``picks``.
-        check
-            Called when the gradients are there, before the weights change.
-
-        Returns
-        -------
-        tuple
-            The summed bounds, as a step returns them, and the number of data.
-        """
-        x = self.batches.read(pick)
-        before = {} if check is None else generators(x.device)
-        bounds = self.gradient_step(x)
-        if check is not None:
-            check(x, bounds, before)
-        if self.clip_norm is not None:
-            stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(stepped, self.clip_norm)
-        self.optimizer.step()
-        return bounds, len(x)
-
-
 class Steps(NamedTuple):
-    """The step of training, the bounds of validation, and what tells why either is not compiled."""
+    """The step of training, the bounds of validation, and what tells why the latter or both are not compiled."""
 
     gradient_step: Step
     summed: Callable[[Batch], Outputs]
@@ -213,7 +172,6 @@ def make_steps(
     step = CompiledStep(model, guide, module, objective, around, **options)
 
     def reasons() -> list[str]:
-        known = {"training step": step.gradients.reason or step.hooked, "validation": validation.reason}
-        return [f"the {name} is not compiled: {reason}" for name, reason in known.items() if reason]
+        return [f"the validation is not compiled: {validation.reason}"] if validation.reason else []
 
     return Steps(step, validation, reasons)

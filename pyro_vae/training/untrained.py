@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,10 +28,10 @@ class Untrained:
         ids = set(map(id, trained))
         self.parameters = {name: parameter for name, parameter in module.named_parameters() if id(parameter) in ids}
 
-    def count_step(self) -> None:
-        """Take out the parameters that have a gradient after a step."""
+    def count_steps(self, has_gradient: Callable[[nn.Parameter], bool]) -> None:
+        """Take out the parameters that have had a gradient."""
         if self.parameters:
-            self.parameters = {name: p for name, p in self.parameters.items() if p.grad is None}
+            self.parameters = {name: p for name, p in self.parameters.items() if not has_gradient(p)}
 
     def end_epoch(self) -> None:
         """Warn of those that had none in the whole epoch, once a run."""

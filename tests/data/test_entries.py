@@ -192,7 +192,7 @@ class TestBatches:
         images = Split((51 * torch.arange(5)).byte()[:, None], levels=255)
         for data in ((images, Y), {"x": images, "y": Y.numpy()}):
             batches = batches_of(data, shuffle=shuffle)
-            assert batches.resident and batches.form is None
+            assert batches.resident
             assert (len(batches), batches.num_data, batches.last_size) == (3, 5, 1)
             torch.manual_seed(3)
             xs, ys = zip(*(batch.values for batch in batches), strict=True)

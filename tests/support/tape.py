@@ -43,8 +43,10 @@ class Tape(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing")
         for argument, value in zip(func._schema.arguments, args, strict=False):
-            if _is_written(argument):
-                self.before += [(tensor, tensor.detach().clone()) for tensor in tree_leaves(value)]
+            if _is_written(argument) or "batch_norm" in func.name():  # which writes its statistics, and does not say so
+                self.before += [
+                    (tensor, tensor.detach().clone()) for tensor in tree_leaves(value) if isinstance(tensor, Tensor)
+                ]
         outputs = func(*args, **kwargs)
         self.operations.append((func, args, kwargs, outputs))
         return outputs

@@ -6,8 +6,11 @@ import torch
 
 import pyro_vae
 from pyro_vae.data.loading import Split
-from pyro_vae.training.cuda_graph import ReplayedUpdate
-from pyro_vae.training.step import Update, make_steps
+from pyro_vae.training.compiled_update import CompiledUpdate
+from pyro_vae.training.cuda_graph import CapturedBlocks
+from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.step import CompiledStep
+from pyro_vae.training.update import Update
 from tests.support.programs import TutorialGuide, TutorialModel, weights
 
 
@@ -18,32 +21,38 @@ def grey(num_data: int) -> Split:
 
 
 class Unit:
-    """An update of a small VAE, with the parts it is made of, as ``fit`` makes it."""
+    """An update of a small VAE, with the parts it is made of, as ``fit`` makes it.
 
-    def __init__(self, capture, guide=TutorialGuide):
+    ``kind`` is ``"plain"``, ``"compiled"``, or what captures blocks of a compiled one.
+    """
+
+    def __init__(self, kind, guide=TutorialGuide):
         torch.manual_seed(1)
         self.model, self.guide = TutorialModel(), guide()
+        self.model.decoder[0].bias.requires_grad_(False)  # batch norm follows: its gradient is nothing but rounding
         self.pair = torch.nn.ModuleList([self.model, self.guide])
         self.optimizer = torch.optim.Adam(self.pair.parameters(), lr=2**-7, fused=True)
         self.data = grey(40)
         batches = pyro_vae.data.conversion.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
-        take, _, _ = make_steps(self.model, self.guide, self.pair, pyro_vae.ELBO(), 4, True, lambda line: None)
-        plain = Update(batches, take, self.optimizer, None)
-        self.update = plain if capture is None else ReplayedUpdate(plain, self.pair, 4, capture)
+        step = CompiledStep(self.model, self.guide, self.pair, pyro_vae.ELBO())
+        self.plain = self.update = Update(batches, step.eager, self.optimizer, None)
+        if kind != "plain":
+            captured = None if kind == "compiled" else CapturedBlocks(kind)
+            self.update = CompiledUpdate(self.plain, step, captured=captured)
         self.generator = torch.Generator().manual_seed(3)
 
-    def run(self, num_updates):
-        """Some updates on rows of their own."""
-        for _ in range(num_updates):
-            rows = torch.randint(40, (4,), generator=self.generator)
-            self.update(rows)
+    def run(self, num_steps, block=1):
+        """Some steps on rows of their own, in blocks."""
+        schedule = RunSchedule(self.optimizer)
+        for _ in range(0, num_steps, block):
+            self.update([torch.randint(40, (4,), generator=self.generator) for _ in range(block)], schedule)
 
 
-def ends(change, capture):
+def ends(change, kind, block=1):
     """The weights after updates, a change of the unit, and updates again."""
-    unit = Unit(capture)
+    unit = Unit(kind)
     torch.manual_seed(5)
-    unit.run(5)
+    unit.run(6, block)
     change(unit)
-    unit.run(5)
+    unit.run(6, block)
     return weights(unit.model, unit.guide)

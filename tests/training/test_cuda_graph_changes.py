@@ -1,4 +1,4 @@
-"""What a captured update must notice: each change between two updates counts from the next one on."""
+"""What a compiled update must notice, captured or not: each change between two updates counts from the next one on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from pyro_vae.training import cuda_graph as replay
-from pyro_vae.training.cuda_graph import ReplayedUpdate
-from tests.support.programs import TutorialGuide, same, weights
+from pyro_vae.training import cuda_graph
+from tests.support.programs import TutorialGuide, check_close, same, weights
 from tests.support.tape import Tape
 from tests.support.updates import Unit, ends
 
@@ -54,7 +53,7 @@ def load_the_optimiser(unit):
 
 
 def clip(unit):
-    (unit.update.update if isinstance(unit.update, ReplayedUpdate) else unit.update).clip_norm = 1e-3
+    unit.plain.clip_norm = 1e-3
 
 
 def evaluate(unit):
@@ -103,30 +102,46 @@ CHANGES = {
     change_the_optimiser: 2, load_the_optimiser: 2, clip: 2, evaluate: 2, hook: 1, hook_the_optimiser: 1,
     clear_the_slots: 2, drop_a_parameter: 2, replace_the_data: 2, keep_the_pixels: 2,
 }  # fmt: skip
+SAID = {hook: "a parameter has a hook", hook_the_optimiser: "is not compiled: Adam has a hook"}
+
+
+def warned(change, kind):
+    is_said = kind != "plain" and change in SAID
+    return pytest.warns(UserWarning, match=SAID[change]) if is_said else nullcontext()
 
 
 class TestChanges:
     @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
     def test_none_is_missed(self, change):
+        found, tape = {}, Tape()
+        for kind in (tape.capture, "compiled", "plain"):
+            with warned(change, kind):
+                found[kind] = ends(change, kind)
+        assert same(found[tape.capture], found["compiled"])
+        assert tape.captured == CHANGES[change]
+        check_close(found["compiled"], found["plain"], rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("change", [nothing, evaluate, clip, load_the_optimiser], ids=lambda each: each.__name__)
+    def test_blocks_are_their_steps(self, change):
         tape = Tape()
-        with pytest.warns(UserWarning, match="a parameter has a hook") if change is hook else nullcontext():
-            found, expected = ends(change, tape.capture), ends(change, None)
-        assert same(found, expected)
+        found = [ends(change, kind, block) for kind, block in ((tape.capture, 3), ("compiled", 3), ("compiled", 1))]
+        assert same(found[0], found[1])
+        check_close(found[1], found[2], rtol=1e-4, atol=1e-6)  # the first block is not compiled, nor is the first step
         assert tape.captured == CHANGES[change]
 
     def test_a_guide_that_counts_its_calls(self):
         units = []
-        for capture in (Tape().capture, None):
-            unit = Unit(capture, OddGuide)
+        for kind in (Tape().capture, "compiled"):
+            unit = Unit(kind, OddGuide)
             torch.manual_seed(5)
             unit.run(6)
             units.append(unit)
-        assert units[0].update.num_captures == 1
+        assert units[0].update.captured.num_captures == 1
         assert torch.equal(units[0].guide.calls, units[1].guide.calls)
         assert same(*(weights(unit.model, unit.guide) for unit in units))
 
     def test_one_that_changes_too_often_is_no_longer_captured(self, monkeypatch):
-        monkeypatch.setattr(replay, "_MOST_CAPTURES", 1)
-        with pytest.warns(UserWarning, match="captured 1 times, it changed again"):
+        monkeypatch.setattr(cuda_graph, "_MOST_STATES", 1)
+        with pytest.warns(UserWarning, match="captured in 1 states, it changed again"):
             found = ends(move_a_parameter, Tape().capture)
-        assert same(found, ends(move_a_parameter, None))
+        assert same(found, ends(move_a_parameter, "compiled"))

@@ -1,0 +1,160 @@
+r"""Adam as a function of the gradients that a graph can hold, over the state of torch's optimiser.
+
+With the rate :math:`\alpha_t`, :math:`\beta_1`, :math:`\beta_2`, ε and the number t of steps of a parameter,
+
+.. math::
+
+    m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \\
+    \theta &\leftarrow \theta - \frac{\alpha_t}{1 - \beta_1^t}\,
+              \frac{m}{\sqrt{v} / \sqrt{1 - \beta_2^t} + \epsilon} .
+
+Weight decay λ adds :math:`\lambda\theta` to the gradient in Adam, and multiplies θ by :math:`1 - \alpha_t\lambda` in
+AdamW. What changes with t alone is computed for many steps at once, ahead of them, :meth:`Adam.factors`.
+
+Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015; Loshchilov and Hutter, *Decoupled Weight Decay
+Regularization*, 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+__all__ = ["NUM_FACTORS", "Adam"]
+
+NUM_FACTORS = 4  # of a column in a step: the step size, the root of the correction of v, the decay; one is free
+_SLOTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+class Adam:
+    """The steps of ``torch.optim.Adam`` or ``AdamW``, on the state that the optimiser holds.
+
+    Examples
+    --------
+    >>> theta = nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = torch.optim.Adam([theta], lr=0.1)
+    >>> theta.grad = torch.tensor([3.0])
+    >>> optimizer.step()  # makes the state
+    >>> adam = Adam(optimizer)
+    >>> adam.arrange()
+    >>> adam.move({theta: torch.tensor([3.0])}, adam.factors([[0.1]])[0])
+    >>> theta.data  # two steps of 0.1 down
+    tensor([0.8000])
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.columns: list[tuple[int, list[nn.Parameter]]] = []  # a group, and those of it that step together
+
+    def unfit(self) -> str | None:
+        """Return why the optimiser's steps are not these, or ``None``."""
+        kind = type(self.optimizer)
+        if kind not in (torch.optim.Adam, torch.optim.AdamW):
+            return f"found {kind.__name__}, expected torch's Adam or AdamW"
+        if self._has_hooks():
+            return f"{kind.__name__} has a hook"
+        for group in self.optimizer.param_groups:
+            for name in ("amsgrad", "maximize", "differentiable", "capturable"):
+                if group.get(name):
+                    return f"found {kind.__name__} with {name}={group[name]}"
+            if isinstance(group["lr"], Tensor) or any(isinstance(beta, Tensor) for beta in group["betas"]):
+                return f"found {kind.__name__} with a tensor for a number"
+            if any(not p.is_contiguous() or not p.is_floating_point() for p in group["params"]):
+                return "found a parameter that is not contiguous"
+        return None
+
+    def _has_hooks(self) -> bool:
+        """Return whether Python of somebody else runs before or after the optimiser's step."""
+        own = self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks
+        return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Return all that a graph holds for good: which parameters and slots, and each number but the rates."""
+        return [
+            {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+            | {"ids": [(id(p), *map(id, self.slots(p))) for p in group["params"]]}
+            for group in self.optimizer.param_groups
+        ]
+
+    def slots(self, parameter: Tensor) -> list[Tensor]:
+        """Return the state of a parameter, m, v and t; nothing before its first step."""
+        values = self.optimizer.state.get(parameter) or {}
+        if values.keys() != _SLOTS or not isinstance(values["step"], Tensor):
+            return []
+        return [values["exp_avg"], values["exp_avg_sq"], values["step"]]
+
+    def has_state(self) -> bool:
+        """Return whether any parameter has taken a step."""
+        return any(self.slots(p) for group in self.optimizer.param_groups for p in group["params"])
+
+    def without_state(self) -> list[nn.Parameter]:
+        """Return the parameters that are trained and have not taken a step."""
+        groups = self.optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.requires_grad and not self.slots(p)]
+
+    def arrange(self) -> None:
+        """Put together the parameters of a group that have taken as many steps; reads the device."""
+        found: dict[tuple[int, float], list[nn.Parameter]] = {}
+        for index, group in enumerate(self.optimizer.param_groups):
+            with_state = [p for p in group["params"] if self.slots(p)]
+            steps = torch.stack([self.slots(p)[2] for p in with_state]).tolist() if with_state else []
+            for step, parameter in zip(steps, with_state, strict=True):
+                found.setdefault((index, step), []).append(parameter)
+        self.columns = [(index, parameters) for (index, _), parameters in found.items()]
+
+    def factors(self, rates: Sequence[Sequence[float]]) -> Tensor:
+        """Return what changes with the step alone, ``(S, columns, NUM_FACTORS)``, of the next S steps.
+
+        ``rates`` holds the learning rates of all groups at each of them. They are counted as taken.
+        """
+        alpha = torch.tensor(rates, dtype=torch.float64)  # (S, groups)
+        ahead = torch.arange(1, len(alpha) + 1, dtype=torch.float64)
+        found = []
+        for index, parameters in self.columns:
+            taken = [self.slots(p)[2] for p in parameters]
+            rate, t = alpha[:, index].to(taken[0].device), taken[0].double() + ahead.to(taken[0].device)
+            (beta_1, beta_2), decay = (self.optimizer.param_groups[index][name] for name in ("betas", "weight_decay"))
+            size, root = rate / (1 - beta_1**t), (1 - beta_2**t).sqrt()
+            found.append(torch.stack([size, root, 1 - rate * decay, torch.zeros_like(rate)], 1))
+            torch._foreach_add_(taken, len(alpha))
+        return torch.stack(found, 1)
+
+    def move(self, gradients: dict[nn.Parameter, Tensor], factors: Tensor) -> None:
+        """Move parameters and slots by a step, in place; ``factors`` are those of the step, ``(columns, NUM_FACTORS)``.
+
+        The step is counted by :meth:`factors`.
+        """
+        known = {id(p) for _, parameters in self.columns for p in parameters}
+        stepped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if any(id(p) in stepped and id(p) not in known for p in gradients):
+            raise RuntimeError("a parameter has its first gradient, and no state of the optimiser")
+        for (index, parameters), (size, root, shrink, _) in zip(self.columns, factors.unbind(), strict=True):
+            trained = [p for p in parameters if p in gradients]
+            if trained:
+                group, found = self.optimizer.param_groups[index], [gradients[p] for p in trained]
+                self._move(group, trained, found, size, root, shrink)
+
+    def _move(
+        self, group: dict[str, Any], trained: list[nn.Parameter], g: list[Tensor], size: Tensor, root: Tensor,
+        shrink: Tensor,
+    ) -> None:  # fmt: skip
+        theta = [p.detach() for p in trained]
+        m, v = ([self.slots(p)[index] for p in trained] for index in (0, 1))
+        beta_1, beta_2 = group["betas"]
+        old: Any = theta
+        if group["weight_decay"]:
+            if type(self.optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay"):
+                old = torch._foreach_mul(theta, shrink)
+            else:
+                g = list(torch._foreach_add(g, theta, alpha=group["weight_decay"]))
+        new_m = torch._foreach_lerp(m, g, 1 - beta_1)
+        new_v = torch._foreach_addcmul(torch._foreach_mul(v, beta_2), g, g, 1 - beta_2)
+        below = torch._foreach_add(torch._foreach_div(torch._foreach_sqrt(new_v), root), group["eps"])
+        step = torch._foreach_mul(torch._foreach_div(new_m, below), size)
+        torch._foreach_copy_(m, new_m)
+        torch._foreach_copy_(v, new_v)
+        torch._foreach_copy_(theta, torch._foreach_sub(old, step))

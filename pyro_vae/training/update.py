@@ -1,0 +1,104 @@
+r"""Update the weights: read a batch, set the gradients, clip them, step the optimiser.
+
+.. math:: g = \nabla\, \frac1B \sum_b \mathrm{loss}(x_b), \qquad
+          \theta \leftarrow \mathrm{Adam}\bigl(\theta,\; g \min(1, c / \lVert g \rVert)\bigr)
+
+All of it is compiled in one where it can be, see :mod:`pyro_vae.training.compiled_update`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.data.batch import Batch
+from pyro_vae.data.batches import Batches
+from pyro_vae.runtime.state import generators
+from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.step import CompiledStep, Step
+
+__all__ = ["Check", "Pick", "Update", "in_blocks"]
+
+Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
+Pick = Batch | slice
+
+
+class Update:
+    """One update of the weights after the other, by any step and any optimiser."""
+
+    longest = 1  # picks in a call
+
+    def __init__(
+        self, batches: Batches, gradient_step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None
+    ) -> None:
+        self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
+
+    @property
+    def global_term(self) -> Tensor | None:
+        """What global latents added to the bound of each datum in the last step."""
+        term: Tensor | None = getattr(self.gradient_step, "global_term", None)
+        return term
+
+    def reasons(self) -> list[str]:
+        """Return why it is not compiled, or not captured, as far as that is known."""
+        step = self.gradient_step
+        reason = (step.gradients.reason or step.hooked) if isinstance(step, CompiledStep) else None
+        return [f"the training step is not compiled: {reason}"] if reason else []
+
+    def has_gradient(self, parameter: nn.Parameter) -> bool:
+        """Return whether a parameter had a gradient in the last step."""
+        return parameter.grad is not None
+
+    def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> tuple[Tensor, int]:
+        """Update the weights with the batch of each pick.
+
+        Parameters
+        ----------
+        picks
+            Some of the batches' ``picks``, in order.
+        schedule
+            The learning rates, and what else changes with the step.
+        check
+            Called when the gradients of a step are there, before the weights change.
+
+        Returns
+        -------
+        tuple
+            The bounds summed over all batches, as a step returns them, and the number of data.
+        """
+        total, num_data = torch.zeros((), device=self.batches.device), 0
+        for ahead, pick in enumerate(picks):
+            schedule.set(ahead)
+            x = self.batches.read(pick)
+            before = {} if check is None else generators(x.device)
+            bounds = self.gradient_step(x)
+            if check is not None:
+                check(x, bounds, before)
+            if self.clip_norm is not None:
+                stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+                nn.utils.clip_grad_norm_(stepped, self.clip_norm)
+            self.optimizer.step()
+            total, num_data = total + bounds, num_data + len(x)
+        return total, num_data
+
+
+def in_blocks(picks: Iterator[Pick], size: int | None, longest: Callable[[], int]) -> Iterator[list[Pick]]:
+    """Yield the picks in blocks of at most ``longest()``; one that is not of ``size`` rows stands alone.
+
+    >>> [len(block) for block in in_blocks(iter([torch.zeros(4)] * 5 + [torch.zeros(2)]), 4, lambda: 3)]
+    [3, 2, 1]
+    """
+    block: list[Pick] = []
+    for pick in picks:
+        whole = isinstance(pick, Tensor) and len(pick) == size
+        if block and not whole:
+            yield block
+            block = []
+        block.append(pick)
+        if not whole or len(block) >= longest():
+            yield block
+            block = []
+    if block:
+        yield block
