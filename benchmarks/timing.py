@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyro
 import torch
 
-from pyro_vae.runtime.precision import precise
+from pyro_vae.runtime.precision import Precision, precise
 
 Made = TypeVar("Made")
 
@@ -69,9 +69,9 @@ def steps_of_half_a_second(run: Callable[[int], Any]) -> int:
 
 
 @contextmanager
-def as_fit_does(device: torch.device) -> Iterator[None]:
-    """Run programs as ``fit`` and ``log_likelihood`` do: without Pyro's validation, at full precision."""
-    with pyro.validation_enabled(False), precise("highest", device):
+def as_fit_does(device: torch.device, precision: Precision = "highest") -> Iterator[None]:
+    """Run programs as ``fit`` and ``log_likelihood`` do: without Pyro's validation, at their precision of products."""
+    with pyro.validation_enabled(False), precise(precision, device):
         yield
 
 
