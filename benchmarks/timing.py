@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyro
 import torch
@@ -73,6 +73,30 @@ def as_fit_does(device: torch.device, precision: Precision = "highest") -> Itera
     """Run programs as ``fit`` and ``log_likelihood`` do: without Pyro's validation, at their precision of products."""
     with pyro.validation_enabled(False), precise(precision, device):
         yield
+
+
+class Held(NamedTuple):
+    """The memory of a GPU that torch has given away, and that it holds, in MiB."""
+
+    allocated: float
+    reserved: float
+
+
+def held_memory(device: torch.device) -> Held:
+    """Return what is allocated on a GPU, and what torch holds there once it has let go of what is free; else zeros."""
+    if device.type != "cuda":
+        return Held(0.0, 0.0)
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    return Held(torch.cuda.memory_allocated(device) / 2**20, torch.cuda.memory_reserved(device) / 2**20)
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> float:
+    """Return the peak of what is allocated on a GPU while ``run()`` runs, in MiB."""
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, reference: str) -> float:
