@@ -16,13 +16,13 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test test-all fuzz-calls fuzz-files endurance pyro-tests lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train test test-all fuzz-calls fuzz-files endurance pyro-tests gpu lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
 	    printf '  make %-14s%s\n' "$$name" "$$text"; done
 	@echo
-	@echo '  PYTHON=python3.12        the interpreter that a new environment is made with (now: $(PYTHON))'
+	@echo '  PYTHON=python3.12        the interpreter of a new environment, and of `make gpu` (now: $(PYTHON))'
 	@echo '  VENV=.venv-other         the environment to make and use (now: $(VENV))'
 	@echo '  TORCH="torch==2.11.0"    further requirements to install with the package, such as a fixed torch'
 	@echo '  ARGS="--data mnist"      arguments for the training script, or for pytest'
@@ -49,6 +49,9 @@ endurance: $(STAMP)-test ## install, and attack long runs, for half an hour (ARG
 
 pyro-tests: $(STAMP)-test ## run Pyro's own tests with our bounds as its ELBOs (ARGS="--pyro-source FOLDER", a checkout of Pyro)
 	$(BIN)/python -m tests.pyro.run $(ARGS)
+
+gpu: ## test and time on a GPU, four minutes; it uses PYTHON as it is, installing nothing (ARGS="--data-root DATA")
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 lint: $(STAMP)-dev ## look for mistakes in the code
 	$(BIN)/python -m ruff check .

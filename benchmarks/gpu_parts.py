@@ -108,15 +108,16 @@ def fit(args: argparse.Namespace, figures: Figures) -> None:
     """Train for 60 epochs; with ``--bare``, time the bare step on the same data after it."""
     source, printed, ends = training_images(args), io.StringIO(), []
     num_epochs, vae = 4 if args.quick else 60, MAKE()
-    with contextlib.redirect_stderr(printed):  # the bar, and what was compiled
-        history = pyro_vae.fit(
-            vae.model, vae.guide, source, num_epochs=num_epochs, batch_size=100, compile=True, device=args.device,
-            seed=0, callbacks=[lambda record: ends.append(time.time() - args.since)],
-        )  # fmt: skip
-    print("\n".join(re.findall(r"compiled the .+? s\b|.*[Ww]arning.*", printed.getvalue())))
-    seconds = [record["seconds"] for record in history.records]
-    warm = min(10, num_epochs - 2)  # epochs that may still compile or capture
-    epoch = (seconds[-1] - seconds[warm - 1]) / (num_epochs - warm)
+    try:
+        with contextlib.redirect_stderr(printed):  # the bar, and what was compiled
+            history = pyro_vae.fit(
+                vae.model, vae.guide, source, num_epochs=num_epochs, batch_size=100, compile=True, device=args.device,
+                seed=0, callbacks=[lambda record: ends.append(time.time() - args.since)],
+            )  # fmt: skip
+    finally:
+        print("\n".join(re.findall(r"compiled the .+? s\b|.*[Ww]arning.*", printed.getvalue())), flush=True)
+    warm = min(10, num_epochs - 2)  # the first epochs may still compile or capture
+    epoch = (ends[-1] - ends[warm - 1]) / (num_epochs - warm)
     figures["epoch, ms"], figures["to the first step, s"] = 1e3 * epoch, ends[0] - epoch
     figures["fallback"], figures["bound"] = history.fallback, history.records[-1]["train_bound"]
     figures["not compiled once"] = not_compiled_once(printed.getvalue(), history.fallback)
@@ -125,6 +126,7 @@ def fit(args: argparse.Namespace, figures: Figures) -> None:
           f"fallback: {history.fallback}", flush=True)  # fmt: skip
     if args.device.type == "cuda":
         figures["peak, MiB"] = torch.cuda.max_memory_allocated(args.device) / 2**20
+        print(f"peak memory, data included, {figures['peak, MiB']:.0f} MiB", flush=True)
     if not args.bare:
         return
     bare, steps, times = PackagedStep(MAKE, source.to(args.device), 100, True), len(source) // 100, []
