@@ -12,43 +12,50 @@ from timing import Unsupported, as_fit_does
 from torch import Tensor
 
 from pyro_vae import ELBO
+from pyro_vae.data import Split
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.training.checkpoint import as_module
-from pyro_vae.training.cuda_graph import make_update
-from pyro_vae.training.step import CompiledStep, EagerStep, Update
+from pyro_vae.runtime.precision import Precision
+from pyro_vae.training.compiled_update import make_update
+from pyro_vae.training.modules import as_module
+from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.step import CompiledStep, EagerStep
+from pyro_vae.training.update import Pick, in_blocks
 
 
 class PackagedStep:
-    """A contestant that runs the training step of ``fit`` without its loop."""
+    """A contestant that runs the training steps of ``fit`` without its loop, on a tensor or a split."""
 
     def __init__(
-        self, make: Callable[[], Any], data: Tensor, batch_size: int, compile: bool, objective: Any = None
+        self,
+        make: Callable[[], Any],
+        data: Tensor | Split,
+        batch_size: int,
+        compile: bool,
+        objective: Any = None,
+        precision: Precision = "highest",
     ) -> None:
         program = make().to(data.device).train()
         pair = as_module((program.model, program.guide))
         objective = ELBO() if objective is None else objective
-        gradient_step = (CompiledStep if compile else EagerStep)(program.model, program.guide, pair, objective)
-        if isinstance(gradient_step, CompiledStep):
-            with as_fit_does(data.device), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                gradient_step(data[:batch_size])
-            if gradient_step.gradients.reason is not None:
-                raise Unsupported(f"it is not compiled: {gradient_step.gradients.reason}")
-        self.device, self.num_data, self.batch_size = data.device, len(data), batch_size
-        self.batches = as_batches(data, batch_size, device=data.device, dtype=data.dtype, shuffle=True)
+        step = (CompiledStep if compile else EagerStep)(program.model, program.guide, pair, objective)
+        self.device, self.num_data, self.batch_size, self.precision = data.device, len(data), batch_size, precision
+        self.batches = as_batches(data, batch_size, device=data.device, dtype=torch.float32, shuffle=True)
         optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
-        self.update = make_update(Update(self.batches, gradient_step, optimizer, None), pair, batch_size)
-        self.picks = self.whole_batches()
+        self.update = make_update(self.batches, step, optimizer, None, [], lambda line: None)
+        self.schedule, self.picks = RunSchedule(optimizer), self.whole_batches()
 
-    def whole_batches(self) -> Iterator[Tensor | slice]:
+    def whole_batches(self) -> Iterator[Pick]:
         while True:
             yield from islice(self.batches.picks(), self.num_data // self.batch_size)
 
     def round(self, steps: int) -> list[float]:
-        """Take so many steps; return the loss of each, in nats per image."""
-        losses = []
-        with as_fit_does(self.device):
-            for _ in range(steps):
-                bounds, num_data = self.update(next(self.picks))
-                losses.append(-bounds[0] / num_data)
+        """Take so many steps; return the mean loss of each block of them, once a step, in nats per image."""
+        losses: list[Tensor] = []
+        with as_fit_does(self.device, self.precision), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the (training step|update) is not")
+            for picks in in_blocks(islice(self.picks, steps), self.batch_size, lambda: self.update.longest):
+                bounds, num_data = self.update(picks, self.schedule)
+                losses += [-bounds[0] / num_data] * len(picks)
+        if self.update.reasons():
+            raise Unsupported("; ".join(self.update.reasons()))
         return torch.stack(losses).tolist()  # waits for a GPU

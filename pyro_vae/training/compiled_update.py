@@ -13,6 +13,7 @@ the values of schedules, is prepared for a block of steps. On a GPU a block is o
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ __all__ = ["CompiledUpdate", "make_update"]
 
 _LONGEST = 64  # steps in a block
 _SECONDS = 0.1  # that a block may take: so long does Ctrl-C wait
+_NUM_TIMED = 3  # blocks that are waited for on a GPU, to know how long a step takes
 
 
 class CompiledUpdate:
@@ -74,7 +76,7 @@ class CompiledUpdate:
             constants=self.batches.stored(), **options,
         )  # fmt: skip
         self.unfit: str | None = None
-        self._length, self._num_blocks = 1, 0
+        self._length, self._num_blocks, self._seconds = 1, 0, math.inf  # of a step
         self._settings: Any = None
         self._version = 0  # of the settings, of which a graph holds all
         self._lacking: set[int] | None = None  # parameters that had no state of the optimiser at the last call
@@ -110,9 +112,10 @@ class CompiledUpdate:
         self._run(kernels, self._block(picks, schedule))
         schedule.set(len(picks) - 1)
         self._num_blocks += 1
-        if self._num_blocks == 2:  # the first one warms up
+        if not self.total.is_cuda or 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up
             _wait(self.total.device)
-            self._length = min(max(int(_SECONDS / (time.perf_counter() - started)), 1), _LONGEST)
+            self._seconds = min(self._seconds, (time.perf_counter() - started) / len(picks))
+            self._length = min(max(int(_SECONDS / self._seconds), 1), _LONGEST)
         return self.total, len(picks) * (self.num_data or 0)
 
     def _is_ready(self) -> bool:
@@ -137,7 +140,7 @@ class CompiledUpdate:
             self._settings, self._version = settings, self._version + 1
             self.adam.arrange()
         if self.compiled.num_traces and not self.compiled.is_current(options_of(self._arguments(rows))):
-            self._num_blocks, self._length = 0, 1
+            self._length, self._num_blocks, self._seconds = 1, 0, math.inf
         kernels = self.compiled.kernels(self._arguments(rows))
         if kernels is None:
             self._length = 1

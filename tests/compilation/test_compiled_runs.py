@@ -28,6 +28,8 @@ class TestFit:
         for compile in (True, False):
             torch.manual_seed(7)
             model, guide = PAIRS[name]()
+            if name == "tutorial":  # batch norm follows: the gradient is nothing but rounding
+                model.decoder[0].bias.requires_grad_(False)
             pair = pyro_vae.anneal_kl(model, guide, Linear(6))
             history = training.fit(
                 *pair, bits(24), valid=bits(14, seed=1), num_epochs=3, batch_size=batch_size, lr=0.01, seed=0,

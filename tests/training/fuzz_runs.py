@@ -59,12 +59,12 @@ class Honest(NamedTuple):
     config: dict[str, Any]
 
 
-def stopping(count_step: Callable[..., None], folder: Path) -> Callable[..., None]:
+def stopping(count_steps: Callable[..., None], folder: Path) -> Callable[..., None]:
     """Count steps, and in the middle of the second epoch write the state and stop."""
     taken = []
 
     def count(state: RunState, *args: Any) -> None:
-        count_step(state, *args)
+        count_steps(state, *args)
         taken.append(1)
         if len(taken) == 3:
             state.write(folder)
@@ -76,7 +76,7 @@ def stopping(count_step: Callable[..., None], folder: Path) -> Callable[..., Non
 def honest(folder: Path) -> Honest:
     files, ends = {}, {}
     for run in RUNS:
-        stop = mock.patch.object(RunState, "count_step", stopping(RunState.count_step, folder / run))
+        stop = mock.patch.object(RunState, "count_steps", stopping(RunState.count_steps, folder / run))
         with stop, suppress(KeyboardInterrupt):
             train(run, folder / run)
         files[run] = {path.name: path.read_bytes() for path in (folder / run).iterdir()}

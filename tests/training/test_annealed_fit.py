@@ -108,15 +108,15 @@ class TestResuming:
 
         expected, pair = fresh(), fresh()
         whole = run(expected)
-        original = training.RunState.count_step
+        original = training.RunState.count_steps
 
-        def count_step(state, *args):
+        def count_steps(state, *args):
             original(state, *args)
             if state.step == at:
                 interrupt()
 
         with monkeypatch.context() as patch:
-            patch.setattr(training.RunState, "count_step", count_step)
+            patch.setattr(training.RunState, "count_steps", count_steps)
             assert run(pair, checkpoint=tmp_path).interrupted
         pair = PAIRS["bernoulli-mlp"]()  # another process would start from other weights
         history = run(pair, checkpoint=tmp_path, resume=True)

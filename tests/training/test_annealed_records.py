@@ -39,13 +39,13 @@ class TestRecords:
 
     def test_each_step_is_taken_with_the_weight_of_its_number(self, monkeypatch):
         schedule, seen = Linear(6), []
-        original = training.RunState.count_step
+        original = training.RunState.count_steps
 
-        def count_step(state, *args):
+        def count_steps(state, *args):
             seen.append(schedule.value.item())
             original(state, *args)
 
-        monkeypatch.setattr(training.RunState, "count_step", count_step)
+        monkeypatch.setattr(training.RunState, "count_steps", count_steps)
         fit(anneal_kl(*fresh(), schedule), valid=X, num_epochs=2)
         assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
 

@@ -92,9 +92,9 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, kind,
     callback = (lambda record: interrupt() if record["epoch"] == 2 else None) if where == "epoch end" else None
 
     pair, counter = fresh(name), {"step": 0}
-    original = training.RunState.count_step
+    original = training.RunState.count_steps
 
-    def count_step(state, *args):
+    def count_steps(state, *args):
         original(state, *args)
         counter["step"] += 1
         if counter["step"] in steps:
@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, kind,
 
     torch.manual_seed(99)  # nothing may hang on the caller's generator
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.RunState, "count_step", count_step)
+        patch.setattr(training.RunState, "count_steps", count_steps)
         callbacks = () if callback is None else [callback]
         history = fit(pair, data(), checkpoint=tmp_path, callbacks=callbacks, **options)
         resumed = 0
