@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from pyro_vae.compilation.compiled import Compile, make_reporter
+from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
@@ -34,6 +36,7 @@ from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
+from pyro_vae.training.run_schedule import run_schedule
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import make_steps
 from pyro_vae.training.trained import Trained, find_trained, placed
@@ -41,6 +44,7 @@ from pyro_vae.training.trained import Trained, find_trained, placed
 __all__ = ["fit"]
 
 _LONG = 10_000  # steps: compiling costs seconds and saves some milliseconds a step
+_LONG_IF_KNOWN = 2_000  # if kernels are on disk, where it costs less
 
 
 @checked
@@ -111,10 +115,11 @@ def fit(
     compile
         Whether to compile the step for whole batches, with one of this package's objectives: the same gradients, on the
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
-        steps or more, since compiling takes some seconds, in deep models minutes; the next time a part of that, for
-        torch keeps what it compiled on disk. With resident data and torch's Adam the whole update is compiled, and on
-        CUDA many of them are replayed as one CUDA graph, see :mod:`pyro_vae.training.compiled_update`. Programs that
-        cannot be compiled run as they are, and a warning says why.
+        steps or more, since compiling takes some seconds, in deep models minutes. Torch keeps what it compiled on
+        disk, so that the next time takes a part of that, and 2,000 steps suffice. With resident data and torch's Adam
+        the whole update is compiled, and on CUDA many of them are replayed as one CUDA graph, see
+        :mod:`pyro_vae.training.compiled_update`. Programs that cannot be compiled run as they are, and a warning says
+        why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
@@ -172,7 +177,6 @@ def fit(
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
     trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
-    is_long = isinstance(objective, Objective) and (num_steps or 0) >= _LONG
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
@@ -187,16 +191,29 @@ def fit(
         if folder is not None:
             facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report, compiled = batches.batch_size, make_reporter(progress), is_long if compile == "auto" else compile
+        size, report = batches.batch_size, make_reporter(progress)
+        mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
+        compiled = compile
+        if compile == "auto":
+            compiled = isinstance(objective, Objective) and _is_worth_it(num_steps or 0, mark)
         steps = make_steps(model, guide, module, objective, size, compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
-            objective=objective, batches=batches, lr=lr, num_epochs=num_epochs,
+            objective=objective, batches=batches, schedule=run_schedule(state, batches, num_epochs, schedules, lr),
+            num_epochs=num_epochs,
             update=make_update(batches, steps.gradient_step, made, clip_norm, schedules, report),
             summed=steps.summed, reasons=steps.reasons, state=state, folder=folder,
             checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
         )  # fmt: skip
-        return loop.all_epochs(valid_batches, patience, callbacks)
+        history = loop.all_epochs(valid_batches, patience, callbacks)
+        if compiled and not loop.fallbacks():
+            remember(mark())
+        return history
+
+
+def _is_worth_it(num_steps: int, mark: Callable[[], Path]) -> bool:
+    """Return whether a run is so long that compiling pays, given what is compiled already."""
+    return num_steps >= _LONG or (num_steps >= _LONG_IF_KNOWN and is_on_disk(mark()))
 
 
 def _facts(

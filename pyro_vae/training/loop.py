@@ -60,7 +60,7 @@ class Loop:
     schedules: list[Schedule]
     objective: Any  # a Pyro ELBO; its base class declares no method that we call
     batches: Batches
-    lr: float | Callable[[float], float]
+    schedule: RunSchedule
     num_epochs: int
     update: Update | CompiledUpdate
     summed: Callable[[Batch], Outputs]  # summed_bounds
@@ -78,8 +78,6 @@ class Loop:
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )
-        lr = self.lr if callable(self.lr) else None
-        self._schedule = RunSchedule(self.state.optimizer, self.schedules, lr, self._step, self._fraction)
         self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state)
 
     def all_epochs(
@@ -149,7 +147,7 @@ class Loop:
         check, longest = (self._step_check, lambda: 1) if careful else (None, lambda: self.update.longest)
         for picks in in_blocks(state.remaining(self.batches), self.batches.batch_size, longest):
             self._in_step = True
-            bounds, num_data = self.update(picks, self._schedule, check)
+            bounds, num_data = self.update(picks, self.schedule, check)
             state.count_steps(len(picks), bounds, num_data)
             self._in_step = False
             if not careful:
@@ -219,8 +217,11 @@ class Loop:
             if not math.isfinite(bound):
                 site = self._step_check.first_bad_site(next(iter(valid)))
                 raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
-        fallbacks = [*self.update.reasons(), *self.reasons()]
-        return record | ({"fallback": "; ".join(fallbacks)} if fallbacks else {})
+        return record | ({"fallback": "; ".join(self.fallbacks())} if self.fallbacks() else {})
+
+    def fallbacks(self) -> list[str]:
+        """Return why what was to be compiled is not, as far as that is known."""
+        return [*self.update.reasons(), *self.reasons()]
 
     def _capacity(self) -> dict[str, float]:
         capacity = getattr(self.objective, "capacity", None)
@@ -237,14 +238,3 @@ class Loop:
     def _write_state(self, folder: Path) -> None:
         self.state.write(folder)
         self._written = time.monotonic()
-
-    def _step(self, ahead: int) -> int:
-        return self.state.step + ahead
-
-    def _fraction(self, ahead: int) -> float:
-        """Return the part of training that is done, in [0, 1); by whole epochs where the data have no length."""
-        try:
-            num_steps = len(self.batches)
-        except TypeError:
-            return self.state.epoch / self.num_epochs
-        return (self.state.epoch + (self.state.epoch_step + ahead) / max(num_steps, 1)) / self.num_epochs

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from pyro_vae.data.batches import Batches
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.optimizers import rate_at
+from pyro_vae.training.run_state import RunState
 
-__all__ = ["RunSchedule"]
+__all__ = ["RunSchedule", "run_schedule"]
 
 
 class RunSchedule:
@@ -61,3 +63,22 @@ class RunSchedule:
                 group["lr"] = rate
         for schedule in self.schedules:
             schedule.set_step(self.step(ahead))
+
+
+def run_schedule(
+    state: RunState, batches: Batches, num_epochs: int, schedules: Sequence[Schedule], lr: object
+) -> RunSchedule:
+    """Return the schedule of a run of so many epochs; ``lr`` is a number, or a function of the part of them done.
+
+    That part is in [0, 1), and goes by whole epochs where the data have no length.
+    """
+
+    def fraction(ahead: int) -> float:
+        try:
+            num_steps = len(batches)
+        except TypeError:
+            return state.epoch / num_epochs
+        return (state.epoch + (state.epoch_step + ahead) / max(num_steps, 1)) / num_epochs
+
+    rate = lr if callable(lr) else None
+    return RunSchedule(state.optimizer, schedules, rate, lambda ahead: state.step + ahead, fraction)
