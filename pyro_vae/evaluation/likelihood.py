@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
 from pyro_vae.data.batch import Arguments, Batch
-from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.dequantisation import bits_per_dim
+from pyro_vae.evaluation.chunks import Size, batch_size_for, chunk_size_for, is_worth_compiling, most_draws
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
@@ -110,8 +110,8 @@ def log_likelihood(
     x: AnyData,
     num_particles: PositiveInteger = 5000,
     *,
-    chunk_size: PositiveInteger = 100,
-    batch_size: PositiveInteger = 50,
+    chunk_size: Size = "auto",
+    batch_size: Size = "auto",
     precision: Precision = "highest",
     compile: Compile = "auto",
     seed: Seed | None = None,
@@ -136,7 +136,9 @@ def log_likelihood(
     num_particles
         The number K of importance samples of each datum; the last chunk holds what is left of it.
     chunk_size, batch_size
-        How many particles of how many data are drawn at once: memory and speed, never what is estimated.
+        How many particles of how many data are drawn at once: memory and speed, never what is estimated. The draws of
+        a seed depend on them. ``"auto"`` chooses sizes that are fast on the device, by K, the data and, on a GPU, its
+        memory, see :mod:`pyro_vae.evaluation.chunks`. A loader keeps its own ``batch_size``.
 
     Other Parameters
     ----------------
@@ -144,7 +146,7 @@ def log_likelihood(
         Of products of float32 matrices, see :func:`pyro_vae.runtime.precision.precise`.
     compile
         Whether to compile the programs for whole chunks of whole batches, see :mod:`pyro_vae.compilation`. ``"auto"``
-        does from two million draws on, which take longer than compiling.
+        does from two million draws on, on a GPU from two hundred million, which take longer than compiling.
     seed
         Seeds the draws; the caller's generators are left as they were. ``None`` draws on from them.
     max_plate_nesting
@@ -159,8 +161,8 @@ def log_likelihood(
     ProgramError
         If the two programs do not form a pair.
     ValueError
-        If a count is not a positive integer, for an unknown ``precision`` or ``compile``, or if the data are empty, not
-        finite, or outside the likelihood's support.
+        If a count is not a positive integer, a size neither that nor ``"auto"``, for an unknown ``precision`` or
+        ``compile``, or if the data are empty, not finite, or outside the likelihood's support.
 
     References
     ----------
@@ -177,7 +179,8 @@ def log_likelihood(
     programs = ProgramPair(model, guide, max_plate_nesting, vectorize_particles)
     isolated = programs.isolated()
     device, dtype = programs.placement()
-    batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
+    size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
+    batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     parts: list[tuple[Tensor, ...]] = []
     num_dims = 0.0  # summed over the data
 
@@ -192,15 +195,19 @@ def log_likelihood(
         tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
     ):
         first = check_program(programs, batches, name="x", num_particles=num_particles)
-        if first is not None and num_particles > 1 and way_of(isolated, first, shares_globals=False) is False:
+        assert first is not None
+        if num_particles > 1 and way_of(isolated, first, shares_globals=False) is False:
             chunk_size = 1
+        elif chunk_size == "auto":
+            chunk_size = chunk_size_for(num_particles, len(first), most_draws(isolated, first))
         sizes = [chunk_size] * (num_particles // chunk_size)
         sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
         chunks = None
-        if num_particles >= chunk_size and _is_worth_it(compile, batches, num_particles):
+        num_draws = (batches.num_data or 0) * num_particles
+        if num_particles >= chunk_size and is_worth_compiling(compile, num_draws, device):
             weigh_chunk = functools.partial(weigh, size=chunk_size)
             modules, say = (*owners(model), *owners(guide)), make_reporter(progress)
-            chunks = Compiled(weigh_chunk, modules, num_data=batch_size, name="likelihood", say=say)
+            chunks = Compiled(weigh_chunk, modules, num_data=len(first), name="likelihood", say=say)
         for batch in bar:
             weights = StreamingWeights(num_particles)
             for size in sizes:
@@ -236,7 +243,3 @@ def _num_seen(site: dict[str, Any]) -> float:
     for mask, event_dim in masks:
         seen = seen & (mask[(..., *[None] * event_dim)] if isinstance(mask, Tensor) else mask)
     return seen.sum().item()
-
-
-def _is_worth_it(compile: Compile, batches: Batches, num_particles: int) -> bool:
-    return compile is True or (compile == "auto" and (batches.num_data or 0) * num_particles >= 2_000_000)
