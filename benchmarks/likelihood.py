@@ -2,7 +2,7 @@
 
     python benchmarks/likelihood.py                                # random bits; two minutes on two cores
     python benchmarks/likelihood.py --data-root DATA --memory      # MNIST, and the peak memory too
-    python benchmarks/likelihood.py --device cuda                  # on a GPU, and a whole call of log_likelihood
+    python benchmarks/likelihood.py --device cuda                  # a GPU, and a whole call of log_likelihood
 
 The unit is one particle of one datum: a draw from the guide, the network 50-200-200-784, and three densities. All score
 the same images with the same number of particles of one VAE 784-200-200-50, whose weights are copied. In each round
@@ -17,11 +17,10 @@ compiled call. Pyro's loop over particles runs on all the data at once, Pythae's
 datum, as they are written.
 
 On a GPU the two loops are left out, and products are compared at two precisions: in full float32, and in TF32, which
-JAX takes there unless told otherwise and pyro_vae as ``precision="high"``. Then 10,000 images are scored with 5,000
-particles each by ``log_likelihood`` itself, everything included.
+JAX takes there unless told otherwise and pyro_vae as ``precision="high"``. Then ``log_likelihood`` itself scores 10,000
+images with 5,000 particles.
 
---memory asks for the peak resident memory of ``log_likelihood`` on 1,000 images, each time in a process of its own, by
-50 particles a chunk and compiled.
+--memory asks for its peak resident memory on 1,000 images, compiled, by 50 particles a chunk, in a process of its own.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-particles", type=int, default=1000, help="K, a multiple of 100 (default: 1000)")
     parser.add_argument("--num-data", type=int, help="images (default: 50, on a GPU 1000)")
     parser.add_argument("--rounds", type=int, default=9, help="rounds that count (default: 9)")
-    parser.add_argument("--memory", type=int, nargs="*", metavar="K",
-                        help="peak memory with these numbers of particles (default: 50 5000)")  # fmt: skip
+    parser.add_argument("--memory", type=int, nargs="*", metavar="K", help="peak memory for these (default: 50 5000)")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)  # one process of --memory
     args = parser.parse_args(argv)
     args.num_data = args.num_data or (50 if args.device == "cpu" else 1000)

@@ -18,6 +18,8 @@ is in use.
 
 The last batch and the last chunk may be smaller, and then they are not compiled. So of the sizes from half the largest
 on, the one is taken that leaves the fewest over.
+
+Chunks are not recorded as CUDA graphs: of 250,000 draws and more, that gains 3 to 5 %.
 """
 
 from __future__ import annotations
