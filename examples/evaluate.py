@@ -34,7 +34,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-data-mi", type=int, default=2000,
                         help="test images for the mutual information; its time grows with their square "
                              "(default: 2000)")  # fmt: skip
-    parser.add_argument("--chunk-size", type=int, default=100, help="importance samples at once, for memory and speed")
+    parser.add_argument("--chunk-size", type=int,
+                        help="importance samples at once, for memory and speed (default: chosen)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     args = parser.parse_args(argv)
@@ -61,7 +62,7 @@ def evaluate(args: argparse.Namespace) -> None:
     vae.to(best_device(args.device))
     x = load_data(config).test[: args.num_data]
     score = pyro_vae.log_likelihood(
-        vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size, seed=args.seed, progress=True
+        vae.model, vae.guide, x, args.num_particles, chunk_size=args.chunk_size or "auto", seed=args.seed, progress=True
     )
     diagnosis = diagnose(vae.model, vae.guide, x, num_data_mi=args.num_data_mi, seed=args.seed, threshold=THRESHOLD)
     over_data = score.values.std().item() / len(x) ** 0.5

@@ -130,6 +130,10 @@ class _Allocated(TorchDispatchMode):
 
     num_bytes = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and torch would take a second to load its compiler and find that out
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if all(each.alias_info is None for each in func._schema.returns):  # no view, and not in place
