@@ -10,8 +10,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae
+from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.data.batch import Arguments
 from pyro_vae.evaluation import chunks
+from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.pair import ProgramPair
 from tests.support.batches import Squares, Stream
 from tests.support.linear_gaussian import PPCA
@@ -70,7 +72,7 @@ class TestTheRule:
 
     @pytest.mark.parametrize(("k", "batch_size", "most", "expected"), [
         (5000, 50, 2006, 40), (1, 50, 2006, 1), (1000, 100, 2**19, 1000), (5000, 100, 2**19, 5000),
-        (5000, 500, 2**19, 1000), (5000, 100, 1, 1), (30, 7, 210, 30),
+        (5000, 500, 2**19, 1000), (5000, 100, 1, 1), (30, 7, 210, 30), (8, 50, 150, 2),
     ])  # fmt: skip
     def test_chunks(self, k, batch_size, most, expected):
         assert chunks.chunk_size_for(k, batch_size, most) == expected
@@ -134,12 +136,14 @@ class TestBytesOfADraw:
 
 
 class TestLogLikelihood:
-    def test_against_the_exact_marginal_likelihood(self):
+    def test_against_the_exact_marginal_likelihood(self, device):
         ppca = PPCA.of(angle=math.pi / 4)  # no diagonal guide is exact: the weights vary
-        found = pyro_vae.log_likelihood(
-            ppca.vae.model, ppca.vae.guide, ppca.x, 2000, chunk_size="auto", batch_size="auto", seed=3
-        )
-        z = (found.values - ppca.log_p()) / found.std_error
+        expected, vae = ppca.log_p(), ppca.vae.to(device)
+        options = {"num_particles": 2000, "chunk_size": "auto", "batch_size": "auto", "seed": 3}
+        found = pyro_vae.log_likelihood(vae.model, vae.guide, ppca.x, **options)
+        again = pyro_vae.log_likelihood(vae.model, vae.guide, ppca.x, **options)
+        assert torch.equal(found.values, again.values)
+        z = (found.values.cpu() - expected) / found.std_error.cpu()
         assert found.std_error.max() < 0.05
         assert abs(z.mean()) < 4.5 / math.sqrt(len(z)) and z.std().item() == pytest.approx(1.0, abs=0.2)
 
@@ -168,11 +172,32 @@ class TestLogLikelihood:
         pyro_vae.log_likelihood(vae.model, vae.guide, loader, 2000, seed=0)
         assert drawn == [(1000, 8)] * 4 + [(1000, 4)] * 2
 
-    def test_one_particle_at_a_time_stays_so(self, vae):
-        runs = []
-        vae.likelihood.network.register_forward_pre_hook(lambda _, inputs: runs.append(inputs[0].shape[:-1]))
+    def test_one_particle_at_a_time_stays_so(self, vae, monkeypatch):
+        sizes = []
+
+        def weigh(programs, x, num_particles):
+            sizes.append(num_particles)
+            return weights_of(programs, x, num_particles)
+
+        monkeypatch.setattr("pyro_vae.evaluation.likelihood.weights_of", weigh)
         pyro_vae.log_likelihood(vae.model, vae.guide, torch.zeros(6, 5), 3, vectorize_particles=False)
-        assert runs[-3:] == [(6,)] * 3
+        assert sizes == [1, 1, 1]
+
+    @pytest.mark.parametrize("in_loader", [False, True])
+    def test_few_data_and_a_loaders_batches_are_compiled(self, vae, monkeypatch, in_loader):
+        runs = []
+
+        def traced(*args, **options):
+            def lower(graph, inputs):
+                return lambda *tensors: runs.append(len(tensors[0])) or graph(*tensors)
+
+            return Compiled(*args, **options, lower=lower)
+
+        monkeypatch.setattr("pyro_vae.evaluation.likelihood.Compiled", traced)
+        x = torch.zeros(12, 5)
+        data = DataLoader(TensorDataset(x), batch_size=4) if in_loader else x
+        pyro_vae.log_likelihood(vae.model, vae.guide, data, 40, compile=True)
+        assert runs == ([4] * 4 if in_loader else [12] * 2)  # the first of them to be checked
 
     @pytest.mark.parametrize(("draws_that_fit", "most"), [(10_000, 8000), (300, 200), (1, 100)])
     def test_a_small_memory_is_not_exceeded(self, vae, monkeypatch, draws_that_fit, most):
