@@ -30,12 +30,12 @@ def mark_for(module: nn.Module, facts: Sequence[object]) -> Path:
     facts
         What else decides which kernels they are, by its ``str``: objective, batch size, device.
     """
-    from torch._inductor.codecache import cache_dir  # imports the compiler, which takes a second
+    from torch._inductor import codecache  # imports the compiler, which takes a second
 
     forms = [f"{name} {tuple(p.shape)} {p.dtype} {p.requires_grad}" for name, p in module.named_parameters()]
     device = next((str(p.device) for p in module.parameters()), "cpu")
     name = digest_of_data([torch.__version__, repr(module), device, *forms, *map(str, facts)])
-    return Path(cache_dir()) / "pyro_vae" / name
+    return Path(codecache.cache_dir()) / "pyro_vae" / name  # type: ignore[attr-defined]
 
 
 def is_on_disk(mark: Path) -> bool:

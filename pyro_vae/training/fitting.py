@@ -181,27 +181,20 @@ def fit(
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
     with (
-        seeded(seed, device),
-        pyro.validation_enabled(False),
-        precise(precision, device),
-        evaluating(model, guide),
-        refusing_others(module.parameters()),
-        interruptible() as interrupted,
-    ):
+        seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
+        refusing_others(module.parameters()), interruptible() as interrupted,
+    ):  # fmt: skip
         if folder is not None:
             facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.batch_size, make_reporter(progress)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
-        compiled = compile
-        if compile == "auto":
-            compiled = isinstance(objective, Objective) and _is_worth_it(num_steps or 0, mark)
+        compiled = _is_worth_it(objective, num_steps or 0, mark) if compile == "auto" else compile
         steps = make_steps(model, guide, module, objective, size, compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
-            objective=objective, batches=batches, schedule=run_schedule(state, batches, num_epochs, schedules, lr),
-            num_epochs=num_epochs,
-            update=make_update(batches, steps.gradient_step, made, clip_norm, schedules, report),
+            schedule=run_schedule(state, batches, num_epochs, schedules, lr), objective=objective, batches=batches,
+            update=make_update(batches, steps.gradient_step, made, clip_norm, schedules, report), num_epochs=num_epochs,
             summed=steps.summed, reasons=steps.reasons, state=state, folder=folder,
             checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
         )  # fmt: skip
@@ -211,9 +204,10 @@ def fit(
         return history
 
 
-def _is_worth_it(num_steps: int, mark: Callable[[], Path]) -> bool:
-    """Return whether a run is so long that compiling pays, given what is compiled already."""
-    return num_steps >= _LONG or (num_steps >= _LONG_IF_KNOWN and is_on_disk(mark()))
+def _is_worth_it(objective: Any, num_steps: int, mark: Callable[[], Path]) -> bool:
+    """Return whether a run can be compiled, and is so long that it pays, given what is compiled already."""
+    is_long = num_steps >= _LONG or (num_steps >= _LONG_IF_KNOWN and is_on_disk(mark()))
+    return isinstance(objective, Objective) and is_long
 
 
 def _facts(
