@@ -53,7 +53,8 @@ def functions(add: Any, w: World) -> None:
         optimizer=optional(function), scheduler=optional(function), clip_norm=optional(POSITIVE),
         valid=optional(array), callbacks=callbacks, lr=either(POSITIVE, function))  # fmt: skip
     add("log_likelihood", pyro_vae.log_likelihood, _pair(w, num_particles=2, chunk_size=2, batch_size=6,
-        precision="highest", compile=False, seed=0, max_plate_nesting=1, progress=False))  # fmt: skip
+        precision="highest", compile=False, seed=0, max_plate_nesting=1, progress=False),
+        **dict.fromkeys(("chunk_size", "batch_size"), either(count(), one_of("auto"))))  # fmt: skip
     add("mean_bound", evaluation.mean_bound, _pair(w, objective=objective, batch_size=6, seed=0),
         objective=lambda v: nasty.NONSENSE)  # fmt: skip
     add("log_weights", pyro_vae.log_weights, _pair(w, num_particles=2, max_plate_nesting=1))
