@@ -9,7 +9,8 @@ With the rate :math:`\alpha_t`, :math:`\beta_1`, :math:`\beta_2`, ε and the num
               \frac{m}{\sqrt{v} / \sqrt{1 - \beta_2^t} + \epsilon} .
 
 Weight decay λ adds :math:`\lambda\theta` to the gradient in Adam, and multiplies θ by :math:`1 - \alpha_t\lambda` in
-AdamW. What changes with t alone is computed for many steps at once, ahead of them, :meth:`Adam.factors`.
+AdamW. All of these numbers are read from a tensor, which is filled for many steps at once, :meth:`Adam.factors`; so a
+graph need not be made anew when one of them changes.
 
 Kingma and Ba, *Adam: A Method for Stochastic Optimization*, 2015; Loshchilov and Hutter, *Decoupled Weight Decay
 Regularization*, 2019.
@@ -26,7 +27,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 __all__ = ["NUM_FACTORS", "Adam"]
 
-NUM_FACTORS = 4  # of a column in a step: the step size, the root of the correction of v, the decay; one is free
+NUM_FACTORS = 10  # see factors; an even number, so that each row of a table begins at 16 bytes
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -72,13 +73,15 @@ class Adam:
         own = self.optimizer._optimizer_step_pre_hooks or self.optimizer._optimizer_step_post_hooks
         return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
-    def settings(self) -> list[dict[str, Any]]:
-        """Return all that a graph holds for good: which parameters and slots, and each number but the rates."""
+    def settings(self) -> list[Any]:
+        """Return all that a graph holds for good: which parameters and slots it moves, and the kind of weight decay."""
         return [
-            {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
-            | {"ids": [(id(p), *map(id, self.slots(p))) for p in group["params"]]}
+            (self._is_decoupled(group), [(id(p), *map(id, self.slots(p))) for p in group["params"]])
             for group in self.optimizer.param_groups
         ]
+
+    def _is_decoupled(self, group: dict[str, Any]) -> bool:
+        return type(self.optimizer) is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
 
     def slots(self, parameter: Tensor) -> list[Tensor]:
         """Return the state of a parameter, m, v and t; nothing before its first step."""
@@ -107,19 +110,22 @@ class Adam:
         self.columns = [(index, parameters) for (index, _), parameters in found.items()]
 
     def factors(self, rates: Sequence[Sequence[float]]) -> Tensor:
-        """Return what changes with the step alone, ``(S, columns, NUM_FACTORS)``, of the next S steps.
+        r"""Return the numbers of the next S steps, ``(S, columns, NUM_FACTORS)``, and count these as taken.
 
-        ``rates`` holds the learning rates of all groups at each of them. They are counted as taken.
+        ``rates`` holds the learning rates of all groups at each of them. A row holds
+        :math:`\alpha_t / (1 - \beta_1^t)`, :math:`\sqrt{1 - \beta_2^t}`, :math:`1 - \alpha_t\lambda`, :math:`\beta_1`,
+        :math:`1 - \beta_1`, :math:`\beta_2`, :math:`1 - \beta_2`, ε and λ.
         """
         alpha = torch.tensor(rates, dtype=torch.float64)  # (S, groups)
         ahead = torch.arange(1, len(alpha) + 1, dtype=torch.float64)
         found = []
         for index, parameters in self.columns:
-            taken = [self.slots(p)[2] for p in parameters]
+            taken, group = [self.slots(p)[2] for p in parameters], self.optimizer.param_groups[index]
             rate, t = alpha[:, index].to(taken[0].device), taken[0].double() + ahead.to(taken[0].device)
-            (beta_1, beta_2), decay = (self.optimizer.param_groups[index][name] for name in ("betas", "weight_decay"))
-            size, root = rate / (1 - beta_1**t), (1 - beta_2**t).sqrt()
-            found.append(torch.stack([size, root, 1 - rate * decay, torch.zeros_like(rate)], 1))
+            (beta_1, beta_2), decay = group["betas"], group["weight_decay"]
+            fixed = [beta_1, 1 - beta_1, beta_2, 1 - beta_2, group["eps"], decay, 0.0]
+            moving = torch.stack([rate / (1 - beta_1**t), (1 - beta_2**t).sqrt(), 1 - rate * decay], 1)
+            found.append(torch.cat([moving, moving.new_tensor(fixed).expand(len(alpha), -1)], 1))
             torch._foreach_add_(taken, len(alpha))
         return torch.stack(found, 1)
 
@@ -132,28 +138,24 @@ class Adam:
         stepped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if any(id(p) in stepped and id(p) not in known for p in gradients):
             raise RuntimeError("a parameter has its first gradient, and no state of the optimiser")
-        for (index, parameters), (size, root, shrink, _) in zip(self.columns, factors.unbind(), strict=True):
+        for (index, parameters), row in zip(self.columns, factors.unbind(), strict=True):
             trained = [p for p in parameters if p in gradients]
             if trained:
-                group, found = self.optimizer.param_groups[index], [gradients[p] for p in trained]
-                self._move(group, trained, found, size, root, shrink)
+                self._move(self.optimizer.param_groups[index], trained, [gradients[p] for p in trained], row)
 
-    def _move(
-        self, group: dict[str, Any], trained: list[nn.Parameter], g: list[Tensor], size: Tensor, root: Tensor,
-        shrink: Tensor,
-    ) -> None:  # fmt: skip
+    def _move(self, group: dict[str, Any], trained: list[nn.Parameter], g: Any, row: Tensor) -> None:
+        size, root, shrink, beta_1, rest_1, beta_2, rest_2, eps, decay, _ = row.unbind()
         theta = [p.detach() for p in trained]
         m, v = ([self.slots(p)[index] for p in trained] for index in (0, 1))
-        beta_1, beta_2 = group["betas"]
         old: Any = theta
-        if group["weight_decay"]:
-            if type(self.optimizer) is torch.optim.AdamW or group.get("decoupled_weight_decay"):
-                old = torch._foreach_mul(theta, shrink)
-            else:
-                g = list(torch._foreach_add(g, theta, alpha=group["weight_decay"]))
-        new_m = torch._foreach_lerp(m, g, 1 - beta_1)
-        new_v = torch._foreach_addcmul(torch._foreach_mul(v, beta_2), g, g, 1 - beta_2)
-        below = torch._foreach_add(torch._foreach_div(torch._foreach_sqrt(new_v), root), group["eps"])
+        if self._is_decoupled(group):
+            old = torch._foreach_mul(theta, shrink)
+        else:
+            g = torch._foreach_add(g, torch._foreach_mul(theta, decay))
+        new_m = torch._foreach_add(torch._foreach_mul(m, beta_1), torch._foreach_mul(g, rest_1))
+        squares = torch._foreach_mul(torch._foreach_mul(g, g), rest_2)
+        new_v = torch._foreach_add(torch._foreach_mul(v, beta_2), squares)
+        below = torch._foreach_add(torch._foreach_div(torch._foreach_sqrt(new_v), root), [eps] * len(theta))
         step = torch._foreach_mul(torch._foreach_div(new_m, below), size)
         torch._foreach_copy_(m, new_m)
         torch._foreach_copy_(v, new_v)

@@ -139,18 +139,16 @@ class CompiledUpdate:
         if settings != self._settings:
             self._settings, self._version = settings, self._version + 1
             self.adam.arrange()
-        if self.compiled.num_traces and not self.compiled.is_current(options_of(self._arguments(rows))):
+            self._sample = torch.ones(len(self.adam.columns), NUM_FACTORS, dtype=torch.float64).to(self.total.device)
+        x = Arguments(rows, self._sample, self._version)
+        if self.compiled.num_traces and not self.compiled.is_current(options_of(x)):
             self._length, self._num_blocks, self._seconds = 1, 0, math.inf
-        kernels = self.compiled.kernels(self._arguments(rows))
+        kernels = self.compiled.kernels(x)
         if kernels is None:
             self._length = 1
         else:
             self.step.renew(kernels.version)
         return kernels
-
-    def _arguments(self, rows: Pick) -> Arguments:
-        factors = torch.ones(len(self.adam.columns), NUM_FACTORS, dtype=torch.float64, device=self.total.device)
-        return Arguments(rows, factors, self._version)
 
     def _updated(self, x: Arguments) -> list[Tensor | None]:
         """Return what a step gives, and move the weights, the state of the optimiser and the sum of the bounds."""

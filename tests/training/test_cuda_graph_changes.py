@@ -99,7 +99,7 @@ def nothing(unit):
 
 CHANGES = {
     nothing: 1, set_the_rate: 1, replace_a_parameter: 2, move_a_parameter: 2, freeze_a_parameter: 2,
-    change_the_optimiser: 2, load_the_optimiser: 2, clip: 2, evaluate: 2, hook: 1, hook_the_optimiser: 1,
+    change_the_optimiser: 1, load_the_optimiser: 2, clip: 2, evaluate: 2, hook: 1, hook_the_optimiser: 1,
     clear_the_slots: 2, drop_a_parameter: 2, replace_the_data: 2, keep_the_pixels: 2,
 }  # fmt: skip
 SAID = {hook: "a parameter has a hook", hook_the_optimiser: "is not compiled: Adam has a hook"}
