@@ -69,7 +69,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, tanh: bool, precision: str)
     """Return the output of a layer and what computes it."""
     out = x.new_empty(x.shape[0], weight.shape[0])
     tile, num_warps, num_stages = (_LONG if x.shape[1] >= _SHORTEST_LONG else _SHORT)[precision]
-    args = (x, weight, bias.contiguous(), out, _sizes(x, weight.t()), tile, tanh, precision)
+    args = (x, weight, bias.contiguous(), out, _sizes(x, weight.t()), (*tile, precision), tanh)
     return out, Launch(_forward, _num_tiles(out, tile), args, {"num_warps": num_warps, "num_stages": num_stages})
 
 
@@ -85,8 +85,9 @@ def backward(
     dw, db = g.new_empty(g.shape[1], x.shape[1]), g.new_empty(g.shape[1])
     of_x, num_x = (None, 0) if weight is None else (_sizes(g, weight), _num_tiles(dx, tile_x))
     num_programs = num_x + _num_tiles(dw, tile_w) + -(-len(db) // 32)
-    y = None if y is None else y.contiguous()
-    args = (g, weight, x, y, dx, dw, db, of_x, _sizes(g.t(), x), tile_x, tile_w, precision)
+    tensors = (g, g if weight is None else weight, x, g if y is None else y.contiguous(), dx, dw, db)
+    tiles = ((*tile_x, precision), (*tile_w, precision))
+    args = (*tensors, of_x, _sizes(g.t(), x), *tiles, y is not None)
     return (dx, dw, db), Launch(_backward, num_programs, args, {"num_warps": num_warps, "num_stages": num_stages})
 
 
@@ -100,7 +101,7 @@ def _num_tiles(out: Tensor, tile: Sequence[int]) -> int:
 
 
 @jit
-def _tile_of_product(a, b, m, n, sizes: tl.constexpr, tile: tl.constexpr, precision: tl.constexpr):  # type: ignore[no-untyped-def]
+def _tile_of_product(a, b, m, n, sizes: tl.constexpr, tile: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return rows m and columns n of a @ b."""
     num_m: tl.constexpr = sizes[0]
     num_n: tl.constexpr = sizes[1]
@@ -109,6 +110,7 @@ def _tile_of_product(a, b, m, n, sizes: tl.constexpr, tile: tl.constexpr, precis
     size_n: tl.constexpr = tile[1]
     size_k: tl.constexpr = tile[2]
     num_pieces: tl.constexpr = tile[3]
+    precision: tl.constexpr = tile[4]
     k = tl.arange(0, size_k)
     if num_pieces == 1:
         total = tl.zeros((size_m, size_n), tl.float32)
@@ -144,7 +146,7 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 @jit
 def _forward(  # type: ignore[no-untyped-def]
-    x, weight, bias, out, sizes: tl.constexpr, tile: tl.constexpr, tanh: tl.constexpr, precision: tl.constexpr
+    x, weight, bias, out, sizes: tl.constexpr, tile: tl.constexpr, tanh: tl.constexpr
 ):
     """Write a tile of the layer's output."""
     num_m: tl.constexpr = sizes[0]
@@ -153,7 +155,7 @@ def _forward(  # type: ignore[no-untyped-def]
     program = tl.program_id(0)
     m = program // across * tile[0] + tl.arange(0, tile[0])
     n = program % across * tile[1] + tl.arange(0, tile[1])
-    y = _tile_of_product(x, weight, m, n, sizes, tile, precision)
+    y = _tile_of_product(x, weight, m, n, sizes, tile)
     y += tl.load(bias + n, mask=n < num_n, other=0.0)[None, :]
     if tanh:
         y = _tanh(y)
@@ -163,7 +165,7 @@ def _forward(  # type: ignore[no-untyped-def]
 @jit
 def _backward(  # type: ignore[no-untyped-def]
     g, weight, x, y, dx, dw, db, of_x: tl.constexpr, of_w: tl.constexpr, tile_x: tl.constexpr, tile_w: tl.constexpr,
-    precision: tl.constexpr,
+    tanh: tl.constexpr,
 ):  # fmt: skip
     """Write a tile of the gradient of the input or of the weight, or some of the bias's."""
     num_out: tl.constexpr = of_w[0]
@@ -179,22 +181,22 @@ def _backward(  # type: ignore[no-untyped-def]
             m = program // across_x * tile_x[0] + tl.arange(0, tile_x[0])
             n = program % across_x * tile_x[1] + tl.arange(0, tile_x[1])
             inside = (m[:, None] < num_data) & (n[None, :] < num_in)
-            grad = _tile_of_product(g, weight, m, n, of_x, tile_x, precision)
-            if y is not None:
+            grad = _tile_of_product(g, weight, m, n, of_x, tile_x)
+            if tanh:
                 value = tl.load(y + m[:, None] * num_in + n[None, :], mask=inside, other=0.0)
                 grad = grad * (1.0 - value * value)
             tl.store(dx + m[:, None] * num_in + n[None, :], grad, mask=inside)
     elif program < num_x + num_w:
         m = (program - num_x) // across_w * tile_w[0] + tl.arange(0, tile_w[0])
         n = (program - num_x) % across_w * tile_w[1] + tl.arange(0, tile_w[1])
-        grad = _tile_of_product(g, x, m, n, of_w, tile_w, precision)
+        grad = _tile_of_product(g, x, m, n, of_w, tile_w)
         inside = (m[:, None] < num_out) & (n[None, :] < num_in)
         tl.store(dw + m[:, None] * num_in + n[None, :], grad, mask=inside)
     else:
         o = (program - num_x - num_w) * 32 + tl.arange(0, 32)
         total = tl.zeros((32,), tl.float32)
-        for start in range(0, num_data, 32):
-            i = start + tl.arange(0, 32)
+        for start in range(0, num_data, 128):
+            i = start + tl.arange(0, 128)
             inside = (i[:, None] < num_data) & (o[None, :] < num_out)
             total += tl.sum(tl.load(g + i[:, None] * of_w[4] + o[None, :] * of_w[3], mask=inside, other=0.0), axis=0)
         tl.store(db + o, total, mask=o < num_out)

@@ -54,7 +54,8 @@ def fuse_small_products(graph: GraphModule, device: torch.device) -> GraphModule
         replaced = replace_layers(graph, precision)
         check_kernels(replaced.graph, device)
     except Exception as error:  # all that Triton cannot compile or run on this device
-        warnings.warn(f"small products are left to cuBLAS: {type(error).__name__}: {error}", UserWarning, stacklevel=2)
+        text = next(iter(str(error).splitlines()), "")
+        warnings.warn(f"small products are left to cuBLAS: {type(error).__name__}: {text}", UserWarning, stacklevel=2)
         return graph
     return replaced
 
@@ -114,6 +115,8 @@ def _replace_backward(total: Node, places: dict[Node, int], precision: str) -> N
         if len(users) == 1 and users[0].target is _aten.tanh_backward.default and users[0].args[0] is of_x[0]:
             replaced.append(users[0])
             y = _plain(users[0].args[1])
+        if weight.meta["val"].shape != dw.meta["val"].shape:
+            return
     first = min(replaced, key=lambda node: places[node])
     needed = [node for node in (g, weight, x, y) if node is not None]
     if any(places.get(node, -1) > places[first] for node in needed) or _is_written(first, replaced):
