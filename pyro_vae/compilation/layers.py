@@ -85,8 +85,10 @@ def check_kernels(graph: Graph, device: torch.device) -> None:
     calls = dict(_calls(graph, device))
     make: dict[Any, Any] = {LAYER: layer_kernels.forward, LAYER_BACKWARD: layer_kernels.backward}
     launches = [make[target](*args)[1] for (target, *_), args in calls.items()]
+    for launch in launches[:1]:  # before any threads, as it sets Triton up
+        launch.compile()
     with ThreadPoolExecutor() as pool:
-        list(pool.map(layer_kernels.Launch.compile, launches))
+        list(pool.map(layer_kernels.Launch.compile, launches[1:]))
     for (target, *_), args in calls.items():
         exact = BY_TORCH[target](*(arg.double() if isinstance(arg, Tensor) else arg for arg in args))
         found = target(*args)
