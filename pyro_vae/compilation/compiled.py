@@ -82,6 +82,8 @@ class Compiled:
         What compiles a graph; :func:`inductor` by default.
     constants
         Tensors that it reads and never writes, such as all data: the first run is checked without a copy of them.
+    moves
+        Compare not only its results but the tensors that it writes.
 
     Examples
     --------
@@ -102,10 +104,11 @@ class Compiled:
         say: Callable[[str], None] | None = None,
         lower: Lower | None = None,
         constants: Iterable[Tensor] = (),
+        moves: bool = False,
     ) -> None:
         self.function, self.sources, self.num_data = function, tuple(sources), num_data
         self.name, self.say, self.lower = name, say or make_reporter(False), lower or inductor
-        self.constants = tuple(constants)
+        self.constants, self.moves = tuple(constants), moves
         self.num_traces = 0
         self.reason: str | None = None  # why it is not compiled, once that is known
         self._kernels: list[Kernels] = []  # one for each state that the sources were found in, the last used first
@@ -124,8 +127,13 @@ class Compiled:
                 self.num_data = len(x)
                 self._compile(x)
             if self.reason is None and self._kernels[0].forms == forms_of(x):
-                return self._kernels[0]
+                return self.last
         return None
+
+    @property
+    def last(self) -> Kernels:
+        """Return the kernels that were used or found current last."""
+        return self._kernels[0]
 
     def is_current(self, options: tuple[Any, ...] = ()) -> bool:
         """Return whether it is compiled for the state that its sources are in now, and some options of a batch."""
@@ -152,7 +160,7 @@ class Compiled:
                 change = self._kernels[0].trace.guards.first_change() or f"an option of the batch, found ({x})"
                 raise UntraceableError(f"compiled {_MOST_TRACES} times, it changed again: {change}")
             kernels = Kernels(trace(self.function, self.sources, x), x, self.lower, self.num_traces)
-            kernels.check(self.function, x, self.constants)
+            kernels.check(self.function, x, self.constants, self.moves)
         except Exception as error:  # all that torch finds it cannot trace, or cannot compile
             text = next((line for line in str(error).splitlines() if line.strip()), "")
             self.reason = text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"
@@ -186,18 +194,28 @@ class Kernels:
         kept = set(map(id, constants))
         return [tensor for tensor in self.trace.tensors if id(tensor) not in kept]
 
-    def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = ()) -> None:
-        """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved."""
+    def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = (), moves: bool = False) -> None:
+        """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved.
+
+        With ``moves``, what the function writes is compared too.
+        """
         before = Snapshot(self.moved(constants), x.device)
         try:
             expected = function(x)
+            written = [tensor.detach().clone() for tensor in before.tensors] if moves else []
             before.restore()
             found = self(x)
+            for start, value, tensor in zip(before.values, written, before.tensors if moves else [], strict=False):
+                rounding = 16 * torch.finfo(torch.float32).eps * _size(value)
+                if not _size(tensor.detach() - value) <= _tolerance(value) * _size(value - start) + rounding:
+                    raise UntraceableError(f"a tensor of shape {tuple(value.shape)} came out different")
         finally:
             before.restore()
         pairs = [(value, output) for value, output in zip(expected, found, strict=True) if value is not None]
         sizes = [_size(value) for value, _ in pairs]
-        least = max(0.1 * statistics.median(sizes), 1e-30)  # a gradient that is all rounding has no size of its own
+        least = max(
+            0.1 * statistics.median(sizes or [0.0]), 1e-30
+        )  # a gradient that is all rounding has no size of its own
         for i, ((value, output), size) in enumerate(zip(pairs, sizes, strict=True)):
             same_finite = torch.equal(value.isfinite(), output.isfinite())
             error = _size(output - value) / max(size, least) if same_finite else math.inf

@@ -135,7 +135,7 @@ def _replace_backward(total: Node, places: dict[Node, int], precision: str) -> N
 def _plain(node: Node) -> Node:
     """Return the node itself, where it is an alias of another or its transpose's transpose."""
     source: Any = node.args[0] if node.args else None
-    if node.target is _aten.alias.default:
+    if node.target in (_aten.alias.default, _aten.detach.default):  # of new and of older releases of torch
         return _plain(source)
     twice = node.target is _aten.t.default and _transposed(source)
     return twice or node

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-__all__ = ["NUM_FACTORS", "Adam"]
+__all__ = ["NUM_FACTORS", "Adam", "on_device"]
 
 NUM_FACTORS = 10  # see factors; an even number, so that each row of a table begins at 16 bytes
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}
@@ -116,17 +116,16 @@ class Adam:
         :math:`\alpha_t / (1 - \beta_1^t)`, :math:`\sqrt{1 - \beta_2^t}`, :math:`1 - \alpha_t\lambda`, :math:`\beta_1`,
         :math:`1 - \beta_1`, :math:`\beta_2`, :math:`1 - \beta_2`, ε and λ.
         """
-        alpha = torch.tensor(rates, dtype=torch.float64)  # (S, groups)
-        ahead = torch.arange(1, len(alpha) + 1, dtype=torch.float64)
         found = []
         for index, parameters in self.columns:
             taken, group = [self.slots(p)[2] for p in parameters], self.optimizer.param_groups[index]
-            rate, t = alpha[:, index].to(taken[0].device), taken[0].double() + ahead.to(taken[0].device)
-            (beta_1, beta_2), decay = group["betas"], group["weight_decay"]
+            (beta_1, beta_2), decay, device = group["betas"], group["weight_decay"], taken[0].device
             fixed = [beta_1, 1 - beta_1, beta_2, 1 - beta_2, group["eps"], decay, 0.0]
+            numbers = on_device(torch.tensor([[each[index], *fixed] for each in rates], dtype=torch.float64), device)
+            rate, t = numbers[:, 0], taken[0].double() + torch.arange(1, len(rates) + 1, device=device)
             moving = torch.stack([rate / (1 - beta_1**t), (1 - beta_2**t).sqrt(), 1 - rate * decay], 1)
-            found.append(torch.cat([moving, moving.new_tensor(fixed).expand(len(alpha), -1)], 1))
-            torch._foreach_add_(taken, len(alpha))
+            found.append(torch.cat([moving, numbers[:, 1:]], 1))
+            torch._foreach_add_(taken, len(rates))
         return torch.stack(found, 1)
 
     def move(self, gradients: dict[nn.Parameter, Tensor], factors: Tensor) -> None:
@@ -160,3 +159,8 @@ class Adam:
         torch._foreach_copy_(m, new_m)
         torch._foreach_copy_(v, new_v)
         torch._foreach_copy_(theta, torch._foreach_sub(old, step))
+
+
+def on_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device, without waiting for what the device is doing."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers

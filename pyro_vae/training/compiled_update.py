@@ -1,13 +1,14 @@
 r"""Compile a whole update of the weights, and run it for a block of steps at once.
 
-With resident data and torch's Adam an update is one function of the rows of a batch,
+With resident data and torch's Adam an update is a function of the rows of a batch and some numbers,
 
-.. math:: (\text{rows}, \alpha_t) \;\longmapsto\; x \;\longmapsto\; g = \nabla_\theta \tfrac1B
-          \textstyle\sum_b \mathrm{loss}(x_b) \;\longmapsto\; \theta, m, v, \textstyle\sum_b \mathrm{bound}(x_b) ,
+.. math:: \text{rows} \;\longmapsto\; x \;\longmapsto\; g = \nabla_\theta \tfrac1B \textstyle\sum_b
+          \mathrm{loss}(x_b), \; \textstyle\sum_b \mathrm{bound}(x_b), \qquad
+          (g, \alpha_t) \;\longmapsto\; \theta, m, v ,
 
-which moves parameters, slots of the optimiser and the sum of the bounds in place. It is traced and compiled as one
-graph, so that between two steps Python makes one call. What changes from step to step, the rows, the learning rates and
-the values of schedules, is prepared for a block of steps. On a GPU a block is one CUDA graph, see
+which are compiled as two graphs, so that Python makes two calls a step. (In one graph, a kernel that adds a bias late
+may read it when Adam has changed it already.) What changes from step to step, the rows, the learning rates and the
+values of schedules, is prepared for a block of steps. On a GPU a block is one CUDA graph, see
 :mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on the same draws.
 """
 
@@ -27,7 +28,7 @@ from pyro_vae.compilation.guards import options_of
 from pyro_vae.data.batch import Arguments
 from pyro_vae.data.batches import Batches
 from pyro_vae.schedules import Schedule
-from pyro_vae.training.adam import NUM_FACTORS, Adam
+from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
 from pyro_vae.training.cuda_graph import Block, CapturedBlocks, run_block
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.step import CompiledStep, Step
@@ -71,14 +72,16 @@ class CompiledUpdate:
         self.adam, self.batches, self.num_data = Adam(plain.optimizer), plain.batches, plain.batches.batch_size
         self.total = torch.zeros(2, dtype=torch.float64, device=self.batches.device)
         self.global_term: Tensor | None = None
-        self.compiled = Compiled(
-            self._updated, (*step.sources, *self.batches.parts), name="training step", num_data=self.num_data,
+        self.gradients = Compiled(
+            self._gradients, (*step.sources, *self.batches.parts), name="training step", num_data=self.num_data,
             constants=self.batches.stored(), **options,
         )  # fmt: skip
+        self.moves = Compiled(self._moves, (), name="optimiser's step", moves=True, **options)
         self.unfit: str | None = None
         self._length, self._num_blocks, self._seconds = 1, 0, math.inf  # of a step
-        self._settings: Any = None
-        self._version = 0  # of the settings, of which a graph holds all
+        self._made_for: Any = None  # the settings that a graph of Adam holds
+        self._options: Any = None
+        self._trained: list[nn.Parameter] = []  # those that have a gradient
         self._lacking: set[int] | None = None  # parameters that had no state of the optimiser at the last call
 
     @property
@@ -88,7 +91,7 @@ class CompiledUpdate:
 
     def reasons(self) -> list[str]:
         """Return why it is not compiled, or not captured, as far as that is known."""
-        reason = self.compiled.reason or self.step.hooked or self.unfit
+        reason = self.gradients.reason or self.moves.reason or self.step.hooked or self.unfit
         found = [f"the training step is not compiled: {reason}"] if reason else []
         if self.captured is not None and self.captured.reason:
             found.append(f"the update is not captured as a CUDA graph: {self.captured.reason}")
@@ -96,7 +99,7 @@ class CompiledUpdate:
 
     def has_gradient(self, parameter: nn.Parameter) -> bool:
         """Return whether a parameter had a gradient in the last steps."""
-        return self.plain.has_gradient(parameter) or id(parameter) in self._trained
+        return self.plain.has_gradient(parameter) or any(parameter is each for each in self._trained)
 
     def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> tuple[Tensor, int]:
         """Update the weights as :class:`Update` does; the next call overwrites the bounds."""
@@ -109,7 +112,7 @@ class CompiledUpdate:
         for parameter in self.step.parameters:
             parameter.grad = None
         started = time.perf_counter()
-        self._run(kernels, self._block(picks, schedule))
+        self._run(*kernels, self._block(picks, schedule))
         schedule.set(len(picks) - 1)
         self._num_blocks += 1
         if not self.total.is_cuda or 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up
@@ -120,7 +123,7 @@ class CompiledUpdate:
 
     def _is_ready(self) -> bool:
         """Return whether this is a step that can be compiled: by torch's Adam, whose state is there."""
-        if self.compiled.reason or self.step.is_hooked():
+        if self.gradients.reason or self.moves.reason or self.step.is_hooked():
             return False
         unfit = self.adam.unfit()
         if unfit and not self.unfit:
@@ -134,58 +137,76 @@ class CompiledUpdate:
             known = lacking if self.adam.has_state() else set()
         return lacking <= known
 
-    def _kernels(self, rows: Pick) -> Kernels | None:
-        settings = (self.adam.settings(), self.plain.clip_norm)
-        if settings != self._settings:
-            self._settings, self._version = settings, self._version + 1
-            self.adam.arrange()
-            self._sample = torch.ones(len(self.adam.columns), NUM_FACTORS, dtype=torch.float64).to(self.total.device)
-        x = Arguments(rows, self._sample, self._version)
-        if self.compiled.num_traces and not self.compiled.is_current(options_of(x)):
+    def _kernels(self, rows: Pick) -> tuple[Kernels, Kernels] | None:
+        """Return the kernels of the gradients and of the optimiser, compiled if they have to be."""
+        assert isinstance(rows, Tensor)
+        if not self.gradients.is_current():
             self._length, self._num_blocks, self._seconds = 1, 0, math.inf
-        kernels = self.compiled.kernels(x)
-        if kernels is None:
+        gradients = self.gradients.kernels(rows)
+        if gradients is None:
             self._length = 1
-        else:
-            self.step.renew(kernels.version)
-        return kernels
+            return None
+        self.step.renew(gradients.version)
+        settings = (self.adam.settings(), self.plain.clip_norm, gradients.version)
+        if settings != self._made_for or not self.moves.is_current(self._options):
+            found = zip(self.step.parameters, gradients.trace.given, strict=False)
+            self._trained = [parameter for parameter, given in found if given]
+            self._compile_moves()
+            self._made_for = settings
+        return None if self.moves.reason else (gradients, self.moves.last)
 
-    def _updated(self, x: Arguments) -> list[Tensor | None]:
-        """Return what a step gives, and move the weights, the state of the optimiser and the sum of the bounds."""
-        rows, factors, _ = x.args
+    def _compile_moves(self) -> None:
+        """Compile the optimiser's step for parameters with a gradient, on likely numbers and gradients."""
+        self._length, self._num_blocks, self._seconds = 1, 0, math.inf
+        self.adam.arrange()
+        numbers = torch.tensor([[1e-3, 1.0, 1.0, 0.9, 0.1, 0.999, 1e-3, 1e-8, 0.0, 0.0]], dtype=torch.float64)
+        factors = numbers.expand(len(self.adam.columns), NUM_FACTORS).contiguous().to(self.total.device)
+        x = Arguments(factors, *(p.detach().clone() for p in self._trained), self.moves.num_traces)
+        self._options = options_of(x)
+        self.moves.kernels(x)
+
+    def _gradients(self, rows: Tensor) -> list[Tensor | None]:
+        """Return what a step gives, and add its bounds to the total."""
         *gradients, global_term, bounds = self.step.outputs(self.batches.read(rows))
         assert bounds is not None
-        found = {p: g for p, g in zip(self.step.parameters, gradients, strict=True) if g is not None}
+        self.total.add_(bounds)
+        return [*gradients, global_term]
+
+    def _moves(self, x: Arguments) -> list[Tensor | None]:
+        """Move the parameters and the state of the optimiser."""
+        factors, *gradients, _ = x.args
+        found = dict(zip(self._trained, gradients, strict=True))
         with torch.no_grad():
             self.adam.move(clipped(found, self.plain.clip_norm), factors)
-            self.total.add_(bounds)
-        return [*gradients, global_term, bounds]
+        return []
 
     def _block(self, picks: Sequence[Any], schedule: RunSchedule) -> Block:
         steps, device = range(len(picks)), self.total.device
         values = torch.tensor([schedule.values(ahead) for ahead in steps], dtype=torch.float64)
         factors = self.adam.factors([schedule.rates(ahead) for ahead in steps])
-        return Block(torch.stack(list(picks)), factors.to(device), values.to(device))
+        return Block(torch.stack(list(picks)), factors.to(device), on_device(values, device))
 
-    def _run(self, kernels: Kernels, block: Block) -> None:
-        tensors = kernels.trace.tensors
+    def _run(self, gradients: Kernels, moves: Kernels, block: Block) -> None:
+        num_gradients = len(self._trained)
 
         @torch.no_grad()
         def step(rows: Tensor, factors: Tensor, values: Tensor) -> Outputs:
             for scheduled, value in zip(self.schedules, values.unbind(), strict=True):
                 scheduled.value.copy_(value)
-            return kernels.run(rows, factors, *tensors)
+            outputs = gradients.run(rows, *gradients.trace.tensors)
+            moves.run(factors, *outputs[:num_gradients], *moves.trace.tensors)
+            return outputs[num_gradients:]
 
         self.total.zero_()
-        moved = kernels.moved(self.compiled.constants)
         outputs = None
         if self.captured is not None:
-            places = [tensor.data_ptr() for tensor in tensors]
-            outputs = self.captured(step, block, (kernels.version, places), moved)
+            read = [*gradients.trace.tensors, *moves.trace.tensors]
+            state = (gradients.version, moves.version, [tensor.data_ptr() for tensor in read])
+            moved = {id(each): each for each in (*gradients.moved(self.gradients.constants), *moves.moved())}
+            outputs = self.captured(step, block, state, list(moved.values()))
         if outputs is None:
             outputs = run_block(step, block)
-        *gradients, self.global_term, _ = kernels.placed(outputs)
-        self._trained = {id(p) for p, g in zip(self.step.parameters, gradients, strict=True) if g is not None}
+        (self.global_term,) = outputs or (None,)
 
 
 def make_update(
