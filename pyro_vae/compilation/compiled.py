@@ -195,17 +195,14 @@ class Kernels:
         return [tensor for tensor in self.trace.tensors if id(tensor) not in kept]
 
     def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = (), moves: bool = False) -> None:
-        """Raise ``UntraceableError`` unless they give what the function gives on the same draws; nothing is moved.
-
-        With ``moves``, what the function writes is compared too.
-        """
+        """Raise ``UntraceableError`` unless they give, with ``moves`` also write, what the function does; move nothing."""
         before = Snapshot(self.moved(constants), x.device)
         try:
             expected = function(x)
             written = [tensor.detach().clone() for tensor in before.tensors] if moves else []
             before.restore()
             found = self(x)
-            for start, value, tensor in zip(before.values, written, before.tensors if moves else [], strict=False):
+            for start, value, tensor in zip(before.values, written, before.tensors, strict=False):
                 rounding = 16 * torch.finfo(torch.float32).eps * _size(value)
                 if not _size(tensor.detach() - value) <= _tolerance(value) * _size(value - start) + rounding:
                     raise UntraceableError(f"a tensor of shape {tuple(value.shape)} came out different")

@@ -59,9 +59,9 @@ class TestFit:
         assert not compiled
         monkeypatch.setattr(training, "_LONG", 12)
         fit(vae())
-        assert compiled == [1]
+        assert compiled == [1, 1]  # the gradients, and the step of the optimiser
         fit(vae(), objective=pyro.infer.Trace_ELBO())  # not one of ours, and nobody asked
-        assert compiled == [1]
+        assert compiled == [1, 1]
 
     def test_auto_compiles_shorter_runs_whose_kernels_are_on_disk(self, monkeypatch, tmp_path):
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -72,10 +72,10 @@ class TestFit:
         assert not compiled
         fit(vae(), compile=True)
         fit(vae())
-        assert compiled == [1, 1]
+        assert len(compiled) == 4
         fit(vae(), objective=pyro_vae.IWAE(3))  # another program
         fit(vae(), num_epochs=2)
-        assert compiled == [1, 1]
+        assert len(compiled) == 4
 
     def test_an_objective_of_pyro(self):
         with pytest.warns(UserWarning, match=r"^the training step is not compiled: found Trace_ELBO, expected"):
