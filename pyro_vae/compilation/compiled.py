@@ -195,7 +195,7 @@ class Kernels:
         return [tensor for tensor in self.trace.tensors if id(tensor) not in kept]
 
     def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = (), moves: bool = False) -> None:
-        """Raise ``UntraceableError`` unless they give, and with ``moves`` write, what the function does; move nothing."""
+        """Raise ``UntraceableError`` unless they give, and with ``moves`` write, what the function does."""
         before = Snapshot(self.moved(constants), x.device)
         try:
             expected = function(x)
