@@ -3,6 +3,7 @@
 =====================  ==========================================================================================
 Pass                   What it is for (median time without it, of that with it; one CPU thread)
 =====================  ==========================================================================================
+``add_biases_apart``   a step of the VAE 784-400-50 with 20, 100, 256 images 1.04, 1.01, 1.01 (two threads)
 ``merge``              ``log_likelihood`` of a ladder 1.19, its training step 1.05
 ``add_biases_later``   ``log_likelihood`` 1.06 to 1.13, a step of IWAE with 50 particles 1.03
 ``separate_outputs``   gradients that are clipped in place must not share memory
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-__all__ = ["add_biases_later", "merge", "separate_outputs"]
+__all__ = ["add_biases_apart", "add_biases_later", "merge", "separate_outputs"]
 
 _aten = torch.ops.aten
 
@@ -79,4 +80,24 @@ def add_biases_later(graph: Graph) -> None:
         product.meta, total.meta = layer.meta, view.meta
         view.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
         layer.replace_all_uses_with(product)
+        graph.erase_node(layer)
+
+
+def add_biases_apart(graph: Graph) -> None:
+    r"""Add the bias of a layer in the kernel that next reads the output, for graphs on a CPU.
+
+    There torch copies the bias to every row first. TorchInductor would join a product and a sum to one such operation
+    again, but not a product and a difference, so it is given :math:`xW^\top - (-b)`.
+    """
+    for layer in graph.find_nodes(op="call_function", target=_aten.addmm.default):
+        nodes: Any = layer.args
+        bias, rows, weight = nodes
+        if layer.kwargs or bias.meta["val"].shape != layer.meta["val"].shape[-1:]:
+            continue
+        with graph.inserting_before(layer):
+            product = graph.call_function(_aten.mm.default, (rows, weight))
+            minus = graph.call_function(_aten.neg.default, (bias,))
+            total = graph.call_function(_aten.sub.Tensor, (product, minus))
+        product.meta, minus.meta, total.meta = layer.meta, bias.meta, layer.meta
+        layer.replace_all_uses_with(total)
         graph.erase_node(layer)
