@@ -28,11 +28,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.guards import forms_of, options_of
-from pyro_vae.compilation.products import fuse_small_products
+from pyro_vae.compilation.lowering import Lower, inductor
 from pyro_vae.compilation.tracing import Function, Outputs, Trace, UntraceableError, trace
 from pyro_vae.data.batch import Batch, tensors_in
 from pyro_vae.runtime.state import generators, set_generators
@@ -40,8 +39,6 @@ from pyro_vae.runtime.state import generators, set_generators
 __all__ = ["Compile", "Compiled", "Kernels", "Lower", "Outputs", "Snapshot", "inductor", "make_reporter"]
 
 Compile = Annotated[Literal["auto"] | bool, "'auto', True or False"]
-Lower = Callable[[GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
-
 _MOST_TRACES = 8
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative; of other types, which round more, 5e-2
 _TOLERANCE_OF_TF32 = (
@@ -52,15 +49,6 @@ _TOLERANCE_OF_TF32 = (
 def make_reporter(progress: bool) -> Callable[[str], None]:
     """Return a function that prints a line above the progress bar; without one it does nothing."""
     return functools.partial(tqdm.write, file=sys.stderr) if progress else lambda line: None
-
-
-def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """Compile a graph with TorchInductor; it draws from torch's own generators, in the graph's order."""
-    if inputs[0].is_cuda:
-        graph = fuse_small_products(graph, inputs[0].device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler's news of its own parts
-        return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
 
 
 class Compiled:
