@@ -18,6 +18,7 @@ from pyro_vae.runtime.precision import Precision
 from pyro_vae.training.compiled_update import make_update
 from pyro_vae.training.modules import as_module
 from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import CompiledStep, EagerStep
 from pyro_vae.training.update import Pick, in_blocks
 
@@ -41,7 +42,8 @@ class PackagedStep:
         self.device, self.num_data, self.batch_size, self.precision = data.device, len(data), batch_size, precision
         self.batches = as_batches(data, batch_size, device=data.device, dtype=torch.float32, shuffle=True)
         optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
-        self.update = make_update(self.batches, step, optimizer, None, [], lambda line: None)
+        self.state = RunState(pair, optimizer, None, data.device)
+        self.update = make_update(self.state, self.batches, step, None, [], lambda line: None)
         self.schedule, self.picks = RunSchedule(optimizer), self.whole_batches()
 
     def whole_batches(self) -> Iterator[Pick]:
@@ -54,8 +56,9 @@ class PackagedStep:
         with as_fit_does(self.device, self.precision), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the (training step|update) is not")
             for picks in in_blocks(islice(self.picks, steps), self.batch_size, lambda: self.update.longest):
-                bounds, num_data = self.update(picks, self.schedule)
-                losses += [-bounds[0] / num_data] * len(picks)
+                before = self.state.bounds[0].clone()
+                num_data = self.update(picks, self.schedule)
+                losses += [(before - self.state.bounds[0]) / num_data] * len(picks)
         if self.update.reasons():
             raise Unsupported("; ".join(self.update.reasons()))
         return torch.stack(losses).tolist()  # waits for a GPU

@@ -71,7 +71,7 @@ class Compiled:
     constants
         Tensors that it reads and never writes, such as all data: the first run is checked without a copy of them.
     moves
-        Compare not only its results but the tensors that it writes.
+        Compare not only its results but the tensors that it writes, those of a batch too.
 
     Examples
     --------
@@ -184,7 +184,7 @@ class Kernels:
 
     def check(self, function: Function, x: Batch, constants: Iterable[Tensor] = (), moves: bool = False) -> None:
         """Raise ``UntraceableError`` unless they give, and with ``moves`` write, what the function does."""
-        before = Snapshot(self.moved(constants), x.device)
+        before = Snapshot([*self.moved(constants), *(tensors_in(x) if moves else [])], x.device)
         try:
             expected = function(x)
             written = [tensor.detach().clone() for tensor in before.tensors] if moves else []

@@ -2,7 +2,7 @@
 
 Torch keeps compiled kernels in a folder of its own, so that the next process compiles the same in a part of the time.
 What is in that folder can be seen only by compiling. A file of a few bytes for each program that was compiled tells it
-beforehand. A wrong answer costs some seconds, never a number.
+beforehand. A run that is compiled for it rounds otherwise than one that is not.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ With resident data and torch's Adam an update is a function of the rows of a bat
           \mathrm{loss}(x_b), \; \textstyle\sum_b \mathrm{bound}(x_b), \qquad
           (g, \alpha_t) \;\longmapsto\; \theta, m, v ,
 
-which are compiled as two graphs, so that Python makes two calls a step. (In one graph, a kernel that adds a bias late
-may read it when Adam has changed it already.) What changes from step to step, the rows, the learning rates and the
-values of schedules, is prepared for a block of steps. On a GPU a block is one CUDA graph, see
+which are compiled as two graphs, so that Python makes two calls a step. (In one graph, on a GPU, a kernel that adds a
+bias late may read it when Adam has changed it already.) What changes from step to step, the rows, the learning rates
+and the values of schedules, is prepared for a block of steps. On a GPU a block is one CUDA graph, see
 :mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on the same draws.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from pyro_vae.schedules import Schedule
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
 from pyro_vae.training.cuda_graph import Block, CapturedBlocks, run_block
 from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import CompiledStep, Step
 from pyro_vae.training.update import Check, Pick, Update
 
@@ -42,7 +42,7 @@ _NUM_TIMED = 3  # blocks that are waited for on a GPU, to know how long a step t
 
 
 class CompiledUpdate:
-    """Updates with whole batches of resident data, compiled as one function and run for many steps a call.
+    """Updates with whole batches of resident data, compiled and run for many steps a call.
 
     Any other batch is updated with as ``plain`` does. So is the first, which makes the state of the optimiser.
 
@@ -70,19 +70,16 @@ class CompiledUpdate:
     ) -> None:
         self.plain, self.step, self.schedules, self.captured = plain, step, list(schedules), captured
         self.adam, self.batches, self.num_data = Adam(plain.optimizer), plain.batches, plain.batches.batch_size
-        self.total = torch.zeros(2, dtype=torch.float64, device=self.batches.device)
+        self.total, self.device = plain.total, plain.batches.device
         self.global_term: Tensor | None = None
         self.gradients = Compiled(
             self._gradients, (*step.sources, *self.batches.parts), name="training step", num_data=self.num_data,
             constants=self.batches.stored(), **options,
         )  # fmt: skip
         self.moves = Compiled(self._moves, (), name="optimiser's step", moves=True, **options)
-        self.unfit: str | None = None
+        self._forms: dict[Any, tuple[Any, ...]] = {}  # of Adam and the clipping -> options of a call of its graph
+        self._with_gradient: list[nn.Parameter] = []
         self._length, self._num_blocks, self._seconds = 1, 0, math.inf  # of a step
-        self._made_for: Any = None  # the settings that a graph of Adam holds
-        self._options: Any = None
-        self._trained: list[nn.Parameter] = []  # those that have a gradient
-        self._lacking: set[int] | None = None  # parameters that had no state of the optimiser at the last call
 
     @property
     def longest(self) -> int:
@@ -91,51 +88,47 @@ class CompiledUpdate:
 
     def reasons(self) -> list[str]:
         """Return why it is not compiled, or not captured, as far as that is known."""
-        reason = self.gradients.reason or self.moves.reason or self.step.hooked or self.unfit
+        reason = self.gradients.reason or self.step.hooked
         found = [f"the training step is not compiled: {reason}"] if reason else []
+        if self.moves.reason:
+            found.append(f"the optimiser's step is not compiled: {self.moves.reason}")
         if self.captured is not None and self.captured.reason:
             found.append(f"the update is not captured as a CUDA graph: {self.captured.reason}")
         return found
 
     def has_gradient(self, parameter: nn.Parameter) -> bool:
         """Return whether a parameter had a gradient in the last steps."""
-        return self.plain.has_gradient(parameter) or any(parameter is each for each in self._trained)
+        return self.plain.has_gradient(parameter) or any(parameter is each for each in self._with_gradient)
 
-    def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> tuple[Tensor, int]:
-        """Update the weights as :class:`Update` does; the next call overwrites the bounds."""
+    def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> int:
+        """Update the weights as :class:`Update` does."""
         whole = all(isinstance(pick, Tensor) and len(pick) == self.num_data for pick in picks)
         kernels = self._kernels(picks[0]) if whole and check is None and self._is_ready() else None
         if kernels is None:
-            bounds, num_data = self.plain(picks, schedule, check)
+            num_data = self.plain(picks, schedule, check)
             self.global_term = self.plain.global_term
-            return bounds, num_data
+            self._length = self._length if len(picks) < self._length or not whole else 1
+            return num_data
         for parameter in self.step.parameters:
             parameter.grad = None
         started = time.perf_counter()
         self._run(*kernels, self._block(picks, schedule))
         schedule.set(len(picks) - 1)
         self._num_blocks += 1
-        if not self.total.is_cuda or 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up
-            _wait(self.total.device)
+        if self.device.type != "cuda" or 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up
+            _wait(self.device)
             self._seconds = min(self._seconds, (time.perf_counter() - started) / len(picks))
             self._length = min(max(int(_SECONDS / self._seconds), 1), _LONGEST)
-        return self.total, len(picks) * (self.num_data or 0)
+        return len(picks) * (self.num_data or 0)
 
     def _is_ready(self) -> bool:
         """Return whether this is a step that can be compiled: by torch's Adam, whose state is there."""
-        if self.gradients.reason or self.moves.reason or self.step.is_hooked():
+        if self.gradients.reason or self.step.is_hooked():
             return False
-        unfit = self.adam.unfit()
-        if unfit and not self.unfit:
-            warnings.warn(f"the training step is not compiled: {unfit}", UserWarning, stacklevel=3)
-        self.unfit = unfit
-        if unfit:
+        if self.moves.reason or self.adam.unfit():
+            self.plain.gradient_step = self.step  # the gradients are compiled still
             return False
-        lacking = set(map(id, self.adam.without_state()))
-        known, self._lacking = self._lacking, lacking
-        if known is None:  # of a run that is resumed, those that never had a gradient
-            known = lacking if self.adam.has_state() else set()
-        return lacking <= known
+        return self.adam.has_state()
 
     def _kernels(self, rows: Pick) -> tuple[Kernels, Kernels] | None:
         """Return the kernels of the gradients and of the optimiser, compiled if they have to be."""
@@ -144,92 +137,97 @@ class CompiledUpdate:
             self._length, self._num_blocks, self._seconds = 1, 0, math.inf
         gradients = self.gradients.kernels(rows)
         if gradients is None:
-            self._length = 1
             return None
         self.step.renew(gradients.version)
-        settings = (self.adam.settings(), self.plain.clip_norm, gradients.version)
-        if settings != self._made_for or not self.moves.is_current(self._options):
-            found = zip(self.step.parameters, gradients.trace.given, strict=False)
-            self._trained = [parameter for parameter, given in found if given]
-            self._compile_moves()
-            self._made_for = settings
+        found = zip(self.step.parameters, gradients.trace.given, strict=False)
+        self._with_gradient = [parameter for parameter, given in found if given]
+        trained = self.adam.of_groups(self._with_gradient)
+        if not trained or not all(map(self.adam.slots, trained)):
+            return None  # a first gradient, which makes the state
+        self.adam.arrange(trained)
+        form = (self.adam.form(), self.plain.clip_norm)
+        if form not in self._forms or not self.moves.is_current(self._forms[form]):
+            self._compile_moves(form)
         return None if self.moves.reason else (gradients, self.moves.last)
 
-    def _compile_moves(self) -> None:
-        """Compile the optimiser's step for parameters with a gradient, on likely numbers and gradients."""
+    def _compile_moves(self, form: Any) -> None:
+        """Compile the optimiser's step, on copies of its tensors and likely gradients."""
         self._length, self._num_blocks, self._seconds = 1, 0, math.inf
-        self.adam.arrange()
         numbers = torch.tensor([[1e-3, 1.0, 1.0, 0.9, 0.1, 0.999, 1e-3, 1e-8, 0.0, 0.0]], dtype=torch.float64)
-        factors = numbers.expand(len(self.adam.columns), NUM_FACTORS).contiguous().to(self.total.device)
-        x = Arguments(factors, *(p.detach().clone() for p in self._trained), self.moves.num_traces)
-        self._options = options_of(x)
+        factors = numbers.expand(len(self.adam.columns), NUM_FACTORS).contiguous().to(self.device)
+        theta, m, v = self.adam.tensors()
+        copies = [each.detach().clone() for each in (*theta, *theta, *m, *v)]
+        x = Arguments(factors, *copies, len(self._forms))
+        self._forms[form] = options_of(x)
         self.moves.kernels(x)
 
     def _gradients(self, rows: Tensor) -> list[Tensor | None]:
-        """Return what a step gives, and add its bounds to the total."""
-        *gradients, global_term, bounds = self.step.outputs(self.batches.read(rows))
-        assert bounds is not None
-        self.total.add_(bounds)
-        return [*gradients, global_term]
+        """Return what a step gives for the batch of some rows."""
+        return self.step.outputs(self.batches.read(rows))
 
     def _moves(self, x: Arguments) -> list[Tensor | None]:
-        """Move the parameters and the state of the optimiser."""
-        factors, *gradients, _ = x.args
-        found = dict(zip(self._trained, gradients, strict=True))
+        """Move parameters and the state of the optimiser by gradients."""
+        factors, *tensors, _ = x.args
+        number = len(tensors) // 4
+        g, theta, m, v = (tensors[start : start + number] for start in range(0, 4 * number, number))
         with torch.no_grad():
-            self.adam.move(clipped(found, self.plain.clip_norm), factors)
+            self.adam.move(clipped(g, self.plain.clip_norm), theta, m, v, factors)
         return []
 
     def _block(self, picks: Sequence[Any], schedule: RunSchedule) -> Block:
-        steps, device = range(len(picks)), self.total.device
+        steps = range(len(picks))
         values = torch.tensor([schedule.values(ahead) for ahead in steps], dtype=torch.float64)
         factors = self.adam.factors([schedule.rates(ahead) for ahead in steps])
-        return Block(torch.stack(list(picks)), factors.to(device), on_device(values, device))
+        return Block(torch.stack(list(picks)), factors.to(self.device), on_device(values, self.device))
 
     def _run(self, gradients: Kernels, moves: Kernels, block: Block) -> None:
-        num_gradients = len(self._trained)
+        places = {id(parameter): place for place, parameter in enumerate(self._with_gradient)}
+        order = [places[id(parameter)] for parameter in self.adam.order()]
+        theta, m, v = self.adam.tensors()
 
         @torch.no_grad()
         def step(rows: Tensor, factors: Tensor, values: Tensor) -> Outputs:
             for scheduled, value in zip(self.schedules, values.unbind(), strict=True):
                 scheduled.value.copy_(value)
             outputs = gradients.run(rows, *gradients.trace.tensors)
-            moves.run(factors, *outputs[:num_gradients], *moves.trace.tensors)
-            return outputs[num_gradients:]
+            moves.run(factors, *[outputs[place] for place in order], *theta, *m, *v, *moves.trace.tensors)
+            self.total.add_(outputs[-1])
+            return outputs[len(places) : -1]
 
-        self.total.zero_()
         outputs = None
         if self.captured is not None:
-            read = [*gradients.trace.tensors, *moves.trace.tensors]
-            state = (gradients.version, moves.version, [tensor.data_ptr() for tensor in read])
-            moved = {id(each): each for each in (*gradients.moved(self.gradients.constants), *moves.moved())}
-            outputs = self.captured(step, block, state, list(moved.values()))
+            read = [*gradients.trace.tensors, *theta, *m, *v, *moves.trace.tensors, self.total]
+            state = (gradients.version, moves.version, order, [tensor.data_ptr() for tensor in read])
+            moved = [*gradients.moved(self.gradients.constants), *theta, *m, *v, self.total]
+            outputs = self.captured(step, block, state, list({each.data_ptr(): each for each in moved}.values()))
         if outputs is None:
             outputs = run_block(step, block)
         (self.global_term,) = outputs or (None,)
+        setattr(self.plain.optimizer, "_opt_called", True)  # noqa: B010  for torch's schedulers, which ask for a step
 
 
 def make_update(
-    batches: Batches, step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None,
-    schedules: Sequence[Schedule], say: Callable[[str], None],
+    state: RunState, batches: Batches, step: Step, clip_norm: float | None, schedules: Sequence[Schedule],
+    say: Callable[[str], None],
 ) -> Update | CompiledUpdate:  # fmt: skip
     """Return the update of a run, compiled as a whole for resident data and torch's Adam if the step is compiled."""
+    optimizer = state.optimizer
     whole = isinstance(step, CompiledStep) and batches.resident and Adam(optimizer).unfit() is None
     if not whole:
-        return Update(batches, step, optimizer, clip_norm)
+        return Update(batches, step, optimizer, clip_norm, state.bounds)
     assert isinstance(step, CompiledStep)
-    plain = Update(batches, step.eager, optimizer, clip_norm)
+    plain = Update(batches, step.eager, optimizer, clip_norm, state.bounds)
     captured = CapturedBlocks() if batches.device.type == "cuda" else None
     return CompiledUpdate(plain, step, schedules, captured, say=say)
 
 
-def clipped(gradients: dict[nn.Parameter, Tensor], largest: float | None) -> dict[nn.Parameter, Tensor]:
+def clipped(gradients: Sequence[Tensor], largest: float | None) -> list[Tensor]:
     """Return gradients whose global norm is at most ``largest``, if it is one."""
     if largest is None:
-        return gradients
-    norm = torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
+        return list(gradients)
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return {parameter: gradient * factor for parameter, gradient in gradients.items()}
+    return [gradient * factor for gradient in gradients]
 
 
 def _wait(device: torch.device) -> None:

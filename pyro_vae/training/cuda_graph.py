@@ -106,14 +106,14 @@ class CapturedBlocks:
             captured = self._blocks[len(block.rows)]
             if before is not None:
                 _check(step, block, captured, before)
-            else:
-                _replay(captured, block)
-            return captured.outputs
+                return captured.outputs
         except Exception as error:  # all that a driver finds it cannot capture
             if before is not None:
                 before.restore()
             self._give_up(_first_of(error))
             return None
+        _replay(captured, block)  # what fails now may have moved the weights in part
+        return captured.outputs
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason

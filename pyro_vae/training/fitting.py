@@ -116,10 +116,10 @@ def fit(
         Whether to compile the step for whole batches, with one of this package's objectives: the same gradients, on the
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
         steps or more, since compiling takes some seconds, in deep models minutes. Torch keeps what it compiled on
-        disk, so that the next time takes a part of that, and 2,000 steps suffice. With resident data and torch's Adam
-        the whole update is compiled, and on CUDA many of them are replayed as one CUDA graph, see
-        :mod:`pyro_vae.training.compiled_update`. Programs that cannot be compiled run as they are, and a warning says
-        why.
+        disk, so that the next time takes a part of that, and 2,000 steps suffice; a run that is resumed goes on as it
+        began. With resident data and torch's Adam the whole update is compiled, on CUDA many of them as one CUDA graph,
+        and leaves no gradients in ``.grad``, see :mod:`pyro_vae.training.compiled_update`; with another optimiser the
+        gradients are. Programs that cannot be compiled run as they are, and a warning says why.
     seed
         Seeds the run, and leaves the caller's generators as they were. ``None`` draws on from them.
     checkpoint
@@ -189,17 +189,18 @@ def fit(
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.batch_size, make_reporter(progress)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
-        compiled = _is_worth_it(objective, num_steps or 0, mark) if compile == "auto" else compile
-        steps = make_steps(model, guide, module, objective, size, compiled, report, trained.around)
+        if state.compiled is None or compile != "auto":  # a run that goes on stays as it began
+            state.compiled = _is_worth_it(objective, num_steps or 0, mark) if compile == "auto" else compile
+        steps = make_steps(model, guide, module, objective, size, state.compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             schedule=run_schedule(state, batches, num_epochs, schedules, lr), objective=objective, batches=batches,
-            update=make_update(batches, steps.gradient_step, made, clip_norm, schedules, report), num_epochs=num_epochs,
-            summed=steps.summed, reasons=steps.reasons, state=state, folder=folder,
-            checkpoint_seconds=checkpoint_seconds, interrupted=interrupted, progress=progress,
+            update=make_update(state, batches, steps.gradient_step, clip_norm, schedules, report), summed=steps.summed,
+            reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs, interrupted=interrupted,
+            checkpoint_seconds=checkpoint_seconds, progress=progress,
         )  # fmt: skip
         history = loop.all_epochs(valid_batches, patience, callbacks)
-        if compiled and not loop.fallbacks():
+        if state.compiled and history.records and not loop.fallbacks():
             remember(mark())
         return history
 

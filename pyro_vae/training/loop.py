@@ -147,8 +147,8 @@ class Loop:
         check, longest = (self._step_check, lambda: 1) if careful else (None, lambda: self.update.longest)
         for picks in in_blocks(state.remaining(self.batches), self.batches.batch_size, longest):
             self._in_step = True
-            bounds, num_data = self.update(picks, self.schedule, check)
-            state.count_steps(len(picks), bounds, num_data)
+            num_data = self.update(picks, self.schedule, check)
+            state.count_steps(len(picks), num_data)
             self._in_step = False
             if not careful:
                 self._untrained.count_steps(self.update.has_gradient)

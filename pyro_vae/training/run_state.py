@@ -58,6 +58,7 @@ class RunState:
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
         self.epoch_generators = self._generators()  # as they were when it began
         self._folder: Path | None = None  # that has the state in it
+        self.compiled: bool | None = None  # what "auto" chose when it began
 
     def _generators(self) -> dict[str, Tensor]:
         return generators(self.device) if self.batches is None else self.batches.generators()
@@ -84,9 +85,8 @@ class RunState:
             set_generators(now, self.device)
         yield from rest
 
-    def count_steps(self, num_steps: int, bounds: Tensor, num_data: int) -> None:
-        """Count steps on ``num_data`` data whose true bounds, and what was maximised, sum to ``bounds``."""
-        self.bounds += bounds
+    def count_steps(self, num_steps: int, num_data: int) -> None:
+        """Count steps on ``num_data`` data, whose bounds have been added to ``bounds``."""
         self.count += num_data
         self.step += num_steps
         self.epoch_step += num_steps
@@ -120,12 +120,12 @@ class RunState:
         tensors |= {f"generator.{name}": state for name, state in self._generators().items()}
         tensors |= {f"epoch_generator.{name}": state for name, state in self.epoch_generators.items()}
         tensors["bounds"] = self.bounds
-        position = {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")}
         document = {
             "format": _FORMAT,
-            "position": position,
+            "position": {name: getattr(self, name) for name in ("epoch", "step", "epoch_step", "count", "seconds")},
             "records": list(self.records),
             "facts": self.facts,
+            "compiled": self.compiled,
             "optimizer": {
                 "param_groups": optimizer["param_groups"],
                 "plain": plain,
@@ -145,6 +145,7 @@ class RunState:
         for name, value in document["position"].items():
             setattr(self, name, value)
         self.records[:] = document["records"]
+        self.compiled = document["compiled"] if isinstance(document.get("compiled"), bool) else None
         self.bounds.copy_(tensors["bounds"])
         self.epoch_generators = named(tensors, "epoch_generator.")
         self._set_generators(named(tensors, "generator."))

@@ -26,14 +26,23 @@ Pick = Batch | slice
 
 
 class Update:
-    """One update of the weights after the other, by any step and any optimiser."""
+    """One update of the weights after the other, by any step and any optimiser.
+
+    The summed bounds of each, as a step returns them, are added to ``total``, ``(2,)`` in float64.
+    """
 
     longest = 1  # picks in a call
 
     def __init__(
-        self, batches: Batches, gradient_step: Step, optimizer: torch.optim.Optimizer, clip_norm: float | None
+        self,
+        batches: Batches,
+        gradient_step: Step,
+        optimizer: torch.optim.Optimizer,
+        clip_norm: float | None,
+        total: Tensor,
     ) -> None:
         self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
+        self.total = total
 
     @property
     def global_term(self) -> Tensor | None:
@@ -51,7 +60,7 @@ class Update:
         """Return whether a parameter had a gradient in the last step."""
         return parameter.grad is not None
 
-    def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> tuple[Tensor, int]:
+    def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> int:
         """Update the weights with the batch of each pick.
 
         Parameters
@@ -65,10 +74,10 @@ class Update:
 
         Returns
         -------
-        tuple
-            The bounds summed over all batches, as a step returns them, and the number of data.
+        int
+            The number of data.
         """
-        total, num_data = torch.zeros((), device=self.batches.device), 0
+        num_data = 0
         for ahead, pick in enumerate(picks):
             schedule.set(ahead)
             x = self.batches.read(pick)
@@ -80,8 +89,9 @@ class Update:
                 stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
                 nn.utils.clip_grad_norm_(stepped, self.clip_norm)
             self.optimizer.step()
-            total, num_data = total + bounds, num_data + len(x)
-        return total, num_data
+            self.total.add_(bounds)
+            num_data += len(x)
+        return num_data
 
 
 def in_blocks(picks: Iterator[Pick], size: int | None, longest: Callable[[], int]) -> Iterator[list[Pick]]:

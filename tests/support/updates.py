@@ -35,7 +35,9 @@ class Unit:
         self.data = grey(40)
         batches = pyro_vae.data.conversion.as_batches(self.data, 4, device="cpu", dtype=torch.float32, shuffle=True)
         step = CompiledStep(self.model, self.guide, self.pair, pyro_vae.ELBO())
-        self.plain = self.update = Update(batches, step.eager, self.optimizer, None)
+        self.plain = self.update = Update(
+            batches, step.eager, self.optimizer, None, torch.zeros(2, dtype=torch.float64)
+        )
         if kind != "plain":
             captured = None if kind == "compiled" else CapturedBlocks(kind)
             self.update = CompiledUpdate(self.plain, step, captured=captured)

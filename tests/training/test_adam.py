@@ -64,11 +64,11 @@ class TestAdam:
     def test_steps_are_torchs(self, make):
         (params, optimizer), (others, reference) = found, expected = self.both(make)
         adam = Adam(optimizer)
-        adam.arrange()
+        adam.arrange(params)
         factors = adam.factors([[rate] for rate in RATES])
         assert adam.unfit() is None and len(adam.columns) == 1
         for index, rate in enumerate(RATES):
-            adam.move(dict(zip(params, gradients(index + 1), strict=True)), factors[index])
+            adam.move(gradients(index + 1), *adam.tensors(), factors[index])
             step_by_torch(reference, others, index + 1, rate)
         self.check(found, expected)
 
@@ -79,18 +79,34 @@ class TestAdam:
             step_by_torch(their, each, 1, 0.1)
             each[1].requires_grad_(True)
         adam = Adam(optimizer)
-        adam.arrange()
+        adam.arrange(params)
         assert [len(columns) for _, columns in adam.columns] == [2, 1]
-        adam.move(dict(zip(params, gradients(2), strict=True)), adam.factors([[0.1]])[0])
+        by_parameter = dict(zip(map(id, params), gradients(2), strict=True))
+        adam.move([by_parameter[id(p)] for p in adam.order()], *adam.tensors(), adam.factors([[0.1]])[0])
         step_by_torch(reference, others, 2, 0.1)
         self.check(found, expected)
 
-    def test_a_parameter_without_a_gradient_stays(self, make):
-        (params, optimizer), _ = self.both(make)
-        adam, before = Adam(optimizer), params[2].detach().clone()
-        adam.arrange()
-        adam.move({params[0]: gradients(1)[0]}, adam.factors([[0.1]])[0])
-        assert torch.equal(params[2], before)
+    def test_a_parameter_without_a_gradient_stays_and_counts_no_step(self, make):
+        (params, optimizer), (others, reference) = found, expected = self.both(make)
+        adam = Adam(optimizer)
+        adam.arrange(params[:2])
+        adam.move(gradients(1)[:2], *adam.tensors(), adam.factors([[0.1]])[0])
+        for parameter, gradient in zip(others, [*gradients(1)[:2], None], strict=True):
+            parameter.grad = gradient
+        reference.step()
+        self.check(found, expected)
+
+    def test_counts_that_were_changed_in_place_are_read_anew(self, make):
+        (params, optimizer), (others, reference) = found, expected = self.both(make)
+        adam = Adam(optimizer)
+        adam.arrange(params)
+        for each, their in ((params, optimizer), (others, reference)):
+            their.state[each[0]]["step"].fill_(7.0)
+        adam.arrange(params)
+        by_parameter = dict(zip(map(id, params), gradients(1), strict=True))
+        adam.move([by_parameter[id(p)] for p in adam.order()], *adam.tensors(), adam.factors([[0.1]])[0])
+        step_by_torch(reference, others, 1, 0.1)
+        self.check(found, expected)
 
 
 def test_groups_have_rates_of_their_own():
@@ -103,9 +119,9 @@ def test_groups_have_rates_of_their_own():
         optimizer.step()
         if own:
             adam = Adam(optimizer)
-            adam.arrange()
+            adam.arrange(params)
             factors = adam.factors([[group["lr"] for group in optimizer.param_groups]])
-            adam.move({parameter: parameter.grad for parameter in params}, factors[0])
+            adam.move([parameter.grad for parameter in adam.order()], *adam.tensors(), factors[0])
         else:
             optimizer.step()
         found.append(params)
@@ -126,27 +142,34 @@ def test_what_is_another_step_is_not_taken_for_it(make, reason):
     assert Adam(make(parameters())).unfit() == reason
 
 
-def test_a_first_gradient_is_not_passed_over():
+def test_a_step_of_the_optimisers_own_is_not_passed_over():
     params = parameters()
-    params[0].requires_grad_(False)
     optimizer = torch.optim.Adam(params, lr=0.1)
-    step_by_torch(optimizer, params, 0, 0.1)
-    adam = Adam(optimizer)
-    adam.arrange()
-    assert adam.has_state() and adam.without_state() == []
-    params[0].requires_grad_(True)
-    assert adam.without_state() == [params[0]]
-    with pytest.raises(RuntimeError, match="first gradient, and no state of the optimiser"):
-        adam.move(dict(zip(params, gradients(1), strict=True)), adam.factors([[0.1]])[0])
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # wraps the step
+    assert Adam(optimizer).unfit() is None
+    optimizer.step = lambda closure=None: None
+    assert Adam(optimizer).unfit() == "Adam has a hook"
+
+
+def test_numbers_of_a_step_do_not_depend_on_how_many_are_asked_for():
+    factors = []
+    for lengths in ([40], [1, 3, 36]):
+        params = parameters()
+        optimizer = torch.optim.Adam(params, lr=0.1)
+        step_by_torch(optimizer, params, 0, 0.1)
+        adam = Adam(optimizer)
+        adam.arrange(params)
+        factors.append(torch.cat([adam.factors([[0.1]] * length) for length in lengths]))
+    assert torch.equal(*factors)
 
 
 @pytest.mark.parametrize("largest", [None, 0.3, 100.0])
 def test_clipping_is_torchs(largest):
     params = parameters()
-    found = clipped(dict(zip(params, gradients(0), strict=True)), largest)
+    found = clipped(gradients(0), largest)
     for parameter, gradient in zip(params, gradients(0), strict=True):
         parameter.grad = gradient
     if largest is not None:
         nn.utils.clip_grad_norm_(params, largest)
-    for parameter in params:
-        torch.testing.assert_close(found[parameter], parameter.grad, rtol=1e-13, atol=0)
+    for gradient, parameter in zip(found, params, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-13, atol=0)
