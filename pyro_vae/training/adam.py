@@ -109,10 +109,10 @@ class Adam:
         self.columns = [(index, parameters) for (index, _), parameters in found.items()]
         self._arranged = state
 
-    def _state_of(self, trained: Sequence[nn.Parameter]) -> list[Any]:
+    def _state_of(self, trained: Sequence[nn.Parameter]) -> dict[int, Any]:
         """Return which tensors hold the counts of steps, and how often each was written to."""
-        counts = [self.slots(p)[2] for p in trained]
-        return [(id(p), id(t), t._version) for p, t in zip(trained, counts, strict=True)]
+        counts = {id(p): self.slots(p)[2] for p in trained}
+        return {key: (id(count), count._version) for key, count in counts.items()}
 
     def form(self) -> tuple[Any, ...]:
         """Return all that a graph of the step holds for good: the kind of decay, and the forms of tensors."""

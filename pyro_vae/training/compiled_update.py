@@ -159,6 +159,7 @@ class CompiledUpdate:
         copies = [each.detach().clone() for each in (*theta, *theta, *m, *v)]
         x = Arguments(factors, *copies, len(self._forms))
         self._forms[form] = options_of(x)
+        self.moves.num_data = None  # there may be another number of columns
         self.moves.kernels(x)
 
     def _gradients(self, rows: Tensor) -> list[Tensor | None]:

@@ -189,8 +189,7 @@ def fit(
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.batch_size, make_reporter(progress)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
-        if state.compiled is None or compile != "auto":  # a run that goes on stays as it began
-            state.compiled = _is_worth_it(objective, num_steps or 0, mark) if compile == "auto" else compile
+        state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
         steps = make_steps(model, guide, module, objective, size, state.compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
@@ -205,8 +204,14 @@ def fit(
         return history
 
 
-def _is_worth_it(objective: Any, num_steps: int, mark: Callable[[], Path]) -> bool:
-    """Return whether a run can be compiled, and is so long that it pays, given what is compiled already."""
+def _is_compiled(
+    compile: Compile, state: RunState, objective: Any, num_steps: int, mark: Callable[[], Path]
+) -> bool:  # fmt: skip
+    """Return whether to compile; by "auto" what can be, where it pays, and a run that goes on as it began."""
+    if compile != "auto":
+        return compile
+    if state.compiled is not None:
+        return state.compiled
     is_long = num_steps >= _LONG or (num_steps >= _LONG_IF_KNOWN and is_on_disk(mark()))
     return isinstance(objective, Objective) and is_long
 
