@@ -136,10 +136,6 @@ class Compiled:
         """Return the number of the trace whose kernels ran last; 0 before the first."""
         return self._kernels[0].version if self._kernels else 0
 
-    def tensors(self) -> list[Tensor]:
-        """Return the tensors that the kernels read anew at each call, besides the batch."""
-        return self._kernels[0].trace.tensors if self._kernels else []
-
     def _compile(self, x: Batch) -> None:
         started = time.monotonic()
         self.num_traces += 1

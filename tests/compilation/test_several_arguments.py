@@ -36,7 +36,7 @@ def test_tensors_are_read_anew():
     function, network = compiled()
     for shift in range(3):
         assert same(function, network, X + shift, Y.roll(shift), torch.tensor(2.0 + shift))
-    assert (function.num_traces, function.reason, len(function.tensors())) == (1, None, 1)
+    assert (function.num_traces, function.reason, len(function.last.trace.tensors)) == (1, None, 1)
 
 
 def test_compiled_further():

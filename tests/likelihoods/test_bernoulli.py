@@ -130,7 +130,7 @@ class TestIndependentBernoulli:
             with pyro.validation_enabled(False):
                 step(x)
             gradients.append([parameter.grad.clone() for parameter in pair.parameters()])
-        assert step.is_current()
+        assert step.gradients.is_current()
         for expected, found in zip(*gradients, strict=True):
             torch.testing.assert_close(found, expected)
         torch.testing.assert_close(output.bias.grad, 0.5 - x.mean(0).flatten())
