@@ -28,7 +28,7 @@ from pyro_vae.data.batch import Arguments
 from pyro_vae.data.batches import Batches
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
-from pyro_vae.training.cuda_graph import Block, CapturedBlocks, run_block
+from pyro_vae.training.cuda_graph import Block, CapturedBlocks, OneStep, run_block
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import CompiledStep, Step
@@ -107,7 +107,8 @@ class CompiledUpdate:
         if kernels is None:
             num_data = self.plain(picks, schedule, check)
             self.global_term = self.plain.global_term
-            self._length = self._length if len(picks) < self._length or not whole else 1
+            if whole:  # it is not ready: step by step, as it is slow
+                self._length = 1
             return num_data
         for parameter in self.step.parameters:
             parameter.grad = None
@@ -186,7 +187,6 @@ class CompiledUpdate:
         order = [places[id(parameter)] for parameter in self.adam.order()]
         theta, m, v = self.adam.tensors()
 
-        @torch.no_grad()
         def step(rows: Tensor, factors: Tensor, values: Tensor) -> Outputs:
             for scheduled, value in zip(self.schedules, values.unbind(), strict=True):
                 scheduled.value.copy_(value)
@@ -195,16 +195,23 @@ class CompiledUpdate:
             self.total.add_(outputs[-1])
             return outputs[len(places) : -1]
 
-        outputs = None
-        if self.captured is not None:
-            read = [*gradients.trace.tensors, *theta, *m, *v, *moves.trace.tensors, self.total]
-            state = (gradients.version, moves.version, order, [tensor.data_ptr() for tensor in read])
-            moved = [*gradients.moved(self.gradients.constants), *theta, *m, *v, self.total]
-            outputs = self.captured(step, block, state, list({each.data_ptr(): each for each in moved}.values()))
-        if outputs is None:
-            outputs = run_block(step, block)
+        with torch.no_grad():
+            outputs = self._replayed(gradients, moves, step, block)
+            if outputs is None:
+                outputs = run_block(step, block)
         (self.global_term,) = outputs or (None,)
         setattr(self.plain.optimizer, "_opt_called", True)  # noqa: B010  for torch's schedulers, which ask for a step
+
+    def _replayed(self, gradients: Kernels, moves: Kernels, step: OneStep, block: Block) -> Outputs | None:
+        """Run a block as a captured one and return what its last step gives; ``None`` if nothing was done."""
+        if self.captured is None:
+            return None
+        written = [*(each for tensors in self.adam.tensors() for each in tensors), self.total]
+        read = [*gradients.trace.tensors, *moves.trace.tensors, *written]
+        order = list(map(id, self.adam.order()))
+        state = (gradients.version, moves.version, order, [tensor.data_ptr() for tensor in read])
+        moved = {each.data_ptr(): each for each in (*gradients.moved(self.gradients.constants), *written)}
+        return self.captured(step, block, state, list(moved.values()))
 
 
 def make_update(

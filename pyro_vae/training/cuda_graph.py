@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_vae.compilation.compiled import Outputs, Snapshot
 
-__all__ = ["Block", "Capture", "CapturedBlocks", "cuda_graph", "run_block"]
+__all__ = ["Block", "Capture", "CapturedBlocks", "OneStep", "cuda_graph", "run_block"]
 
 Capture = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], object], Any]]  # see cuda_graph
 OneStep = Callable[[Tensor, Tensor, Tensor], Outputs]  # of rows, factors and values
