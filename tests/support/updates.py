@@ -52,9 +52,9 @@ class Unit:
 
 def ends(change, kind, block=1):
     """The weights after updates, a change of the unit, and updates again."""
-    unit = Unit(kind)
+    unit, num_steps = Unit(kind), 4 if block == 1 else 2 * block
     torch.manual_seed(5)
-    unit.run(6, block)
+    unit.run(num_steps, block)
     change(unit)
-    unit.run(6, block)
+    unit.run(num_steps, block)
     return weights(unit.model, unit.guide)
