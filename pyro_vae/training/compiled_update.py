@@ -6,10 +6,11 @@ With resident data and torch's Adam an update is a function of the rows of a bat
           \mathrm{loss}(x_b), \; \textstyle\sum_b \mathrm{bound}(x_b), \qquad
           (g, \alpha_t) \;\longmapsto\; \theta, m, v ,
 
-which are compiled as two graphs, so that Python makes two calls a step. (In one graph, on a GPU, a kernel that adds a
-bias late may read it when Adam has changed it already.) What changes from step to step, the rows, the learning rates
-and the values of schedules, is prepared for a block of steps. On a GPU a block is one CUDA graph, see
-:mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on the same draws.
+which are compiled as two graphs, so that Python makes two calls a step. (One graph for both gave a wrong bound on a
+GPU. Why is not known for certain; a bias that is read after Adam has changed it would explain it.) What changes from
+step to step, the rows, the learning rates and the values of schedules, is prepared for a block of steps. On a GPU a
+block is one CUDA graph, see :mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on
+the same draws.
 """
 
 from __future__ import annotations

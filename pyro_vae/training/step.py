@@ -153,10 +153,11 @@ def make_steps(
     say: Callable[[str], None],
     around: Around = as_it_is,
 ) -> Steps:
-    """Return the step of training, the bounds of validation, and what tells why either is not compiled.
+    """Return the step of training, the bounds of validation, and what tells why they are not compiled.
 
     The second is :func:`~pyro_vae.evaluation.bounds.summed_bounds`; both are compiled if they can be. The reasons are
-    those that are known when they are asked for: none where all is compiled, or nothing was to be.
+    those that are known when they are asked for: none where all is compiled, or nothing was to be. Those of a compiled
+    step are told by the update that takes it.
     """
     summed = summed_bounds(model, guide, objective, around)
     if not compiled:
