@@ -11,8 +11,11 @@ from pyro_vae import data, likelihoods, schedules
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
+from pyro_vae.evaluation.annealed_importance import ais
+from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.imputation import Imputation, impute
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
 from pyro_vae.flows import Flow
 from pyro_vae.inference.annealing import anneal_kl
@@ -119,6 +122,7 @@ __all__ = [
     "Refinement",
     "RenyiBound",
     "ReweightedWakeSleep",
+    "Sandwich",
     "SemiSupervised",
     "StandardNormal",
     "StudentT",
@@ -127,6 +131,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
     "active_units",
+    "ais",
     "anneal_kl",
     "at_global_means",
     "data",
@@ -141,6 +146,7 @@ __all__ = [
     "pack",
     "perplexity",
     "refine",
+    "sandwich",
     "save",
     "schedules",
 ]

@@ -1,8 +1,11 @@
 """Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
 
+from pyro_vae.evaluation.annealed_importance import ais
+from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.imputation import Imputation, impute
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [
@@ -10,10 +13,13 @@ __all__ = [
     "LogLikelihood",
     "RefinedGuide",
     "Refinement",
+    "Sandwich",
+    "ais",
     "impute",
     "log_likelihood",
     "mean_bound",
     "mean_estimate",
     "refine",
+    "sandwich",
     "summed_bounds",
 ]
