@@ -195,7 +195,8 @@ def sandwich(
             above.append(annealer.backwards(data, noise, step_sizes, bar.update))
             parts.append(data)
             num_dims += num_dims_of(programs, data)
-    return Sandwich(*(LogLikelihood.joined(each, num_dims) for each in (below, above)), data=_joined(parts))
+    forwards, backwards = (LogLikelihood.joined(each, num_dims) for each in (below, above))
+    return Sandwich(forwards, backwards, _joined(parts))
 
 
 def _simulated(programs: ProgramPair, x: Batch) -> tuple[Batch, poutine.Trace]:
