@@ -94,7 +94,7 @@ class Sandwich:
 
     @property
     def gap_error(self) -> float:
-        """The standard error of :attr:`gap`, by the spread over data with draws of their own; NaN for a single datum."""
+        """The standard error of :attr:`gap`, from its spread over the data; NaN for a single one."""
         return (self.gaps.std() / len(self.gaps) ** 0.5).item() if len(self.gaps) > 1 else math.nan
 
     def __str__(self) -> str:
