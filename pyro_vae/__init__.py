@@ -11,6 +11,7 @@ from pyro_vae import data, likelihoods, schedules
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
+from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
@@ -84,6 +85,7 @@ __all__ = [
     "Binomial",
     "Categorical",
     "Codebook",
+    "Comparison",
     "ConcurrentRunError",
     "ConditionalMLP",
     "ConditionalVAE",
@@ -129,6 +131,7 @@ __all__ = [
     "active_units",
     "anneal_kl",
     "at_global_means",
+    "compare",
     "data",
     "diagnose",
     "fit",

@@ -1,15 +1,18 @@
 """Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
 
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
+from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [
+    "Comparison",
     "Imputation",
     "LogLikelihood",
     "RefinedGuide",
     "Refinement",
+    "compare",
     "impute",
     "log_likelihood",
     "mean_bound",
