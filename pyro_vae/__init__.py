@@ -12,6 +12,8 @@ from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
 from pyro_vae.evaluation.comparison import Comparison, compare
+from pyro_vae.evaluation.evaluating import evaluate
+from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
@@ -95,6 +97,7 @@ __all__ = [
     "DiagonalNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Evaluation",
     "Flow",
     "FlowPosterior",
     "FlowPrior",
@@ -134,6 +137,7 @@ __all__ = [
     "compare",
     "data",
     "diagnose",
+    "evaluate",
     "fit",
     "impute",
     "likelihoods",

@@ -2,17 +2,21 @@
 
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
 from pyro_vae.evaluation.comparison import Comparison, compare
+from pyro_vae.evaluation.evaluating import evaluate
+from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [
     "Comparison",
+    "Evaluation",
     "Imputation",
     "LogLikelihood",
     "RefinedGuide",
     "Refinement",
     "compare",
+    "evaluate",
     "impute",
     "log_likelihood",
     "mean_bound",

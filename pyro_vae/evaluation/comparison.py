@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import check_array
+from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays, Either, Instances
@@ -33,8 +34,8 @@ _SIGNIFICANT = 0.05
 _Scores = Annotated[
     Any,
     Either(
-        "a LogLikelihood, or a tensor or an array of values (N,)",
-        (Instances("a LogLikelihood", LogLikelihood), Arrays("an array")),
+        "an Evaluation, a LogLikelihood, or a tensor or an array of values (N,)",
+        (Instances("a record", (Evaluation, LogLikelihood)), Arrays("an array")),
     ),
 ]
 
@@ -94,8 +95,9 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
     Parameters
     ----------
     first, second
-        What :func:`pyro_vae.log_likelihood` returned for each, or tensors or arrays ``(N,)`` of values of the data in
-        nats, larger being better. Estimates of log p(x) should have as many particles.
+        What :func:`pyro_vae.evaluate` or :func:`pyro_vae.log_likelihood` returned for each, or tensors or arrays
+        ``(N,)`` of values of the data in nats, larger being better. Estimates of log p(x) should have as many
+        particles.
 
     Raises
     ------
@@ -128,13 +130,14 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
         caveats=tuple(
             f"The {which}: {sentence}"
             for which, scores in (("first", first), ("second", second))
-            if isinstance(scores, LogLikelihood) and (sentence := scores.caveat())
+            if isinstance(scores, (Evaluation, LogLikelihood)) and (sentence := scores.caveat())
         ),
     )
 
 
 def _values_of(name: str, scores: Any) -> tuple[Tensor, Tensor]:
     """Return the values of the data and their Monte Carlo errors, ``(N,)`` each in float64 on the CPU."""
+    scores = scores.log_likelihood if isinstance(scores, Evaluation) else scores
     values = check_array(scores.values if isinstance(scores, LogLikelihood) else scores, name).double().cpu()
     if values.dim() != 1:
         raise ValueError(f"{name}: found shape {tuple(values.shape)}, expected (N,), a value of each datum")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any, Literal
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -87,4 +88,8 @@ def _moved(fn: Any, offsets: dict[str, Tensor]) -> Any:
             if name not in offsets:
                 offsets[name] = torch.zeros_like(unconstrained).requires_grad_()
             parameters[name] = transform(unconstrained + offsets[name])
+    if not parameters:
+        if isinstance(fn, torch.distributions.TransformedDistribution):  # of a LogNormal, the Normal
+            return dist.TransformedDistribution(_moved(fn.base_dist, offsets), fn.transforms)
+        raise ProgramError(f"guide: found {fn}, expected a distribution with parameters that can be moved")
     return type(fn)(**parameters)

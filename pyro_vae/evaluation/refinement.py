@@ -40,7 +40,7 @@ from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Arrays, Either, Instances
 from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = ["RefinedGuide", "Refinement", "improve", "mean_weights", "refine"]
+__all__ = ["RefinedGuide", "Refinement", "improve", "refine"]
 
 
 _OneOrMore = Annotated[int, Integers("an integer of 1 or more", 1)]
@@ -147,9 +147,9 @@ def refine(
         isolated = ProgramPair(model, refined).isolated()
         if not refined.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
-        before, before_error = mean_weights(isolated, batch, eval_particles)
+        before, before_error = _bound(isolated, batch, eval_particles)
         improve(isolated, refined, batch, num_steps, lr=lr, num_particles=num_particles, progress=progress)
-        after, after_error = mean_weights(isolated, batch, eval_particles)
+        after, after_error = _bound(isolated, batch, eval_particles)
     return Refinement(refined, before, after, (before_error**2 + after_error**2).sqrt())
 
 
@@ -166,7 +166,7 @@ def improve(
     """Take steps of Adam on all that is refined, for the ELBO of an isolated pair."""
     optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
     objective = ELBO(num_particles=num_particles)
-    for _ in tqdm(range(num_steps), desc="refine", disable=not progress):
+    for _ in tqdm(range(num_steps), desc="refine", disable=not progress, leave=False):
         loss = objective.estimate(programs.model, programs.guide, x).loss
         for offset, gradient in zip(refined.offsets(), torch.autograd.grad(loss, refined.offsets()), strict=True):
             offset.grad = gradient
@@ -174,7 +174,7 @@ def improve(
 
 
 @torch.no_grad()
-def mean_weights(programs: ProgramPair, x: Batch, num_particles: int) -> tuple[Tensor, Tensor]:
+def _bound(programs: ProgramPair, x: Batch, num_particles: int) -> tuple[Tensor, Tensor]:
     """Return the ELBO of each datum and its standard error, ``(B,)`` each."""
     log_w = weights_of(programs, x, num_particles)  # (K, B)
     return log_w.mean(0), log_w.std(0) / num_particles**0.5

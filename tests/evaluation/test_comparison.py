@@ -111,8 +111,13 @@ class TestSentence:
         (torch.zeros(1), torch.zeros(1), ValueError, "^first: found 1 datum, expected 2 or more$"),
         (torch.zeros(3), torch.zeros(3, 1), ValueError, r"^second: found shape \(3, 1\), expected \(N,\), a value of"),
         (torch.tensor([0.0, math.nan]), torch.zeros(2), ValueError, r"^first: found nan at index \(1,\) of shape"),
-        (-84.6, torch.zeros(3), TypeError, "^first: found float, expected a LogLikelihood, or a tensor or an array"),
-        (torch.zeros(3), (1.0, 2.0), TypeError, "^second: found tuple, expected a LogLikelihood"),
+        (
+            -84.6,
+            torch.zeros(3),
+            TypeError,
+            "^first: found float, expected an Evaluation, a LogLikelihood, or a",
+        ),
+        (torch.zeros(3), (1.0, 2.0), TypeError, "^second: found tuple, expected an Evaluation"),
     ],
 )
 def test_what_is_refused(first, second, error, message):
