@@ -23,6 +23,7 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.held import first_data
 from pyro_vae.data.loading import Splits
 from pyro_vae.errors import ProgramError
+from pyro_vae.evaluation.chunks import Size
 from pyro_vae.evaluation.evaluation_parts import Run
 from pyro_vae.evaluation.evaluations import Evaluation, heavy_data
 from pyro_vae.evaluation.likelihood import LogLikelihood
@@ -54,6 +55,7 @@ def evaluate(
     num_refined: NonNegativeInteger = 100,
     annealed: Literal["auto"] | bool = "auto",
     num_annealed: PositiveInteger = 100,
+    chunk_size: Size = "auto",
     seed: Seed = 0,
     progress: bool = True,
 ) -> Evaluation:
@@ -83,6 +85,8 @@ def evaluate(
         the first data whatever their k̂ (``True``), or never. It takes seconds a datum.
     num_annealed
         For how many data at most.
+    chunk_size
+        How many particles are drawn at once for log p(x), see :func:`pyro_vae.log_likelihood`.
     seed
         Of all draws.
     progress
@@ -105,7 +109,7 @@ def evaluate(
     """
     programs = ProgramPair(model, guide, vectorize_particles="auto")
     test, train = _held(programs, data, num_data, seed)
-    run = Run(programs, num_particles, num_iwae_particles, seed, progress)
+    run = Run(programs, num_particles, num_iwae_particles, chunk_size, seed, progress)
     with evaluating(model, guide):
         terms, score = run.terms(test), run.log_p(test)
         run.add_bounds(terms, score)

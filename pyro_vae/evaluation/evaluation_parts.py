@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 from torch import Tensor
@@ -39,6 +39,7 @@ class Run:
     programs: ProgramPair
     num_particles: int
     num_iwae_particles: int
+    chunk_size: int | Literal["auto"]
     seed: int
     progress: bool
     figures: dict[str, Figure] = field(default_factory=dict)
@@ -75,8 +76,8 @@ class Run:
             return terms_of(self.programs.isolated(), x, self.num_iwae_particles, self.progress)
 
     def log_p(self, x: Batch) -> LogLikelihood:
-        model, guide = self.programs.model, self.programs.guide
-        return log_likelihood(model, guide, x, self.num_particles, seed=self.seed, progress=self.progress)
+        options: dict[str, Any] = {"chunk_size": self.chunk_size, "seed": self.seed, "progress": self.progress}
+        return log_likelihood(self.programs.model, self.programs.guide, x, self.num_particles, **options)
 
     def add_bounds(self, terms: Terms, score: LogLikelihood) -> None:
         self.add("elbo", "ELBO", Figure.of(*terms.elbo))

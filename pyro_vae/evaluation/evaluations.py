@@ -1,9 +1,10 @@
 r"""What an evaluation found: figures with their errors, as a table, a web page's table and a file.
 
-Each figure is a mean over N data, and has two errors. One is that of the draws, for these very data: it falls with the
-number of particles. The other is over the choice of the data: it falls with N, and contains the first,
+Each figure is a mean over N data, and has two errors. The Monte Carlo error is that of the draws, for these very data:
+it falls with the number of particles. The other one is over the choice of the data: it falls with N, and contains the
+first,
 
-.. math:: \mathrm{se}_\text{draws} = \frac1N \sqrt{\sum_n e_n^2}, \qquad
+.. math:: \mathrm{se}_\text{Monte Carlo} = \frac1N \sqrt{\sum_n e_n^2}, \qquad
           \mathrm{se}_\text{data} = \frac{\mathrm{sd}(v_1, \dots, v_N)}{\sqrt N} .
 """
 
@@ -24,7 +25,7 @@ from pyro_vae.runtime.files import write_text
 
 __all__ = ["Evaluation", "Figure", "heavy_data", "likelihood_figure"]
 
-_COLUMNS = ("nats per datum", "± draws", "± data", "data")
+_COLUMNS = ("nats per datum", "± Monte Carlo", "± over data", "data")
 
 
 class Figure(NamedTuple):
@@ -170,5 +171,5 @@ def _caveat(figure: Figure) -> str:
         return ""
     return (
         f"† Pareto k̂ is above {TRUSTED_KHAT} for {figure.num_heavy} of {figure.num_data} data: too few particles, "
-        "the estimate is too low and its ± draws too small; 95 % intervals of such data were found to hold 61 to 82 %"
+        "the estimate is too low and its Monte Carlo ± too small; 95 % intervals of such data hold 61 to 82 %"
     )

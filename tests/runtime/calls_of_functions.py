@@ -67,9 +67,10 @@ def functions(add: Any, w: World) -> None:
     add("refine", pyro_vae.refine, _pair(w, num_steps=1, lr=0.01, num_particles=1, eval_particles=2, seed=0,
         family="own", progress=False), seed=optional(seed), family=one_of("own", "flow"))  # fmt: skip
     add("evaluate", pyro_vae.evaluate, {"model": w.vae.model, "guide": w.vae.guide, "data": w.x, "num_particles": 2,
-        "num_iwae_particles": 2, "num_data": 3, "num_refined": 0, "annealed": False, "num_annealed": 1, "seed": 0,
-        "progress": False}, num_data=optional(count(2)), num_iwae_particles=count(2), num_refined=count(0),
-        annealed=one_of(True, False, "auto"), num_annealed=count())  # fmt: skip
+        "num_iwae_particles": 2, "num_data": 3, "num_refined": 0, "annealed": False, "num_annealed": 1,
+        "chunk_size": 2, "seed": 0, "progress": False}, num_data=optional(count(2)), num_iwae_particles=count(2),
+        num_refined=count(0), annealed=one_of(True, False, "auto"), num_annealed=count(),
+        chunk_size=either(count(), one_of("auto")))  # fmt: skip
     add("compare", pyro_vae.compare, {"first": w.x[:, 0], "second": w.x[:, 1]}, first=array, second=array)
     add("impute", pyro_vae.impute, _pair(w, mask=None, num_particles=2, num_samples=1, chunk_size=2, batch_size=6,
         seed=0), mask=optional(array))  # fmt: skip
