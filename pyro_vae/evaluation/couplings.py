@@ -136,7 +136,10 @@ class Couple(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg):
             return
-        fn, to_support = msg["fn"], biject_to(msg["fn"].support)
+        fn, mask = msg["fn"], None
+        if isinstance(fn, dist.MaskedDistribution):  # which then hides the determinants, too
+            fn, mask = fn.base_dist, fn._mask
+        to_support = biject_to(fn.support)
         self.plates[msg["name"]] = {frame.name for frame in msg["cond_indep_stack"]}
         context = self._context(msg["name"])
         if msg["name"] not in self.couplings:
@@ -149,7 +152,8 @@ class Couple(Messenger):
         flow: list[Any] = [CouplingFlow(couplings, to_support.domain.event_dim, context)]
         if not _is_real(fn.support):
             flow = [to_support.inv.with_cache(), *flow, to_support.with_cache()]
-        msg["fn"] = dist.TransformedDistribution(fn, flow)
+        fn = dist.TransformedDistribution(fn, flow)
+        msg["fn"] = fn if mask is None else fn.mask(mask)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not site_is_subsample(msg):

@@ -72,7 +72,12 @@ class _Move(Messenger):
         fn = msg["fn"]
         if not fn.has_rsample:
             raise ProgramError(f"site {msg['name']!r}: found {fn}, expected a distribution with rsample, to be refined")
-        msg["fn"] = _moved(fn, self.offsets.setdefault(msg["name"], {}))
+        try:
+            msg["fn"] = _moved(fn, self.offsets.setdefault(msg["name"], {}))
+        except NotImplementedError as error:  # also torch's for a constraint that it cannot lift
+            raise ProgramError(
+                f"site {msg['name']!r}: found {fn}, expected a distribution whose parameters can be moved: {error}"
+            ) from error
 
 
 def _moved(fn: Any, offsets: dict[str, Tensor]) -> Any:
@@ -80,6 +85,8 @@ def _moved(fn: Any, offsets: dict[str, Tensor]) -> Any:
         return FlowDistribution(_moved(fn.base, offsets), fn.transform)
     if isinstance(fn, torch.distributions.Independent):
         return _moved(fn.base_dist, offsets).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, dist.MaskedDistribution):
+        return _moved(fn.base_dist, offsets).mask(fn._mask)
     parameters = {}
     for name, constraint in fn.arg_constraints.items():
         if name in vars(fn):  # of several ways to give the same, the one that was used
@@ -91,5 +98,5 @@ def _moved(fn: Any, offsets: dict[str, Tensor]) -> Any:
     if not parameters:
         if isinstance(fn, torch.distributions.TransformedDistribution):  # of a LogNormal, the Normal
             return dist.TransformedDistribution(_moved(fn.base_dist, offsets), fn.transforms)
-        raise ProgramError(f"guide: found {fn}, expected a distribution with parameters that can be moved")
+        raise NotImplementedError("it has none")
     return type(fn)(**parameters)

@@ -127,6 +127,16 @@ class TestErrors:
         ):
             refine(Model(), guide, torch.zeros(3, 4), progress=False)
 
+    def test_parameters_that_cannot_be_moved(self):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Delta(x.new_zeros(len(x), 2)).to_event(1))
+
+        with pytest.raises(
+            ProgramError, match="^site 'z': found .*, expected a distribution whose parameters can be moved: Cannot"
+        ):
+            refine(Model(), guide, torch.zeros(3, 4), progress=False)
+
 
 def test_one_bound_is_the_mean_of_many_weights(double):
     """The two bounds are ELBOs: means of log weights, with the error that their spread gives."""
