@@ -17,7 +17,8 @@ equally good, for a normal mean. Values that were estimated by draws have Monte 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ _Scores = Annotated[
 ]
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """The result of :func:`compare`; nats per datum. ``print`` shows it as a sentence.
 
     Attributes

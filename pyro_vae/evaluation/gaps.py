@@ -12,6 +12,8 @@ Cremer, Li and Duvenaud, *Inference Suboptimality in Variational Autoencoders*, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, num_heavy: in
         guide = RefinedGuide(guide, x, family)
         if not guide.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
-        refined = ProgramPair(programs.model, guide).isolated()
+        refined = replace(programs, guide=guide).isolated()
         for num_steps, lr in _STEPS:
             improve(refined, guide, x, num_steps, lr=lr, num_particles=_NUM_PARTICLES, progress=progress)
         best, error = _bound(refined, x)

@@ -144,7 +144,7 @@ def refine(
         batch = next(iter(batches))
         with failing_on("x", batch):
             refined = RefinedGuide(guide, batch, family)
-        isolated = ProgramPair(model, refined).isolated()
+        isolated = ProgramPair(model, refined, vectorize_particles="auto").isolated()
         if not refined.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
         before, before_error = _bound(isolated, batch, eval_particles)
