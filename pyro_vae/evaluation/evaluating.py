@@ -27,6 +27,7 @@ from pyro_vae.evaluation.chunks import Size
 from pyro_vae.evaluation.evaluation_parts import Run
 from pyro_vae.evaluation.evaluations import Evaluation, heavy_data
 from pyro_vae.evaluation.likelihood import LogLikelihood
+from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
@@ -108,7 +109,7 @@ def evaluate(
     >>> list(found.figures), found["log_p"].num_data
     (['elbo', 'iwae', 'log_p', 'kl_z'], 5)
     """
-    programs = ProgramPair(model, guide, vectorize_particles="auto")
+    programs = ProgramPair(bare(model), bare(guide), vectorize_particles="auto")
     test, train = _held(programs, data, num_data, seed)
     run = Run(programs, num_particles, num_iwae_particles, chunk_size, seed, progress)
     with evaluating(model, guide):

@@ -76,7 +76,11 @@ def likelihood_figure(score: LogLikelihood) -> Figure:
 class Evaluation:
     """The result of :func:`pyro_vae.evaluate`. ``print`` shows a table, and so does a notebook.
 
-    ``evaluation["elbo"].mean`` is a figure, see :class:`~pyro_vae.evaluation.evaluations.Figure`.
+    ``evaluation["elbo"]`` is a :class:`~pyro_vae.evaluation.evaluations.Figure`. There are ``elbo``, ``iwae``,
+    ``log_p`` and, for a site ``z``, ``kl_z``. The parts that can be left out have ``amortisation_gap_own``,
+    ``approximation_gap_own``, the same with ``flow``, ``train_test_gap``, ``train_test_gap_decoder`` and
+    ``train_test_gap_encoder``. Where annealed importance sampling was used, ``log_p`` contains it, ``importance`` is
+    importance sampling alone, and ``annealed_chosen`` and ``importance_chosen`` are of the data that it was used for.
 
     Attributes
     ----------

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
+from pyro_vae.evaluation.chunks import chunk_size_for, most_draws
 from pyro_vae.evaluation.evaluations import Figure
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
@@ -31,7 +32,7 @@ __all__ = ["gaps_of"]
 FAMILIES: tuple[Family, ...] = ("own", "flow")
 _STEPS = ((200, 0.01), (100, 0.001))  # numbers of steps and their sizes: what the first leave as noise, the last remove
 _NUM_PARTICLES = 10  # a step
-_CHUNKS, _CHUNK_SIZE = 10, 100  # of particles, for each bound
+_EVAL_PARTICLES = 1000  # for each bound
 
 
 def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, num_heavy: int, progress: bool) -> dict[str, Figure]:
@@ -55,5 +56,7 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, num_heavy: in
 @torch.no_grad()
 def _bound(programs: ProgramPair, x: Batch) -> tuple[Tensor, Tensor]:
     """Return the ELBO of each datum and its standard error, ``(n,)`` each in float64."""
-    log_w = torch.cat([weights_of(programs, x, _CHUNK_SIZE).double() for _ in range(_CHUNKS)])  # (K, n)
+    size = chunk_size_for(_EVAL_PARTICLES, len(x), most_draws(programs, x))
+    chunks = [weights_of(programs, x, size).double() for _ in range(0, _EVAL_PARTICLES, size)]
+    log_w = torch.cat(chunks)  # (K, n)
     return log_w.mean(0), log_w.std(0) / len(log_w) ** 0.5

@@ -83,12 +83,18 @@ class TestLinearVAE:
 
 
 @pytest.fixture
+def few_temperatures(monkeypatch):
+    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
+    monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
+
+
+@pytest.fixture
 def few_steps(monkeypatch):
     monkeypatch.setattr(gaps, "_STEPS", ((5, 0.01),))
 
 
 class TestPrograms:
-    def test_a_discrete_latent_is_named_where_a_part_cannot_take_it(self, double):
+    def test_a_discrete_latent_is_named_where_a_part_cannot_take_it(self, double, few_temperatures):
         """A mixture of two: y is one or the other, x ~ N(±3, 1); log p(x) is a sum of two terms."""
 
         def model(x):
@@ -118,6 +124,13 @@ class TestPrograms:
         best = found["approximation_gap_flow"].mean + found["amortisation_gap_flow"].mean
         own = found["approximation_gap_own"].mean + found["amortisation_gap_own"].mean
         assert best == pytest.approx(own, abs=1e-9)  # both are log p(x) less the guide's bound
+
+    def test_annealing_counts_nowhere(self, few_steps):
+        program = vae()
+        options = QUICK | {"num_refined": 3}
+        annealed = pyro_vae.anneal_kl(program.model, program.guide, 0.3)
+        found, expected = (evaluate(*pair, bits(6), **options) for pair in (annealed, (program.model, program.guide)))
+        assert found.as_dict() == expected.as_dict()
 
     def test_several_arguments_with_a_mask(self, double, few_steps):
         """The data of which the mask says no have no likelihood: log p = 0."""

@@ -12,8 +12,15 @@ import torch
 
 import pyro_vae
 from pyro_vae import compare, evaluate
+from pyro_vae.evaluation import evaluation_parts
 
 QUICK = {"num_particles": 100, "num_refined": 0, "annealed": False, "progress": False}
+
+
+@pytest.fixture
+def few_temperatures(monkeypatch):
+    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
+    monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
 
 
 class TestHeavyWeights:
@@ -43,7 +50,7 @@ class TestHeavyWeights:
     def found(self, **options):
         return evaluate(self.model, self.guide, self.x, num_particles=2000, num_refined=0, progress=False, **options)
 
-    def test_annealed_importance_sampling_takes_exactly_these(self, double):
+    def test_annealed_importance_sampling_takes_exactly_these(self, double, few_temperatures):
         found = self.found()
         assert sorted(found.annealed_data.tolist()) == list(self.heavy)
         assert (found.importance.khat[found.annealed_data].diff() <= 0).all()
@@ -60,12 +67,12 @@ class TestHeavyWeights:
         assert "gave log p(x) of 3 data, 3 of the 3 with k̂ > 0.7; importance" in found.notes[0]
         assert found.caveat() == "" and "k̂ > 0.7 for 3 of 6 data (50.0 %)" in str(found)
 
-    def test_as_many_as_are_allowed(self, double):
+    def test_as_many_as_are_allowed(self, double, few_temperatures):
         found = self.found(num_annealed=2)
         assert found.annealed_data.tolist() == found.importance.khat.argsort(descending=True)[:2].tolist()
         assert found["log_p"].num_heavy == 1 and found.caveat().startswith("† Pareto k̂ is above 0.7 for 1 of 6 data")
 
-    def test_the_first_ones_whatever_their_weights(self, double):
+    def test_the_first_ones_whatever_their_weights(self, double, few_temperatures):
         found = self.found(annealed=True, num_annealed=2)
         assert found.annealed_data.tolist() == [0, 1]
         assert "of 2 data, 1 of the 3 with k̂ > 0.7" in found.notes[0]
