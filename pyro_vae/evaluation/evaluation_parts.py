@@ -111,7 +111,7 @@ class Run:
     def add_gaps(self, x: Batch, score: LogLikelihood) -> None:
         first = _rows(score, slice(len(x)))
         with self.running(x):
-            found = gaps_of(self.programs, x, first, len(heavy_data(first)), self.progress)
+            found = gaps_of(self.programs, x, first, self.progress)
         for name, label in _GAPS.items():
             self.add(name, label, found[name])
 

@@ -90,6 +90,18 @@ class TestHeavyWeights:
         assert comparison.caveats[0] == f"The first: {found.caveat()}"
         assert torch.equal(compare(found, found.log_likelihood).differences, torch.zeros(6))
 
+    def test_gaps_take_log_p_from_the_lighter_weights_of_the_refined_posteriors(self, double):
+        """The guide's family holds the posterior: refined, its weights are equal, and no gap of the family is left."""
+        found = evaluate(self.model, self.guide, self.x, num_particles=2000, annealed=False, progress=False)
+        loss = 0.5 * (math.log(20) + 1 / 20 - 1) / 2  # of the narrow half, KL(q ‖ posterior)
+        assert (
+            abs(found["amortisation_gap_own"].mean - loss) < 5 * found["amortisation_gap_own"].monte_carlo_error + 0.01
+        )
+        for family in ("own", "flow"):
+            gap = found[f"approximation_gap_{family}"]
+            assert abs(gap.mean) < 5 * gap.monte_carlo_error + 0.001 < 0.01 and gap.num_heavy == 0
+        assert found["log_p"].num_heavy == 3
+
     def test_few_particles_do_not_tell(self, double):
         found = evaluate(self.model, self.guide, self.x, num_particles=20, num_refined=0, progress=False)
         assert math.isnan(found.share_heavy()) and len(found.annealed_data) == 0
