@@ -13,7 +13,10 @@ from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
 from pyro_vae.evaluation.annealed_importance import ais
 from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
+from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.evaluating import evaluate
+from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
@@ -87,6 +90,7 @@ __all__ = [
     "Binomial",
     "Categorical",
     "Codebook",
+    "Comparison",
     "ConcurrentRunError",
     "ConditionalMLP",
     "ConditionalVAE",
@@ -96,6 +100,7 @@ __all__ = [
     "DiagonalNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
+    "Evaluation",
     "Flow",
     "FlowPosterior",
     "FlowPrior",
@@ -134,8 +139,10 @@ __all__ = [
     "ais",
     "anneal_kl",
     "at_global_means",
+    "compare",
     "data",
     "diagnose",
+    "evaluate",
     "fit",
     "impute",
     "likelihoods",

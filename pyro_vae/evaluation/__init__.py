@@ -3,18 +3,25 @@
 from pyro_vae.evaluation.annealed_importance import ais
 from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
+from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.evaluating import evaluate
+from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [
+    "Comparison",
+    "Evaluation",
     "Imputation",
     "LogLikelihood",
     "RefinedGuide",
     "Refinement",
     "Sandwich",
     "ais",
+    "compare",
+    "evaluate",
     "impute",
     "log_likelihood",
     "mean_bound",

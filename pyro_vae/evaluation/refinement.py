@@ -10,7 +10,9 @@ the true posterior, and the network may not find the best of the family,
           - \mathcal{L}(x;\, q_\phi)}_{\text{of the amortisation}} .
 
 The second is measured by going on from the network's answer with some steps of stochastic variational inference on
-each datum's own parameters, :math:`\lambda_b = \phi(x_b) + \delta_b` (semi-amortised inference: Kim et al., 2018).
+each datum's own parameters, :math:`\lambda_b = \phi(x_b) + \delta_b` (semi-amortised inference: Kim et al., 2018). The
+first is measured against a richer family: the same distributions sent through a flow of each datum's own
+(:mod:`pyro_vae.evaluation.couplings`).
 """
 
 from __future__ import annotations
@@ -19,31 +21,37 @@ from typing import Annotated, Any, NamedTuple
 
 import pyro
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import transform_to
 from tqdm.auto import tqdm
 
 from pyro_vae.data.arrays import as_tensor
+from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.flows import FlowDistribution
+from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
-from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.objectives import ELBO
-from pyro_vae.runtime.arguments import Array, PositiveNumber, Seed, checked
+from pyro_vae.runtime.arguments import PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.objects import Arrays, Either, Instances
 from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = ["RefinedGuide", "Refinement", "refine"]
+__all__ = ["RefinedGuide", "Refinement", "improve", "refine"]
 
 
 _OneOrMore = Annotated[int, Integers("an integer of 1 or more", 1)]
+_ALL = 2**31 - 1  # data in a batch
+Data = Annotated[
+    Any,
+    Either(
+        "a tensor or an array of real numbers, dense and with their values, or a tuple or dict of these",
+        (Arrays("an array"), Instances("several", (tuple, dict, Arguments))),
+    ),
+]
 
 
 class Refinement(NamedTuple):
@@ -68,9 +76,10 @@ class Refinement(NamedTuple):
 def refine(
     model: StochasticFunction,
     guide: StochasticFunction,
-    x: Array,
+    x: Data,
     num_steps: _OneOrMore = 100,
     *,
+    family: Family = "own",
     lr: PositiveNumber = 0.01,
     num_particles: _OneOrMore = 10,
     eval_particles: Annotated[int, Integers("an integer of 2 or more", 2)] = 100,
@@ -91,9 +100,14 @@ def refine(
     model, guide
         A pair of programs, whose latents are drawn by ``rsample``.
     x
-        Data ``(B, *data_shape)``, all refined at once: B posteriors lie in memory.
+        Data ``(B, *data_shape)``, or a tuple or dictionary of arrays for programs of several arguments. All are refined
+        at once: B posteriors lie in memory.
     num_steps
         Steps of Adam, with the step size ``lr``.
+    family
+        ``"own"`` moves the parameters of the guide's distributions. ``"flow"`` sends these through a flow, too, that
+        starts at the identity: affine couplings of the latent's units, which also see the latents drawn before. It is
+        left out of a latent of a single unit that is drawn first.
     num_particles, eval_particles
         Draws a datum at each step, and for each of the two bounds that are compared, which have draws of their own.
     seed
@@ -104,7 +118,7 @@ def refine(
     Raises
     ------
     ValueError
-        If a number is not positive, or the data are not finite or outside the likelihood's support.
+        If a number is not positive, the family unknown, or the data are not finite or outside the likelihood's support.
     ProgramError
         If the two do not form a pair, or a latent's distribution cannot be moved: it is discrete, say.
 
@@ -122,82 +136,45 @@ def refine(
     """
     programs = ProgramPair(model, guide)
     device, dtype = programs.placement()
-    x = as_tensor(x, "x").to(device, dtype)
-    batches = as_batches(x, max(len(x), 1), device=device, dtype=dtype, shuffle=False, name="x")
+    several = isinstance(x, (tuple, dict, Arguments))
+    x = x if several else as_tensor(x, "x").to(device, dtype)
+    batches = as_batches(x, _ALL, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
         check_program(programs, batches, name="x")
-        with failing_on("x", x):
-            refined = RefinedGuide(guide, x)
-        isolated = ProgramPair(model, refined).isolated()
+        batch = next(iter(batches))
+        with failing_on("x", batch):
+            refined = RefinedGuide(guide, batch, family)
+        isolated = ProgramPair(model, refined, vectorize_particles="auto").isolated()
         if not refined.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
-        before, before_error = _bound(isolated, x, eval_particles)
-        optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
-        objective = ELBO(num_particles=num_particles)
-        for _ in tqdm(range(num_steps), desc="refine", disable=not progress):
-            loss = objective.estimate(isolated.model, isolated.guide, x).loss
-            for offset, gradient in zip(refined.offsets(), torch.autograd.grad(loss, refined.offsets()), strict=True):
-                offset.grad = gradient
-            optimizer.step()
-        after, after_error = _bound(isolated, x, eval_particles)
+        before, before_error = _bound(isolated, batch, eval_particles)
+        improve(isolated, refined, batch, num_steps, lr=lr, num_particles=num_particles, progress=progress)
+        after, after_error = _bound(isolated, batch, eval_particles)
     return Refinement(refined, before, after, (before_error**2 + after_error**2).sqrt())
 
 
+def improve(
+    programs: ProgramPair,
+    refined: RefinedGuide,
+    x: Batch,
+    num_steps: int,
+    *,
+    lr: float,
+    num_particles: int,
+    progress: bool = False,
+) -> None:
+    """Take steps of Adam on all that is refined, for the ELBO of an isolated pair."""
+    optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
+    objective = ELBO(num_particles=num_particles)
+    for _ in tqdm(range(num_steps), desc="refine", disable=not progress, leave=False):
+        loss = objective.estimate(programs.model, programs.guide, x).loss
+        for offset, gradient in zip(refined.offsets(), torch.autograd.grad(loss, refined.offsets()), strict=True):
+            offset.grad = gradient
+        optimizer.step()
+
+
 @torch.no_grad()
-def _bound(programs: ProgramPair, x: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
+def _bound(programs: ProgramPair, x: Batch, num_particles: int) -> tuple[Tensor, Tensor]:
     """Return the ELBO of each datum and its standard error, ``(B,)`` each."""
     log_w = weights_of(programs, x, num_particles)  # (K, B)
     return log_w.mean(0), log_w.std(0) / num_particles**0.5
-
-
-class RefinedGuide:
-    """A guide whose distributions are moved by an offset for each of the data it was made for, and takes only these."""
-
-    def __init__(self, guide: StochasticFunction, x: Tensor) -> None:
-        self.__wrapped__ = guide
-        self._offsets: dict[str, dict[str, Tensor]] = {}
-        self._x = x
-        with torch.no_grad():
-            isolated(self)(x)  # its sites tell what there is to move
-
-    def __call__(self, x: Tensor) -> Any:
-        if x.shape != self._x.shape:
-            raise ValueError(f"x: found the shape {tuple(x.shape)}, expected the data it was made for, {self._x.shape}")
-        with _Move(self._offsets):
-            return self.__wrapped__(x)
-
-    def offsets(self) -> list[Tensor]:
-        """All the offsets, leaves with a gradient."""
-        return [offset for named in self._offsets.values() for offset in named.values()]
-
-
-class _Move(Messenger):
-    """Move the distribution of each latent; at first sight of one, by zeros, which are kept."""
-
-    def __init__(self, offsets: dict[str, dict[str, Tensor]]) -> None:
-        super().__init__()
-        self.offsets = offsets
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
-            return
-        fn = msg["fn"]
-        if not fn.has_rsample:
-            raise ProgramError(f"site {msg['name']!r}: found {fn}, expected a distribution with rsample, to be refined")
-        msg["fn"] = _moved(fn, self.offsets.setdefault(msg["name"], {}))
-
-
-def _moved(fn: Any, offsets: dict[str, Tensor]) -> Any:
-    if isinstance(fn, FlowDistribution):
-        return FlowDistribution(_moved(fn.base, offsets), fn.transform)
-    if isinstance(fn, torch.distributions.Independent):
-        return _moved(fn.base_dist, offsets).to_event(fn.reinterpreted_batch_ndims)
-    parameters = {}
-    for name, constraint in fn.arg_constraints.items():
-        if name in vars(fn):  # of several ways to give the same, the one that was used
-            transform, value = transform_to(constraint), vars(fn)[name]
-            unconstrained = transform.inv(value)
-            if name not in offsets:
-                offsets[name] = torch.zeros_like(unconstrained).requires_grad_()
-            parameters[name] = transform(unconstrained + offsets[name])
-    return type(fn)(**parameters)

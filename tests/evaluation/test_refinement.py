@@ -13,6 +13,7 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae import ELBO, ProgramError, refine
+from tests.support.one_particle import CAT, SOFTMAX, X, programs
 from tests.support.parts import IMAGE, NUM_DATA, POSTERIORS, composed
 from tests.support.programs import HierarchyGuide, HierarchyModel, bits, same, weights
 
@@ -96,6 +97,17 @@ def test_data_are_refined_independently_of_each_other(double):
     assert (gradient[0] != 0).all() and (gradient[1] == 0).all()
 
 
+@pytest.mark.parametrize("kind", [CAT, SOFTMAX])
+def test_networks_that_take_no_dimension_of_particles(double, kind):
+    """Draws one after the other: their mean is that of single weights, and the steps raise it."""
+    pair = programs(kind).double()
+    with pytest.warns(UserWarning, match="found programs that take no dimension of particles"):
+        refinement = refine(pair.model, pair.guide, X, 30, lr=0.05, num_particles=5, progress=False)
+    log_w = torch.cat([pyro_vae.log_weights(pair.model, pair.guide, X) for _ in range(500)])
+    assert ((log_w.mean(0) - refinement.before).abs() < 5 * refinement.std_error).all()
+    assert refinement.gap() > 3 * refinement.gap_error()
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -124,6 +136,16 @@ class TestErrors:
 
         with pytest.raises(
             ProgramError, match="^site 'z': found .*, expected a distribution with rsample, to be refined"
+        ):
+            refine(Model(), guide, torch.zeros(3, 4), progress=False)
+
+    def test_parameters_that_cannot_be_moved(self):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Delta(x.new_zeros(len(x), 2)).to_event(1))
+
+        with pytest.raises(
+            ProgramError, match="^site 'z': found .*, expected a distribution whose parameters can be moved: Cannot"
         ):
             refine(Model(), guide, torch.zeros(3, 4), progress=False)
 

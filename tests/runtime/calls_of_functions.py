@@ -65,7 +65,13 @@ def functions(add: Any, w: World) -> None:
     add("posterior_means", activity.posterior_means, {"guide": w.vae.guide, "x": w.x, "batch_size": 6, "seed": 0},
         seed=seed) if hasattr(activity, "posterior_means") else None  # fmt: skip
     add("refine", pyro_vae.refine, _pair(w, num_steps=1, lr=0.01, num_particles=1, eval_particles=2, seed=0,
-        progress=False), seed=optional(seed))  # fmt: skip
+        family="own", progress=False), seed=optional(seed), family=one_of("own", "flow"))  # fmt: skip
+    add("evaluate", pyro_vae.evaluate, {"model": w.vae.model, "guide": w.vae.guide, "data": w.x, "num_particles": 2,
+        "num_iwae_particles": 2, "num_data": 3, "num_refined": 0, "annealed": False, "num_annealed": 1,
+        "chunk_size": 2, "seed": 0, "progress": False}, num_data=optional(count(2)), num_iwae_particles=count(2),
+        num_refined=count(0), annealed=one_of(True, False, "auto"), num_annealed=count(),
+        chunk_size=either(count(), one_of("auto")))  # fmt: skip
+    add("compare", pyro_vae.compare, {"first": w.x[:, 0], "second": w.x[:, 1]}, first=array, second=array)
     add("impute", pyro_vae.impute, _pair(w, mask=None, num_particles=2, num_samples=1, chunk_size=2, batch_size=6,
         seed=0), mask=optional(array))  # fmt: skip
     pair = {"model": w.vae.model, "guide": w.vae.guide}
@@ -90,7 +96,7 @@ def functions(add: Any, w: World) -> None:
     add("Split.to", w.split.to, {"device": "cpu"}, device=either(device, meta))
     add("tensorboard", training.tensorboard, {"folder": w.folder / "events"}) if _has_tensorboard() else None
     add("precise", lambda **k: precision.precise(**k).__enter__() and None, {"precision": "highest", "device": "cpu"},
-        device=device)  # fmt: skip
+        device=either(device, lambda v: nasty._said(False, v == "cuda:7")))  # fmt: skip  # it need not be there
     add("bits_per_dim", dequantisation.bits_per_dim, {"nats": -1.0, "num_dims": 4, "num_levels": 1},
         nats=either(number(infinite=True), nasty.nan), num_levels=count())  # fmt: skip
     add("ELBO.bound", objective.bound, _pair(w))

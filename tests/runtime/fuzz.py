@@ -46,7 +46,7 @@ ALSO_CALLED = {
     (call, half): rf"{half}|programs|site"
     for half in ("model", "guide")
     for call in ("fit", "log_likelihood", "mean_bound", "log_weights", "diagnose", "information", "active_units",
-                 "posterior_means", "refine", "impute", "ELBO.bound")
+                 "posterior_means", "refine", "impute", "evaluate", "ELBO.bound")
 }  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""Data of any kind as one batch, so that several passes see the same values in the same order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.batches import Batches
+
+__all__ = ["first_data"]
+
+
+def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
+    """Return the first ``num_data`` data, or all, as one batch; bits that are drawn at each use are drawn once.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or batches of several shapes cannot be put together.
+    """
+    parts: list[Batch] = []
+    count = 0
+    for batch in batches:
+        left = len(batch) if num_data is None else num_data - count
+        parts.append(batch[:left])
+        count += len(parts[-1])
+        if count == num_data:
+            break
+    if not count:
+        raise ValueError(f"{name}: found no data, expected one datum or more")
+    try:
+        return _joined(parts)
+    except RuntimeError as error:
+        shapes = ", ".join(sorted({str(tuple(part.shape[1:])) for part in parts}))
+        raise ValueError(f"{name}: found batches of different shapes {shapes}, expected data of one shape") from error
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    columns = zip(*(part.values for part in parts if isinstance(part, Arguments)), strict=True)
+    is_data = [isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(first) for value in first.values]
+    return first.replaced(
+        [torch.cat(column) if joins else column[0] for column, joins in zip(columns, is_data, strict=True)]
+    )

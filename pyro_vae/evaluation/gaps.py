@@ -1,0 +1,81 @@
+r"""Where a bound loses: to the family of the posteriors, and to the network that gives them.
+
+.. math:: \log p(x) - \mathcal{L}(x;\, q_\phi)
+          = \underbrace{\log p(x) - \max_{q \in F} \mathcal{L}(x;\, q)}_{\text{approximation gap of } F}
+          + \underbrace{\max_{q \in F} \mathcal{L}(x;\, q) - \mathcal{L}(x;\, q_\phi)}_{\text{amortisation gap in } F}
+
+The maxima are found by steps of each datum's own, first in the guide's family and from there in that of its flows, see
+:mod:`pyro_vae.evaluation.refinement`. What the steps do not find of a maximum counts as approximation gap. A refined
+posterior is the better proposal, too: where its weights are lighter than those that log p(x) was estimated by, the gaps
+take the estimate by its weights.
+
+Cremer, Li and Duvenaud, *Inference Suboptimality in Variational Autoencoders*, 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.batch import Batch
+from pyro_vae.errors import ProgramError
+from pyro_vae.evaluation.chunks import chunk_size_for, most_draws
+from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.evaluations import Figure, heavy_data
+from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
+from pyro_vae.evaluation.refinement import improve
+from pyro_vae.evaluation.streaming import StreamingWeights
+from pyro_vae.inference.importance import weights_of
+from pyro_vae.inference.pair import ProgramPair
+
+__all__ = ["gaps_of"]
+
+FAMILIES: tuple[Family, ...] = ("own", "flow")
+_STEPS = ((200, 0.01), (100, 0.001))  # numbers of steps and their sizes: what the first leave as noise, the last remove
+_NUM_PARTICLES = 10  # a step
+_EVAL_PARTICLES = 1000  # for each bound
+
+
+def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> dict[str, Figure]:
+    """Return both gaps in each family, by name, of n data with estimates of log p(x); the generators are moved."""
+    log_w = _weights(programs.isolated(), x)
+    start, bounds, guide = _mean(log_w), {}, programs.guide
+    for family in FAMILIES:
+        guide = RefinedGuide(guide, x, family)
+        if not guide.offsets():
+            raise ProgramError("guide: found no latent, expected one or more to be refined")
+        refined = replace(programs, guide=guide).isolated()
+        for num_steps, lr in _STEPS:
+            improve(refined, guide, x, num_steps, lr=lr, num_particles=_NUM_PARTICLES, progress=progress)
+        log_w = _weights(refined, x)
+        bounds[family] = _mean(log_w)
+        score = _lighter(score, log_w)
+    gaps: dict[str, Figure] = {}
+    for family, (best, error) in bounds.items():
+        amortisation = Figure.of(best - start[0], error.hypot(start[1]))
+        approximation = Figure.of(score.values - best, score.std_error.hypot(error), len(heavy_data(score)))
+        gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
+    return gaps
+
+
+@torch.no_grad()
+def _weights(programs: ProgramPair, x: Batch) -> Tensor:
+    """Return log weights ``(K, n)`` in float64."""
+    size = chunk_size_for(_EVAL_PARTICLES, len(x), most_draws(programs, x))
+    return torch.cat([weights_of(programs, x, size).double() for _ in range(0, _EVAL_PARTICLES, size)])
+
+
+def _mean(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ELBO of each datum and its standard error, ``(n,)`` each."""
+    return log_w.mean(0), log_w.std(0) / len(log_w) ** 0.5
+
+
+def _lighter(score: LogLikelihood, log_w: Tensor) -> LogLikelihood:
+    """Return estimates of log p(x), each from the lighter weights of two guides, by Pareto k."""
+    weights = StreamingWeights(len(log_w))
+    weights.update(log_w)
+    found = (weights.log_mean(), weights.std_error(), weights.ess(), weights.khat())
+    is_lighter = weights.khat() < score.khat
+    return LogLikelihood(*(torch.where(is_lighter, new, old) for new, old in zip(found, score, strict=True)))
