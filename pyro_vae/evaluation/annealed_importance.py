@@ -103,7 +103,7 @@ def ais(
     -------
     LogLikelihood
         As that of :func:`pyro_vae.log_likelihood`, in nats; :attr:`~LogLikelihood.acceptance` is the share of moves
-        that were accepted, ``(N,)``.
+        that were accepted, ``(N,)``, NaN for a single temperature.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def anneal(
     Returns
     -------
     tuple
-        The log weights ``(K, B)`` in float64, and the mean acceptance of each datum ``(B,)``.
+        The log weights ``(K, B)`` in float64, and the mean acceptance of each datum ``(B,)``, NaN if T = 1.
     """
     log_weight = torch.zeros_like(point.log_w, dtype=torch.float64)
     accepted = torch.zeros_like(log_weight[0])
@@ -70,7 +70,7 @@ def anneal(
             point, probability = transition(point, evaluate, beta, step_sizes[t], num_steps)
             accepted = accepted + probability.mean(0)
         tick()
-    return log_weight, accepted / max(len(rise) - 1, 1)
+    return log_weight, accepted / (len(rise) - 1)
 
 
 def pilot(

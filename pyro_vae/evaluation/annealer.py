@@ -143,7 +143,7 @@ class Annealer:
 
     def _whole(self, x: Any) -> Any:
         """Return a smaller batch with its data repeated, so that kernels for whole batches take it."""
-        return x if len(x) == self.size else x[torch.arange(self.size, device=x.device) % len(x)]
+        return x if len(x) >= self.size else x[torch.arange(self.size, device=x.device) % len(x)]
 
 
 def batch_size_for(x: AnyData, num_chains: int, device: torch.device) -> int:

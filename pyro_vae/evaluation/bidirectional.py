@@ -17,6 +17,7 @@ Salakhutdinov and Grosse, *On the Quantitative Analysis of Decoder-Based Generat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ class Sandwich:
     @property
     def gap_error(self) -> float:
         """The standard error of :attr:`gap`, from its spread over the data, each of which has draws of its own."""
-        return (self.gaps.std() / len(self.gaps) ** 0.5).item()
+        return (self.gaps.std() / len(self.gaps) ** 0.5).item() if len(self.gaps) > 1 else math.nan
 
     def __str__(self) -> str:
         return (

@@ -19,13 +19,16 @@ from typing import Any, NamedTuple
 import pyro.distributions as dist
 import torch
 from pyro.distributions.util import sum_rightmost
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
 
-__all__ = ["Mapped", "from_noise", "noise_dim", "to_noise"]
+__all__ = ["LOG_NOISE", "AtNoise", "Mapped", "from_noise", "noise_dim", "support_of", "to_noise"]
 
+LOG_NOISE = "_log_noise"  # where a site keeps the log-density of its noise
 _LOG_2_PI = math.log(2 * math.pi)
 _WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution)
 
@@ -49,9 +52,30 @@ def noise_dim(fn: Any) -> int | None:
     if _is_delta(fn):
         return None
     try:
-        return biject_to(fn.support).domain.event_dim
+        return biject_to(support_of(fn)).domain.event_dim
     except NotImplementedError:
         return None
+
+
+def support_of(fn: Any) -> Any:
+    """Return the support of a distribution, that of a mixture as the one that its components have in common.
+
+    Raises
+    ------
+    NotImplementedError
+        If the components of a mixture have supports of their own.
+    """
+    while isinstance(fn, dist.MaskedDistribution):
+        fn = fn.base_dist
+    if not isinstance(fn, torch.distributions.MixtureSameFamily):
+        return fn.support
+    support: Any = fn.component_distribution.support  # newer releases of torch give it no bijection
+    base = support
+    while hasattr(base, "base_constraint"):
+        base = base.base_constraint
+    if any(isinstance(bound, Tensor) and bound.dim() for bound in vars(base).values()):
+        raise NotImplementedError(f"found components between bounds of their own, {base}")
+    return support
 
 
 def _is_delta(fn: Any) -> bool:
@@ -83,7 +107,7 @@ def from_noise(fn: Any, noise: Tensor) -> Mapped:
         base, log_noise, log_q = from_noise(fn.base, noise)
         value, log_det = fn.moved(base)
         return Mapped(value, log_noise, log_q - log_det)
-    f = biject_to(fn.support)
+    f = biject_to(support_of(fn))
     value = f(noise)
     log_det = f.log_abs_det_jacobian(noise, value)
     log_q = fn.log_prob(value)
@@ -106,4 +130,24 @@ def to_noise(fn: Any, value: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(fn.scale_tril, (value - fn.loc)[..., None], upper=False)[..., 0]
     if isinstance(fn, FlowDistribution):
         return to_noise(fn.base, fn.noise_of(value))
-    return biject_to(fn.support).inv(value)
+    return biject_to(support_of(fn)).inv(value)
+
+
+class AtNoise(Messenger):
+    """Let each latent be the image of its noise, and store the two densities with its site."""
+
+    def __init__(self, noise: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.noise and not msg["is_observed"]:
+            try:
+                mapped = from_noise(msg["fn"], self.noise[msg["name"]])
+            except (KeyError, NotImplementedError) as error:  # a flow that knows no inverse
+                raise ProgramError(
+                    f"site {msg['name']!r}: found {msg['fn']}, which has no density at a value that it did not draw, "
+                    f"expected one whose transforms can be inverted, or start='prior': {error}"
+                ) from error
+            msg["value"], msg["done"] = mapped.value, True
+            msg["unscaled_log_prob"], msg[LOG_NOISE] = mapped.log_q, mapped.log_noise

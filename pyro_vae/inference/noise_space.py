@@ -17,23 +17,20 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions import Delta
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.noise import from_noise, noise_dim, to_noise
+from pyro_vae.inference.noise import LOG_NOISE, AtNoise, noise_dim, support_of, to_noise
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import Way, draw
-from pyro_vae.inference.plates import nesting_of, plates_of
+from pyro_vae.inference.plates import nesting_of
 from pyro_vae.inference.running import run
-from pyro_vae.inference.sites import Site
+from pyro_vae.inference.sites import Site, inner_scale
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["NoiseSpace", "Point", "at_noise"]
-
-_LOG_NOISE = "_log_noise"  # where a site keeps the log-density of its noise
 
 
 class Point(NamedTuple):
@@ -117,7 +114,7 @@ class NoiseSpace:
             event_dim = noise_dim(site["fn"])
             assert event_dim is not None
             noise = _full(to_noise(site["fn"], site["value"]), part, event_dim).movedim(layout.data_dim, 1)
-            columns.append(noise.expand(-1, -1, *layout.shape).flatten(2))
+            columns.append(noise.expand(-1, -1, *layout.shape).reshape(*noise.shape[:2], -1))
         return torch.cat(columns, -1)
 
     def noise_of(self, x: Batch, latents: poutine.Trace) -> Tensor:
@@ -133,13 +130,16 @@ class NoiseSpace:
                 raise ProgramError(
                     f"site {site.name!r}: found in the guide alone, expected the latents of the model, or start='prior'"
                 )
+        pair = run(self.programs, x, given=latents)
         try:
-            noise = self.noise_in(run(self.programs, x, given=latents))
+            noise = self.noise_in(pair)
         except NotImplementedError as error:
             raise ProgramError(
                 f"guide: found a flow without an inverse, expected one, or start='prior': {error}"
             ) from error
-        if not bool(noise.isfinite().all()):
+        drawn = [pair.guide_sites[site.name] for site in self.sites]  # some bijections take what lies outside, too
+        covered = all(bool(support_of(site["fn"]).check(site["value"]).all()) for site in drawn)
+        if not covered or not bool(noise.isfinite().all()):
             raise ProgramError(
                 "guide: found latents of the model outside of its support, expected a guide that covers what the model "
                 "draws, or start='prior'"
@@ -159,7 +159,7 @@ class NoiseSpace:
 
     def _log_noise(self, part: PairTrace) -> Tensor:
         found = [part.guide_sites[layout.name] for layout in self.sites]
-        return torch.stack([part.per_datum(site[_LOG_NOISE], {**site, "mask": None}) for site in found]).sum(0)
+        return torch.stack([part.per_datum(site[LOG_NOISE], {**site, "mask": None}) for site in found]).sum(0)
 
     @torch.enable_grad()
     def point(self, batch: Arguments) -> list[Tensor]:
@@ -170,11 +170,15 @@ class NoiseSpace:
         x, noise = _apart(batch)
         noise = noise.detach().transpose(0, 1).requires_grad_()  # (K, B, D)
         log_noise, log_w = self.log_densities(x, noise)
-        gradients = [
-            torch.autograd.grad(each.sum(), noise, retain_graph=True, materialize_grads=True)[0]
-            for each in (log_noise, log_w)
-        ]
+        gradients = [_gradient(each, noise) for each in (log_noise, log_w)]
         return [log_noise.detach(), log_w.detach(), *gradients]
+
+
+def _gradient(each: Tensor, noise: Tensor) -> Tensor:
+    """Return the gradient of each particle's number by its noise, zero where all that depends on it is masked."""
+    if not each.requires_grad:
+        return torch.zeros_like(noise)
+    return torch.autograd.grad(each.sum(), noise, retain_graph=True, materialize_grads=True)[0]
 
 
 def at_noise(function: Any, x: Batch, noise: Tensor) -> Point:
@@ -201,6 +205,9 @@ def _movable(pair: PairTrace) -> list[str]:
     """
     drawn = {name: site for name, site in pair.guide_sites.items() if not site["is_observed"]}
     is_automatic = any(site["infer"].get("is_auxiliary") for site in drawn.values())
+    for name, site in (*drawn.items(), *pair.model_sites.items()):
+        if inner_scale(site, pair.plate) != 1.0:
+            raise ProgramError(f"site {name!r}: found in a plate that draws a subsample, expected one of all members")
     names = []
     for name, site in drawn.items():
         if noise_dim(site["fn"]) is None:
@@ -210,8 +217,6 @@ def _movable(pair: PairTrace) -> list[str]:
                 f"site {name!r}: found {site['fn']}, which takes no path of small steps, expected a latent of real "
                 "numbers with a density, whose support has a bijection from the real numbers"
             )
-        if any(frame.full_size not in (None, -1, frame.size) for frame in plates_of(site)):
-            raise ProgramError(f"site {name!r}: found in a plate that draws a subsample, expected one of all members")
         names.append(name)
     if not names:
         raise ProgramError("guide: found no latent, expected one or more that can be moved")
@@ -231,19 +236,5 @@ class _FromNoise:
         self._noise = noise
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Placed(self._noise):
+        with AtNoise(self._noise):
             return self.__wrapped__(*args, **kwargs)
-
-
-class _Placed(Messenger):
-    """Let each latent be the image of its noise, and store the two densities with its site."""
-
-    def __init__(self, noise: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.noise = noise
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.noise and not msg["is_observed"]:
-            mapped = from_noise(msg["fn"], self.noise[msg["name"]])
-            msg["value"], msg["done"] = mapped.value, True
-            msg["unscaled_log_prob"], msg[_LOG_NOISE] = mapped.log_q, mapped.log_noise

@@ -48,7 +48,8 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
     ProgramError
         If a site observes anything but one argument of the model, or has no distribution to draw from.
     """
-    drawn = poutine.trace(poutine.uncondition(functools.partial(call, model))).get_trace(x)
+    program: Any = functools.partial(call, model)
+    drawn = poutine.trace(poutine.uncondition(program)).get_trace(x)
     values = list(x.values) if isinstance(x, Arguments) else [x]
     for name, site in observed.items():
         if isinstance(site["fn"], Unit):
@@ -61,7 +62,19 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
                 f"{tuple(values[index].shape)}"
             )
         values[index] = value.reshape(values[index].shape).to(values[index].dtype)
-    return (x.replaced(values) if isinstance(x, Arguments) else values[0]), drawn
+    data = x.replaced(values) if isinstance(x, Arguments) else values[0]
+    latents = drawn.copy()
+    for name in observed:
+        latents.remove_node(name)
+    again = poutine.trace(poutine.replay(program, trace=latents)).get_trace(data)
+    for name in observed:
+        seen, value = again.nodes[name]["value"], drawn.nodes[name]["value"]
+        if seen.shape != value.shape or not torch.allclose(seen.to(value), value):
+            raise ProgramError(
+                f"site {name!r}: found other values than the simulated ones where the model is run on them, expected a "
+                "site that observes its argument as it is"
+            )
+    return data, drawn
 
 
 def _argument(site: Site, values: Sequence[Any]) -> int:
