@@ -113,7 +113,8 @@ class Annealer:
         """
         start = self._whole(noise[0])
         found = self._run(x, lambda size: start.expand(size, -1, -1), self.betas.flip(0), step_sizes.flip(0), tick)
-        return found.with_columns(-found.values, *found[1:])
+        found.values.neg_()
+        return found
 
     def _run(
         self, x: Batch, start: Callable[[int], Tensor], betas: Tensor, step_sizes: Tensor, tick: Tick
@@ -129,8 +130,8 @@ class Annealer:
             weights.update(log_weight)
             accepted = accepted + acceptance * size / num_chains
         whole = LogLikelihood.of(weights)
-        whole.acceptance = accepted[: len(x)]
-        return whole.with_columns(*(column[: len(x)] for column in whole))
+        whole.acceptance = accepted
+        return whole.rows(slice(len(x)))
 
     def _evaluate(self, x: Batch) -> Callable[[Tensor], Point]:
         """Return the function from noise of a whole batch to its point."""

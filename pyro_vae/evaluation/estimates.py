@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.dequantisation import bits_per_dim
-from pyro_vae.evaluation.streaming import StreamingWeights, annealed_caveat, caveat
+from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat, least_ess
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
@@ -48,14 +48,22 @@ class LogLikelihood(_Estimates):
     ess
         Effective sample sizes, between 1 and K.
     khat
-        Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
+        Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted. NaN where up to 20
+        weights leave no tail to fit, as under annealing.
+    num_dims
+        The number of entries that a datum has, in the mean.
+    num_particles
+        K, the number of weights of a datum.
+    acceptance
+        The share of the moves of annealed particles that were accepted ``(N,)``, NaN where they have not moved;
+        ``None`` without annealing.
 
-    Where that is so for more than a tenth of the data, ``print`` adds a mark and a sentence.
+    Where more than a tenth of the data have weights that are too heavy, ``print`` adds a mark and a sentence.
     """
 
     num_dims: float
     num_particles: int
-    acceptance: Tensor | None = None  # of the moves of AIS
+    acceptance: Tensor | None = None
 
     @classmethod
     def of(cls, weights: StreamingWeights) -> LogLikelihood:
@@ -64,11 +72,13 @@ class LogLikelihood(_Estimates):
         estimate.num_particles = weights.count
         return estimate
 
-    def with_columns(self, *columns: Tensor) -> LogLikelihood:
-        """Return estimates with other columns, the same in all else."""
-        other = LogLikelihood(*columns)
-        vars(other).update(vars(self))
-        return other
+    def rows(self, index: slice | Tensor) -> LogLikelihood:
+        """Return the estimates of some of the data."""
+        chosen = LogLikelihood(*(column[index] for column in self))
+        vars(chosen).update(vars(self))
+        if self.acceptance is not None:
+            chosen.acceptance = self.acceptance[index]
+        return chosen
 
     @classmethod
     def joined(cls, parts: Sequence[LogLikelihood], num_dims: float) -> LogLikelihood:
@@ -92,9 +102,17 @@ class LogLikelihood(_Estimates):
         """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
         return self.caveat()[:1]
 
+    @property
+    def is_heavy(self) -> Tensor:
+        """Where a few weights outweigh the others ``(N,)``: by their k̂, or the ESS of annealed ones, which are few."""
+        heavy = self.khat > TRUSTED_KHAT
+        if self.acceptance is None:
+            return heavy
+        return heavy | (~self.acceptance.isnan() & (self.ess < least_ess(self.num_particles)))
+
     def caveat(self) -> str:
         """Return the sentence that belongs to :attr:`mark`, see :mod:`pyro_vae.evaluation.streaming`."""
-        return caveat(self.khat) if self.acceptance is None else annealed_caveat(self.ess, self.num_particles)
+        return caveat(self.khat) if self.acceptance is None else annealed_caveat(self.is_heavy, self.num_particles)
 
     def __str__(self) -> str:
         figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"

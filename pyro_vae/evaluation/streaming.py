@@ -25,11 +25,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["StreamingWeights", "annealed_caveat", "caveat", "pareto_khat"]
+__all__ = ["TRUSTED_KHAT", "StreamingWeights", "annealed_caveat", "caveat", "least_ess", "pareto_khat"]
 
 TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
-_TRUSTED_ESS = 0.2  # of K; below it, a logarithm of log-normal weights is low by some 0.1 nats
-_FEW = 0.1  # the part of the data that may be beyond these
+_FEW = 0.1  # the part of the data that may be above it
 
 
 class StreamingWeights:
@@ -119,24 +118,25 @@ def caveat(khat: Tensor) -> str:
     )
 
 
-def annealed_caveat(ess: Tensor, num_chains: int) -> str:
-    """Return such a sentence for annealed weights, which are too few for a k̂ to be fitted.
+def least_ess(num_chains: int) -> float:
+    """Return the effective sample size below which K annealed weights are too heavy: K/5, or 2 of 3 to 10.
 
-    They are too heavy where the effective sample size of more than a tenth of the data, ``(N,)``, is below K/5, or 2.
-
-    >>> annealed_caveat(torch.tensor([1.5, 9.0, 9.0]), num_chains=10).partition(":")[0]
-    '† the effective sample size is below 2 of 10 chains for 33 % of the data'
-    >>> annealed_caveat(torch.tensor([5.0, 9.0, 9.0]), num_chains=10)
-    ''
+    The logarithm of the mean of log-normal weights with so small a one is low by some 0.1 nats.
     """
-    least = max(_TRUSTED_ESS * num_chains, 2)
-    share = (ess < least).double().mean().item()
-    if share <= _FEW or num_chains == 1:
+    return min(max(0.2 * num_chains, 2.0), 0.7 * num_chains)
+
+
+def annealed_caveat(is_heavy: Tensor, num_chains: int) -> str:
+    """Return such a sentence for annealed weights if those of more than a tenth of the data, ``(N,)``, are too heavy.
+
+    >>> annealed_caveat(torch.tensor([True, False, False]), num_chains=10).partition(":")[0]
+    '† the effective sample size is below 2 of 10 chains for 33 % of the data'
+    """
+    share = is_heavy.double().mean().item()
+    if share <= _FEW:
         return ""
-    return (
-        f"† the effective sample size is below {least:g} of {num_chains} chains for {100 * share:.0f} % of the data: "
-        "too few temperatures there; the estimate is too low, its ± too small"
-    )
+    least = f"{least_ess(num_chains):g} of {num_chains} chains"
+    return f"† the effective sample size is below {least} for {100 * share:.0f} % of the data: too few temperatures there; the estimate is too low, its ± too small"
 
 
 def pareto_khat(excess: Tensor) -> Tensor:
