@@ -94,9 +94,8 @@ class TestHeavyWeights:
         """The guide's family holds the posterior: refined, its weights are equal, and no gap of the family is left."""
         found = evaluate(self.model, self.guide, self.x, num_particles=2000, annealed=False, progress=False)
         loss = 0.5 * (math.log(20) + 1 / 20 - 1) / 2  # of the narrow half, KL(q ‖ posterior)
-        assert (
-            abs(found["amortisation_gap_own"].mean - loss) < 5 * found["amortisation_gap_own"].monte_carlo_error + 0.01
-        )
+        amortisation = found["amortisation_gap_own"]
+        assert abs(amortisation.mean - loss) < 5 * amortisation.monte_carlo_error < 0.2
         for family in ("own", "flow"):
             gap = found[f"approximation_gap_{family}"]
             assert abs(gap.mean) < 5 * gap.monte_carlo_error + 0.001 < 0.01 and gap.num_heavy == 0
