@@ -164,6 +164,18 @@ class TestPrograms:
 
 
 class TestParts:
+    def test_gaps_do_not_depend_on_how_many_data_are_refined_at_once(self, monkeypatch):
+        program = vae()
+        options = QUICK | {"num_refined": 2}
+        monkeypatch.setattr(gaps, "_STEPS", ((100, 0.02), (40, 0.002)))
+        together = evaluate(program.model, program.guide, bits(6), **options)
+        monkeypatch.setattr(gaps, "_MOST_BYTES", 1)  # one by one
+        apart = evaluate(program.model, program.guide, bits(6), **options)
+        for name in GAPS:
+            difference, error = apart[name].mean - together[name].mean, apart[name].monte_carlo_error
+            assert 0 < abs(difference) < 5 * error + 0.01 < 0.3  # other draws, and what the last steps leave
+            assert apart[name].num_data == together[name].num_data == 2
+
     def test_what_fails_is_left_out_in_a_sentence(self, monkeypatch):
         def fails(*_):
             raise RuntimeError("no memory")
