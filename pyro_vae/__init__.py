@@ -11,11 +11,14 @@ from pyro_vae import data, likelihoods, schedules
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError
+from pyro_vae.evaluation.annealed_importance import ais
+from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.comparison import Comparison, compare
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluating import evaluate
 from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
 from pyro_vae.flows import Flow
 from pyro_vae.inference.annealing import anneal_kl
@@ -124,6 +127,7 @@ __all__ = [
     "Refinement",
     "RenyiBound",
     "ReweightedWakeSleep",
+    "Sandwich",
     "SemiSupervised",
     "StandardNormal",
     "StudentT",
@@ -132,6 +136,7 @@ __all__ = [
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
     "active_units",
+    "ais",
     "anneal_kl",
     "at_global_means",
     "compare",
@@ -148,6 +153,7 @@ __all__ = [
     "pack",
     "perplexity",
     "refine",
+    "sandwich",
     "save",
     "schedules",
 ]

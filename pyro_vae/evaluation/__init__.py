@@ -1,11 +1,14 @@
 """Evaluation: log p(x) with its errors, bounds over data, refined posteriors, missing entries filled in."""
 
+from pyro_vae.evaluation.annealed_importance import ais
+from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.bounds import mean_bound, mean_estimate, summed_bounds
 from pyro_vae.evaluation.comparison import Comparison, compare
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluating import evaluate
 from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
 
 __all__ = [
@@ -15,6 +18,8 @@ __all__ = [
     "LogLikelihood",
     "RefinedGuide",
     "Refinement",
+    "Sandwich",
+    "ais",
     "compare",
     "evaluate",
     "impute",
@@ -22,5 +27,6 @@ __all__ = [
     "mean_bound",
     "mean_estimate",
     "refine",
+    "sandwich",
     "summed_bounds",
 ]

@@ -50,6 +50,7 @@ __all__ = [
     "most_draws",
     "most_in_memory",
     "num_bytes_of_draw",
+    "num_data_in",
 ]
 
 Size = Annotated[PositiveInteger | Literal["auto"], "a positive integer or 'auto'"]
@@ -66,7 +67,7 @@ def batch_size_for(x: AnyData, num_particles: int, device: torch.device) -> int:
     if device.type == "cuda":
         least, largest = _GPU_BATCH
         most = min(max(_GPU_DRAWS // num_particles, least), largest)
-    return even(_num_data(x) or most, most)
+    return even(num_data_in(x) or most, most)
 
 
 def chunk_size_for(num_particles: int, batch_size: int, most: int) -> int:
@@ -147,7 +148,7 @@ def is_worth_compiling(compile: Compile, num_draws: int, device: torch.device) -
     return compile is True or (compile == "auto" and num_draws >= least)
 
 
-def _num_data(x: AnyData) -> int | None:
+def num_data_in(x: AnyData) -> int | None:
     """Return the number of data, ``None`` where only reading them would tell."""
     if isinstance(x, DataLoader):
         return None  # its length counts batches

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import check_array
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Evaluation
-from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays, Either, Instances
 

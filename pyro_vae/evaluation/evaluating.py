@@ -24,9 +24,9 @@ from pyro_vae.data.held import first_data
 from pyro_vae.data.loading import Splits
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation.chunks import Size
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluation_parts import Run
 from pyro_vae.evaluation.evaluations import Evaluation, heavy_data
-from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import pyro_error_reason
+from pyro_vae.evaluation.annealed_importance import ais
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Figure, heavy_data, likelihood_figure
 from pyro_vae.evaluation.gaps import gaps_of
-from pyro_vae.evaluation.likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.streaming import TRUSTED_KHAT
 from pyro_vae.evaluation.terms import Terms, terms_of
 from pyro_vae.inference.pair import ProgramPair
@@ -23,7 +24,7 @@ from pyro_vae.runtime.state import seeded
 
 __all__ = ["Run"]
 
-_NUM_CHAINS, _NUM_TEMPERATURES = 16, 1000
+_NUM_CHAINS, _NUM_TEMPERATURES = 16, 500
 _GAPS = {
     "amortisation_gap_own": "amortisation gap, the guide's family",
     "approximation_gap_own": "approximation gap, the guide's family",
@@ -87,7 +88,6 @@ class Run:
     def anneal(self, x: Batch, chosen: Tensor, score: LogLikelihood) -> LogLikelihood:
         """Return log p(x) with the values of the chosen data, which are x, by annealed importance sampling."""
         model, guide = self.programs.model, self.programs.guide
-        ais = importlib.import_module("pyro_vae.evaluation.annealed_importance").ais
         there = ais(model, guide, x, _NUM_CHAINS, _NUM_TEMPERATURES, seed=self.seed, progress=self.progress)
         combined = LogLikelihood(*(_replaced(*columns, chosen) for columns in zip(score, there, strict=True)))
         combined.num_dims = score.num_dims
@@ -102,6 +102,8 @@ class Run:
             f"of {len(chosen)} data, {before - after} of the {before} with k̂ > {TRUSTED_KHAT}; importance sampling "
             "gave that of the others"
         )
+        if there.caveat():
+            self.notes.append(f"Of AIS, {there.caveat().removeprefix('† ')}")
         return combined
 
     def add_layers(self, terms: Terms) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pyro_vae.evaluation.likelihood import LogLikelihood
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.streaming import TRUSTED_KHAT
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.files import write_text

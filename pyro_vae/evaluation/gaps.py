@@ -22,8 +22,8 @@ from torch import Tensor
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation.chunks import chunk_size_for, even, most_draws, num_bytes_of_draw
+from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Figure, heavy_data
-from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
 from pyro_vae.evaluation.refinement import improve
 from pyro_vae.evaluation.streaming import StreamingWeights

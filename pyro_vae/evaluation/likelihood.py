@@ -8,97 +8,30 @@ Its expectation is a lower bound that rises to log p(x) as K grows: always say K
 from __future__ import annotations
 
 import functools
-import math
-from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
-from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.data.dequantisation import bits_per_dim
 from pyro_vae.evaluation.chunks import Size, batch_size_for, chunk_size_for, is_worth_compiling, most_draws
-from pyro_vae.evaluation.streaming import StreamingWeights, caveat
-from pyro_vae.inference.annealing import bare
+from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
+from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.importance import trace_pair, weights_of
-from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import VectorizeParticles, way_of
-from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = [
-    "LogLikelihood",
-    "log_likelihood",
-]
-
-
-class _Estimates(NamedTuple):
-    values: Tensor
-    std_error: Tensor
-    ess: Tensor
-    khat: Tensor
-
-
-class LogLikelihood(_Estimates):
-    """Importance-sampled log p(x) of N data: four float64 tensors ``(N,)``.
-
-    Attributes
-    ----------
-    values
-        Estimates of log p(x), nats.
-    std_error
-        Their Monte Carlo standard errors by the delta method, nats.
-    ess
-        Effective sample sizes, between 1 and K.
-    khat
-        Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
-
-    Where that is so for more than a tenth of the data, ``print`` adds a mark and a sentence.
-    """
-
-    num_dims: float
-
-    def mean(self) -> float:
-        """The mean over the data, nats per datum."""
-        return self.values.mean().item()
-
-    def mean_error(self) -> float:
-        """The Monte Carlo standard error of :meth:`mean`, for these very data, nats."""
-        return (self.std_error.square().sum().sqrt() / len(self.values)).item()
-
-    @property
-    def mark(self) -> str:
-        """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
-        return self.caveat()[:1]
-
-    def caveat(self) -> str:
-        """Return the sentence that belongs to :attr:`mark`, see :func:`pyro_vae.evaluation.streaming.caveat`."""
-        return caveat(self.khat)
-
-    def __str__(self) -> str:
-        figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
-        return "\n".join(filter(None, (figure, self.caveat())))
-
-    @checked
-    def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:
-        """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
-
-        Where the programs take several arguments, the dimensions are the entries that the model's sites observe.
-        Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
-        levels, see :mod:`pyro_vae.data.dequantisation`.
-        """
-        return bits_per_dim(self.mean(), self.num_dims, num_levels)
+__all__ = ["log_likelihood"]
 
 
 @checked
@@ -181,7 +114,7 @@ def log_likelihood(
     device, dtype = programs.placement()
     size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
-    parts: list[tuple[Tensor, ...]] = []
+    parts: list[LogLikelihood] = []
     num_dims = 0.0  # summed over the data
 
     def weigh(x: Batch, size: int) -> list[Tensor]:
@@ -213,33 +146,6 @@ def log_likelihood(
             for size in sizes:
                 (log_w,) = weigh(batch, size) if chunks is None or size != chunk_size else chunks(batch)
                 weights.update(log_w)
-            parts.append((weights.log_mean(), weights.std_error(), weights.ess(), weights.khat()))
-            num_dims += _num_dims(programs, batch)
-    estimate = LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    estimate.num_dims = num_dims / len(estimate.values)
-    return estimate
-
-
-def _num_dims(programs: ProgramPair, x: Batch) -> float:
-    """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
-    program = bare(programs.model)
-    if isinstance(program, LabelledModel):
-        return float(len(x) * math.prod(program.data_shape))
-    if isinstance(x, Arguments):
-        with seeded(0, x.device):
-            pair = trace_pair(programs.isolated(), x)
-        return sum(_num_seen(pair.model_sites[name]) for name in pair.observed)
-    return unpack(program, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
-
-
-def _num_seen(site: dict[str, Any]) -> float:
-    """How many entries a site observes, without those that a mask leaves out."""
-    fn, seen = site["fn"], torch.ones_like(site["value"], dtype=torch.bool)
-    masks = [] if site["mask"] is None else [(site["mask"], fn.event_dim)]
-    while hasattr(fn, "base_dist"):
-        if isinstance(fn, MaskedDistribution):
-            masks.append((fn._mask, fn.event_dim))
-        fn = fn.base_dist
-    for mask, event_dim in masks:
-        seen = seen & (mask[(..., *[None] * event_dim)] if isinstance(mask, Tensor) else mask)
-    return seen.sum().item()
+            parts.append(LogLikelihood.of(weights))
+            num_dims += num_dims_of(programs, batch)
+    return LogLikelihood.joined(parts, num_dims)

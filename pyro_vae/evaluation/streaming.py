@@ -25,10 +25,11 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["StreamingWeights", "caveat", "pareto_khat"]
+__all__ = ["StreamingWeights", "annealed_caveat", "caveat", "pareto_khat"]
 
 TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
-_FEW = 0.1  # the part of the data that may be above it
+_TRUSTED_ESS = 0.2  # of K; below it, a logarithm of log-normal weights is low by some 0.1 nats
+_FEW = 0.1  # the part of the data that may be beyond these
 
 
 class StreamingWeights:
@@ -115,6 +116,26 @@ def caveat(khat: Tensor) -> str:
     return (
         f"† Pareto k̂ is above {TRUSTED_KHAT} for {100 * share:.0f} % of the data: too few particles there; the "
         "estimate is too low, its ± too small"
+    )
+
+
+def annealed_caveat(ess: Tensor, num_chains: int) -> str:
+    """Return such a sentence for annealed weights, which are too few for a k̂ to be fitted.
+
+    They are too heavy where the effective sample size of more than a tenth of the data, ``(N,)``, is below K/5, or 2.
+
+    >>> annealed_caveat(torch.tensor([1.5, 9.0, 9.0]), num_chains=10).partition(":")[0]
+    '† the effective sample size is below 2 of 10 chains for 33 % of the data'
+    >>> annealed_caveat(torch.tensor([5.0, 9.0, 9.0]), num_chains=10)
+    ''
+    """
+    least = max(_TRUSTED_ESS * num_chains, 2)
+    share = (ess < least).double().mean().item()
+    if share <= _FEW or num_chains == 1:
+        return ""
+    return (
+        f"† the effective sample size is below {least:g} of {num_chains} chains for {100 * share:.0f} % of the data: "
+        "too few temperatures there; the estimate is too low, its ± too small"
     )
 
 

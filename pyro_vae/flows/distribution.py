@@ -11,6 +11,8 @@ from torch.distributions import Transform, constraints
 
 __all__ = ["AnyFlow", "FlowDistribution", "check_flow", "flow_distribution", "forget"]
 
+_NO_INVERSE = "value: found one that was not drawn here, expected a draw, as the transform has no inverse"
+
 
 class FlowDistribution(dist.TorchDistribution):
     r"""The distribution of noise under a transform; a draw and its density take one pass.
@@ -70,6 +72,25 @@ class FlowDistribution(dist.TorchDistribution):
             again.noise = self._drawn[2].detach()
         return cast(Tensor, again)
 
+    def moved(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image of noise and the log-determinant of the transform there."""
+        return _call(self.transform, noise)
+
+    def noise_of(self, value: Tensor) -> Tensor:
+        """Return the noise whose image a value is.
+
+        Raises
+        ------
+        NotImplementedError
+            If the transform has no inverse, and the value is not the last draw.
+        """
+        if self._drawn is not None and value is self._drawn[0]:
+            return self._drawn[2]
+        try:
+            return _call(self.transform.inv, value)[0]
+        except KeyError as error:
+            raise NotImplementedError(_NO_INVERSE) from error
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
@@ -81,9 +102,7 @@ class FlowDistribution(dist.TorchDistribution):
             noise, log_det = _call(self.transform.inv, value)
         except KeyError as error:  # how Pyro reports a transform without an inverse
             if known is None:
-                raise NotImplementedError(
-                    "value: found one that was not drawn here, expected a draw, as the transform has no inverse"
-                ) from error
+                raise NotImplementedError(_NO_INVERSE) from error
             noise = known + self._solved(known, value - value.detach())
             log_det = -_call(self.transform, noise)[1]
         return self.base.log_prob(noise) + log_det

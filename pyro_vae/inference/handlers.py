@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -15,7 +16,7 @@ from torch.distributions import Distribution
 from pyro_vae.flows import FlowDistribution
 from pyro_vae.runtime.objects import Callables
 
-__all__ = ["AtMeans", "ProgramWrapper", "StochasticFunction", "is_in_svi_step"]
+__all__ = ["AtMeans", "FromPrior", "ProgramWrapper", "StochasticFunction", "is_in_svi_step"]
 
 StochasticFunction = Annotated[
     Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))
@@ -52,3 +53,14 @@ class AtMeans(Messenger):
         if not msg["is_observed"] and not site_is_subsample(msg):
             fn = msg["fn"]
             msg["value"], msg["done"] = fn.center if isinstance(fn, FlowDistribution) else fn.mean, True
+
+
+class FromPrior:
+    """A guide that draws the latents of a model from its prior."""
+
+    def __init__(self, model: StochasticFunction) -> None:
+        self.__wrapped__ = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with poutine.block(hide_fn=lambda msg: msg["type"] == "sample" and msg["is_observed"]):
+            return self.__wrapped__(*args, **kwargs)

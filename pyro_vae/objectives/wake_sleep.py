@@ -31,6 +31,7 @@ from pyro_vae.inference.global_terms import global_log_q, global_terms
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.particles import VectorizeParticles
+from pyro_vae.inference.simulation import simulate
 from pyro_vae.inference.sites import BATCH_SHARE, random_sites
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.estimate import Estimate
@@ -136,15 +137,7 @@ class WakeSleep(Objective):
             raise ProgramError(
                 f"found {found}, expected one argument and latents of single data, for the model to dream"
             )
-        with torch.no_grad():
-            dreamt = poutine.trace(poutine.uncondition(model)).get_trace(x)
-        site = dreamt.nodes[name]
-        value: Any = site["value"]
-        if value.numel() != x.numel():
-            raise ProgramError(
-                f"site {name!r}: found a dream of shape {tuple(value.shape)}, expected data of shape {tuple(x.shape)}"
-            )
-        dreams = value.reshape(x.shape).to(x.dtype)
+        dreams, dreamt = simulate(model, x, {name: pair.model_sites[name]})
         recognised = poutine.trace(poutine.replay(guide, trace=dreamt)).get_trace(dreams)
         one = PairTrace(dreamt, recognised, recognised, 1, len(x), self.max_plate_nesting)
         return torch.stack([one.log_prob(site)[0] for site in random_sites(recognised).values()]).sum(0)

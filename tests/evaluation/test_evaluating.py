@@ -84,7 +84,6 @@ class TestLinearVAE:
 
 @pytest.fixture
 def few_temperatures(monkeypatch):
-    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
     monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
 
 
@@ -118,7 +117,7 @@ class TestPrograms:
         assert list(found.figures) == [*BOUNDS, "kl_y"] and len(found.annealed_data) == 0
 
     def test_several_layers_and_a_programs_own_names(self, few_steps):
-        found = evaluate(HierarchyModel(), HierarchyGuide(), bits(12), num_particles=100, num_refined=5, progress=False)
+        found = evaluate(HierarchyModel(), HierarchyGuide(), bits(12), **QUICK | {"num_refined": 5})
         assert set(GAPS) | {"kl_z1", "kl_z2"} < found.figures.keys() and "KL of z2" in str(found)
         assert found["elbo"].mean < found["log_p"].mean
         best = found["approximation_gap_flow"].mean + found["amortisation_gap_flow"].mean

@@ -19,7 +19,6 @@ QUICK = {"num_particles": 100, "num_refined": 0, "annealed": False, "progress": 
 
 @pytest.fixture
 def few_temperatures(monkeypatch):
-    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
     monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
 
 
@@ -76,6 +75,17 @@ class TestHeavyWeights:
         found = self.found(annealed=True, num_annealed=2)
         assert found.annealed_data.tolist() == [0, 1]
         assert "of 2 data, 1 of the 3 with k̂ > 0.7" in found.notes[0]
+
+    def test_too_few_temperatures_are_named(self, double, few_temperatures, monkeypatch):
+        def of_two_chains(*args, **options):
+            score = pyro_vae.ais(*args, **options)
+            return score.with_columns(score.values, score.std_error, score.ess * 0 + 2, score.khat)
+
+        monkeypatch.setattr(evaluation_parts, "ais", of_two_chains)
+        assert self.found().notes[1] == (
+            "Of AIS, the effective sample size is below 3.2 of 16 chains for 100 % of the data: too few temperatures "
+            "there; the estimate is too low, its ± too small"
+        )
 
     def test_without_it_the_error_is_marked(self, double):
         found = self.found(annealed=False)

@@ -127,7 +127,7 @@ def test_a_model_that_does_not_observe_just_the_data_cannot_dream_them():
     x = torch.zeros(3, 2)
     for model, message in (
         (two_sites, r"found the observed sites \['x', 'y'\], expected one"),
-        (half_of_the_data, r"site 'x': found a dream of shape \(3,\), expected data of shape \(3, 2\)"),
+        (half_of_the_data, r"site 'x': found simulated values of shape \(3,\), expected data of shape \(3, 2\)"),
     ):
         with pytest.raises(ProgramError, match=message):
             WakeSleep().bound(model, guide, x)

@@ -1,0 +1,136 @@
+r"""Estimates of log p(x) of data, with their errors.
+
+They are of importance weights w, be these of single draws or of annealed ones,
+
+.. math:: \log \hat p(x_b) = \log \frac1K \sum_k w_{kb}, \qquad \mathbb{E}[w_{kb}] = p(x_b) .
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pyro.distributions import MaskedDistribution
+from torch import Tensor
+
+from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.dequantisation import bits_per_dim
+from pyro_vae.evaluation.streaming import StreamingWeights, annealed_caveat, caveat
+from pyro_vae.inference.annealing import bare
+from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.programs.labelled import LabelledModel
+from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.state import seeded
+
+__all__ = ["LogLikelihood", "num_dims_of"]
+
+
+class _Estimates(NamedTuple):
+    values: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+
+
+class LogLikelihood(_Estimates):
+    """Importance-sampled log p(x) of N data: four float64 tensors ``(N,)``.
+
+    Attributes
+    ----------
+    values
+        Estimates of log p(x), nats.
+    std_error
+        Their Monte Carlo standard errors by the delta method, nats.
+    ess
+        Effective sample sizes, between 1 and K.
+    khat
+        Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted.
+
+    Where that is so for more than a tenth of the data, ``print`` adds a mark and a sentence.
+    """
+
+    num_dims: float
+    num_particles: int
+    acceptance: Tensor | None = None  # of the moves of AIS
+
+    @classmethod
+    def of(cls, weights: StreamingWeights) -> LogLikelihood:
+        """Return the estimates of a batch."""
+        estimate = cls(weights.log_mean(), weights.std_error(), weights.ess(), weights.khat())
+        estimate.num_particles = weights.count
+        return estimate
+
+    def with_columns(self, *columns: Tensor) -> LogLikelihood:
+        """Return estimates with other columns, the same in all else."""
+        other = LogLikelihood(*columns)
+        vars(other).update(vars(self))
+        return other
+
+    @classmethod
+    def joined(cls, parts: Sequence[LogLikelihood], num_dims: float) -> LogLikelihood:
+        """Return the estimates of several batches as one, with the number of dimensions of all their data."""
+        whole = cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        whole.num_dims, whole.num_particles = num_dims / len(whole.values), parts[0].num_particles
+        accepted = [part.acceptance for part in parts if part.acceptance is not None]
+        whole.acceptance = torch.cat(accepted) if accepted else None
+        return whole
+
+    def mean(self) -> float:
+        """The mean over the data, nats per datum."""
+        return self.values.mean().item()
+
+    def mean_error(self) -> float:
+        """The Monte Carlo standard error of :meth:`mean`, for these very data, nats."""
+        return (self.std_error.square().sum().sqrt() / len(self.values)).item()
+
+    @property
+    def mark(self) -> str:
+        """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
+        return self.caveat()[:1]
+
+    def caveat(self) -> str:
+        """Return the sentence that belongs to :attr:`mark`, see :mod:`pyro_vae.evaluation.streaming`."""
+        return caveat(self.khat) if self.acceptance is None else annealed_caveat(self.ess, self.num_particles)
+
+    def __str__(self) -> str:
+        figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
+        return "\n".join(filter(None, (figure, self.caveat())))
+
+    @checked
+    def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:
+        """Minus the mean, in bits per dimension of a datum; of incomplete data, per observed one.
+
+        Where the programs take several arguments, the dimensions are the entries that the model's sites observe.
+        Of data that were dequantised from ``num_levels`` grey levels, 256 for bytes, it is then a bound on those of the
+        levels, see :mod:`pyro_vae.data.dequantisation`.
+        """
+        return bits_per_dim(self.mean(), self.num_dims, num_levels)
+
+
+def num_dims_of(programs: ProgramPair, x: Batch) -> float:
+    """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
+    program = bare(programs.model)
+    if isinstance(program, LabelledModel):
+        return float(len(x) * math.prod(program.data_shape))
+    if isinstance(x, Arguments):
+        with seeded(0, x.device):
+            pair = trace_pair(programs.isolated(), x)
+        return sum(_num_seen(pair.model_sites[name]) for name in pair.observed)
+    return unpack(program, x)[1].sum().item() if isinstance(program, ObservedOnly) else float(x.numel())
+
+
+def _num_seen(site: dict[str, Any]) -> float:
+    """How many entries a site observes, without those that a mask leaves out."""
+    fn, seen = site["fn"], torch.ones_like(site["value"], dtype=torch.bool)
+    masks = [] if site["mask"] is None else [(site["mask"], fn.event_dim)]
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, MaskedDistribution):
+            masks.append((fn._mask, fn.event_dim))
+        fn = fn.base_dist
+    for mask, event_dim in masks:
+        seen = seen & (mask[(..., *[None] * event_dim)] if isinstance(mask, Tensor) else mask)
+    return seen.sum().item()

@@ -1,0 +1,95 @@
+r"""Data drawn from a model, with the latents that they came from.
+
+.. math:: z' \sim p(z), \quad x' \sim p(x|z')
+
+The latents of such a datum are an exact draw from its posterior, :math:`z' \sim p(z|x')`, since the two orders in which
+a pair can be drawn give the same joint distribution.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Unit
+from torch import Tensor
+
+from pyro_vae.data.batch import Arguments, Batch, call
+from pyro_vae.errors import ProgramError
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.sites import Site
+
+__all__ = ["simulate"]
+
+
+@torch.no_grad()
+def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) -> tuple[Batch, poutine.Trace]:
+    """Draw latents and data from a model; of a batch, all that the model does not observe stays as it is.
+
+    Parameters
+    ----------
+    model
+        The model.
+    x
+        A batch that it takes.
+    observed
+        The sites that it observed in a run on that batch.
+
+    Returns
+    -------
+    tuple
+        The batch with data of the model's, and the trace of the run that drew them.
+
+    Raises
+    ------
+    ProgramError
+        If a site observes anything but one argument of the model, or has no distribution to draw from.
+    """
+    program: Any = functools.partial(call, model)
+    drawn = poutine.trace(poutine.uncondition(program)).get_trace(x)
+    values = list(x.values) if isinstance(x, Arguments) else [x]
+    for name, site in observed.items():
+        if isinstance(site["fn"], Unit):
+            raise ProgramError(f"site {name!r}: found a factor, expected a distribution that data can be drawn from")
+        value: Any = drawn.nodes[name]["value"]
+        index = _argument(site, x.values) if isinstance(x, Arguments) else 0
+        if value.numel() != values[index].numel():
+            raise ProgramError(
+                f"site {name!r}: found simulated values of shape {tuple(value.shape)}, expected data of shape "
+                f"{tuple(values[index].shape)}"
+            )
+        values[index] = value.reshape(values[index].shape).to(values[index].dtype)
+    data = x.replaced(values) if isinstance(x, Arguments) else values[0]
+    latents = drawn.copy()
+    for name in observed:
+        latents.remove_node(name)
+    again = poutine.trace(poutine.replay(program, trace=latents)).get_trace(data)
+    for name in observed:
+        seen, value = again.nodes[name]["value"], drawn.nodes[name]["value"]
+        if seen.shape != value.shape or not torch.allclose(seen.to(value), value):
+            raise ProgramError(
+                f"site {name!r}: found other values than the simulated ones where the model is run on them, expected a "
+                "site that observes its argument as it is"
+            )
+    return data, drawn
+
+
+def _argument(site: Site, values: Sequence[Any]) -> int:
+    """Return the place of the one argument that a site observes."""
+    seen: Tensor = site["value"]
+    found = [
+        index
+        for index, value in enumerate(values)
+        if isinstance(value, Tensor)
+        and value.numel() == seen.numel()
+        and torch.equal(seen.reshape(value.shape).to(value), value)
+    ]
+    if len(found) != 1:
+        raise ProgramError(
+            f"site {site['name']!r}: found its values in {len(found) or 'none'} of the model's arguments, expected "
+            "them in one, for simulated ones to take their place"
+        )
+    return found[0]
