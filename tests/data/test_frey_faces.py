@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from urllib.error import URLError
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pyro_vae.data.loading import load
-from tests.support.downloads import Response, frey_file, real, run
+from tests.support.downloads import Response, frey_file, needs_fork, real, status_of
 
 
 class TestFreyFaces:
@@ -27,25 +28,21 @@ class TestFreyFaces:
         assert torch.equal(other.test.values, splits.test.values)
         assert load("frey_faces", tmp_path, "dynamic").train.binarize == "dynamic"
 
+    @needs_fork
     def test_a_download_that_was_killed_starts_again(self, tmp_path, monkeypatch):
-        script = """
-            import io, os, sys, torch
-            from pyro_vae.data import load
+        class Dying(Response):
+            def get_all(self, header):
+                return ["2000"]
 
-            class Dying(io.BytesIO):
-                def info(self): return self
-                def get_all(self, header): return ["2000"]
-                def read(self, size):
-                    half = super().read(1000)
-                    if not half:
-                        os._exit(9)
-                    return half
+            def read(self, size):
+                half = super().read(1000)
+                if not half:
+                    os._exit(9)
+                return half
 
-            torch.hub.urlopen = lambda request: Dying(bytes(1000))
-            load("frey_faces", sys.argv[1])
-        """
         root = tmp_path / "root"
-        assert run(script, root) == 9
+        monkeypatch.setattr(torch.hub, "urlopen", lambda request: Dying(bytes(1000)))
+        assert status_of(lambda: load("frey_faces", root), tmp_path / "log") == 9
         target = root / "FreyFace" / "frey_rawface.mat"
         assert list(target.parent.iterdir())  # it did die half way, and left something
         assert not target.exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data.loading import load
-from tests.support.downloads import mnist_files, needs_torchvision, real, run, torchvision_mnist
+from tests.support.downloads import mnist_files, needs_fork, needs_torchvision, real, status_of, torchvision_mnist
 
 
 @needs_torchvision
@@ -53,31 +53,27 @@ class TestMNIST:
         assert "no network in tests" in str(caught.value.__cause__)
         assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]  # nothing temporary is left
 
+    @needs_fork
     def test_a_download_that_was_killed_starts_again(self, tmp_path, monkeypatch):
-        script = """
-            import os, pathlib, sys
-            import torchvision.datasets.mnist as mnist
-            from pyro_vae.data import load
+        root = tmp_path / "root"
 
-            def dying(url, download_root, filename, md5):
-                path = pathlib.Path(download_root, filename.removesuffix(".gz"))
-                path.write_bytes(bytes(100))
-                if filename.startswith("t10k-labels"):
-                    os._exit(9)
+        def dying(url, download_root, filename, md5):
+            path = Path(download_root, filename.removesuffix(".gz"))
+            path.write_bytes(bytes(100))
+            if filename.startswith("t10k-labels"):
+                os._exit(9)
 
-            mnist.download_and_extract_archive = dying
-            load("mnist", sys.argv[1])
-        """
-        assert run(script, tmp_path) == 9
-        assert [path.name[:7] for path in tmp_path.iterdir()] == [".MNIST."]  # it did die half way
+        monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", dying)
+        assert status_of(lambda: load("mnist", root), tmp_path / "log") == 9
+        assert [path.name[:7] for path in root.iterdir()] == [".MNIST."]  # it did die half way
 
         def download(url, download_root, filename, md5):
             mnist_files(Path(download_root))
 
         monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", download)
-        self.check(load("mnist", tmp_path, None))
-        assert len(list((tmp_path / "MNIST" / "raw").iterdir())) == 4
-        assert len(list(tmp_path.iterdir())) == 2  # the second attempt left nothing temporary of its own
+        self.check(load("mnist", root, None))
+        assert len(list((root / "MNIST" / "raw").iterdir())) == 4
+        assert len(list(root.iterdir())) == 2  # the second attempt left nothing temporary of its own
 
     def test_the_real_digits(self, data_root):
         splits = load("mnist", real(data_root, "MNIST", "raw", "train-images-idx3-ubyte"))

@@ -111,16 +111,16 @@ class TestOtherBounds:
         close(estimate.bound.detach(), objective.reduce(log_w) + g / 60)
 
     def test_iwae_tightens_what_is_local_and_stays_below_the_evidence(self):
-        """log p(x) is that of a Gaussian; the mean over 4,000 draws of W, within 5 standard errors of the order."""
+        """log p(x) is that of a Gaussian; the means over draws of W, within 5 standard errors of the order."""
         model, guide = pair()
         covariance = 2 * torch.eye(len(X)) + 1.0
         evidence = torch.distributions.MultivariateNormal(torch.zeros(len(X)), covariance).log_prob(X)
         means = []
-        for k in (1, 5, 50):
+        for k, num_draws in ((1, 2000), (5, 500), (50, 2000)):
             torch.manual_seed(0)
             with torch.no_grad():
-                totals = torch.stack([-IWAE(k).estimate(model, guide, X).loss for _ in range(2000)])
-            means.append((totals.mean(), totals.std() / 2000**0.5))
+                totals = torch.stack([-IWAE(k).estimate(model, guide, X).loss for _ in range(num_draws)])
+            means.append((totals.mean(), totals.std() / num_draws**0.5))
         (elbo, error), (five, _), (fifty, last) = means
         assert (elbo - exact_elbo(guide, X, len(X))).abs() < 5 * error
         assert elbo + 5 * error < five < fifty < evidence + 5 * last
@@ -210,8 +210,8 @@ class TestScores:
         (expected,) = torch.autograd.grad(-exact, logit)
         found = []
         torch.manual_seed(0)
-        for _ in range(2000):
-            (gradient,) = torch.autograd.grad(ELBO(10).differentiable_loss(model, guide, X), logit)
+        for _ in range(200):
+            (gradient,) = torch.autograd.grad(ELBO(100).differentiable_loss(model, guide, X), logit)
             found.append(gradient)
         found = torch.stack(found)
         assert (found.mean() - expected).abs() < 5 * found.std() / len(found) ** 0.5 < 0.2 * expected.abs()

@@ -1,4 +1,4 @@
-"""Data files as they are on disk, downloads that fail, and scripts of a process of their own."""
+"""Data files as they are on disk, downloads that fail, and downloads in a process that dies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import importlib
 import io
 import os
 import struct
-import subprocess
-import sys
-import textwrap
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from pyro_vae.data import sources
+from tests.endurance import processes
 
 torchvision_error = ""
 torchvision_mnist: Any = None
@@ -23,9 +23,8 @@ try:
     torchvision_mnist = importlib.import_module("torchvision.datasets.mnist")
 except (ImportError, RuntimeError) as error:
     torchvision_error = f"torchvision cannot be imported: {error}"
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
 needs_torchvision = pytest.mark.skipif(bool(torchvision_error), reason=torchvision_error)
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def real(root: Path, *parts: str) -> Path:
@@ -56,11 +55,12 @@ class Response(io.BytesIO):
         return [str(len(self.getbuffer()))]
 
 
-def run(script: str, *arguments: object) -> int:
-    """Run a script of its own in another process and return its exit status."""
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False, timeout=120).returncode
+def status_of(run: Callable[[], object], log: Path) -> int:
+    """Run a function in a child process and return its exit status; what it prints goes to ``log``."""
+    with warnings.catch_warnings():  # Python warns of other threads, none of which holds a lock that the child needs
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = processes.start(lambda: run() and 0, log)
+    return processes.ended(pid, seconds=60)
 
 
 def mnist_files(raw: Path) -> None:

@@ -18,8 +18,10 @@ from pyro_vae import (
     ReweightedWakeSleep,
     fit,
 )
+from pyro_vae.compilation import compiled
 from pyro_vae.evaluation.bounds import mean_bound
 from tests.support.global_latents import X, exact_elbo, pair
+from tests.support.programs import traced
 
 OPTIONS = {"batch_size": 2, "progress": False, "seed": 0}
 N = len(X)
@@ -52,10 +54,12 @@ def loss_of_all(guide: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     [ELBO(), *(IWAE(2, vectorize_particles=way) for way in (True, "repeat", False)), Trace_ELBO()],
     ids=["elbo", "iwae", "iwae repeated", "iwae one by one", "pyro"],
 )
-def test_each_step_weighs_the_global_term_by_its_batch(objective, compile):
+def test_each_step_weighs_the_global_term_by_its_batch(objective, compile, monkeypatch):
     """Batches of 4 and of the 2 that are left, by gradient descent: the same weights as by hand."""
     if compile and isinstance(objective, Trace_ELBO):
         pytest.skip("no objective of the package")
+    if objective.vectorize_particles is not True:  # of one case, TorchInductor compiles the graph further
+        monkeypatch.setattr(compiled, "inductor", traced)
     torch.manual_seed(0)
     model, guide = pair()
     by_hand = pair()[1]
@@ -98,10 +102,7 @@ def test_each_step_weighs_the_global_term_by_its_batch(objective, compile):
 
 def test_the_record_names_the_share_and_its_bounds_are_those_of_all_data():
     model, guide = pair()
-    history = fit(model, guide, X, objective=ELBO(), num_epochs=1, lr=1e-9, **OPTIONS)
-    many = [history.records[0]]
-    for seed in range(400):
-        many += fit(model, guide, X, num_epochs=1, lr=1e-9, batch_size=2, seed=seed, progress=False).records
+    many = fit(model, guide, X, objective=ELBO(), num_epochs=401, lr=1e-12, **OPTIONS).records  # it stays as it is
     bounds, shares = (torch.tensor([record[name] for record in many]) for name in ("train_bound", "global_term"))
     exact = exact_elbo(guide, X, N) / N
     kl = 0.5 * ((2 * guide.log_scale).exp() + guide.loc.square() - 1) - guide.log_scale
@@ -110,11 +111,11 @@ def test_the_record_names_the_share_and_its_bounds_are_those_of_all_data():
         assert (found.mean() - expected).abs() < 5 * error < 0.1
 
 
-@pytest.mark.parametrize("objective", [ELBO(4), IWAE(4), Trace_ELBO(4)], ids=["elbo", "iwae", "pyro"])
+@pytest.mark.parametrize("objective", [ELBO(8), IWAE(4), Trace_ELBO(4)], ids=["elbo", "iwae", "pyro"])
 def test_minibatches_find_the_posterior_of_all_data(objective):
     """N(Σ x / 8, 1/4); with the prior counted in each batch, the mean would be Σ x / 12 for batches of two."""
     model, guide = pair(shift=0.0)
-    fit(model, guide, X, objective=objective, num_epochs=400, lr=lambda t: 0.03 * (1 - t), **OPTIONS)
+    fit(model, guide, X, objective=objective, num_epochs=200, lr=lambda t: 0.01 * (1 - t), **OPTIONS)
     assert (guide.loc - X.sum() / 8).abs() < 0.07
     assert (guide.log_scale.exp() - 0.5).abs() < 0.05
 
@@ -128,15 +129,15 @@ def test_an_autoguide_of_a_global_latent():
             pyro.sample("x", dist.Normal(w, 2**0.5), obs=x)
 
     guide = AutoNormal(model)
-    fit(model, guide, X, objective=ELBO(4), num_epochs=400, lr=lambda t: 0.05 * (1 - t), **OPTIONS)
+    fit(model, guide, X, objective=ELBO(8), num_epochs=150, lr=lambda t: 0.02 * (1 - t), **OPTIONS)
     quantiles = guide.quantiles([0.5])["w"]
     assert abs(torch.as_tensor(quantiles).item() - X.sum().item() / 8) < 0.07
 
 
 def test_mean_bound_is_that_of_all_data():
-    """Over 2,000 draws, within 5 standard errors of the closed form."""
+    """Over 1,500 draws for each batch, within 5 standard errors of the closed form."""
     model, guide = pair()
-    found = torch.tensor([mean_bound(model, guide, X, ELBO(5), batch_size=2, seed=seed) for seed in range(300)])
+    found = torch.tensor([mean_bound(model, guide, X, ELBO(15), batch_size=2, seed=seed) for seed in range(100)])
     error = found.std() / len(found) ** 0.5
     assert (found.mean() - exact_elbo(guide, X, N) / N).abs() < 5 * error < 0.1
 
