@@ -24,7 +24,7 @@ from pyro_vae.runtime.state import seeded
 
 __all__ = ["Run"]
 
-_NUM_CHAINS, _NUM_TEMPERATURES = 16, 1000
+_NUM_CHAINS, _NUM_TEMPERATURES = 16, 500
 _GAPS = {
     "amortisation_gap_own": "amortisation gap, the guide's family",
     "approximation_gap_own": "approximation gap, the guide's family",
@@ -102,6 +102,8 @@ class Run:
             f"of {len(chosen)} data, {before - after} of the {before} with k̂ > {TRUSTED_KHAT}; importance sampling "
             "gave that of the others"
         )
+        if there.caveat():
+            self.notes.append(f"Of AIS, {there.caveat().removeprefix('† ')}")
         return combined
 
     def add_layers(self, terms: Terms) -> None:

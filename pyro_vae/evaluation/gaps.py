@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
-from pyro_vae.evaluation.chunks import chunk_size_for, most_draws
+from pyro_vae.evaluation.chunks import chunk_size_for, even, most_draws, num_bytes_of_draw
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Figure, heavy_data
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
@@ -32,16 +32,39 @@ from pyro_vae.inference.pair import ProgramPair
 
 __all__ = ["gaps_of"]
 
+Tensors = tuple[Tensor, ...]
+
 FAMILIES: tuple[Family, ...] = ("own", "flow")
 _STEPS = ((200, 0.01), (100, 0.001))  # numbers of steps and their sizes: what the first leave as noise, the last remove
 _NUM_PARTICLES = 10  # a step
 _EVAL_PARTICLES = 1000  # for each bound
+_MOST_BYTES = 2**31  # of a step
 
 
 def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> dict[str, Figure]:
     """Return both gaps in each family, by name, of n data with estimates of log p(x); the generators are moved."""
+    num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x[:2])
+    size = even(len(x), max(_MOST_BYTES // max(num_bytes, 1), 1))
+    parts = []
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        parts.append(_bounds_of(programs, x[rows], LogLikelihood(*(column[rows] for column in score)), progress))
+    (guides, guides_error), *bounds, likelihood = (
+        [torch.cat(columns) for columns in zip(*each, strict=True)] for each in zip(*parts, strict=True)
+    )
+    score = LogLikelihood(*likelihood)
+    gaps: dict[str, Figure] = {}
+    for family, (best, error) in zip(FAMILIES, bounds, strict=True):
+        amortisation = Figure.of(best - guides, error.hypot(guides_error))
+        approximation = Figure.of(score.values - best, score.std_error.hypot(error), len(heavy_data(score)))
+        gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
+    return gaps
+
+
+def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> list[Tensors]:
+    """Return the bound of the guide and the best one of each family, with their errors, and log p(x)."""
     log_w = _weights(programs.isolated(), x)
-    start, bounds, guide = _mean(log_w), {}, programs.guide
+    bounds, guide = [_mean(log_w)], programs.guide
     for family in FAMILIES:
         guide = RefinedGuide(guide, x, family)
         if not guide.offsets():
@@ -50,14 +73,9 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: boo
         for num_steps, lr in _STEPS:
             improve(refined, guide, x, num_steps, lr=lr, num_particles=_NUM_PARTICLES, progress=progress)
         log_w = _weights(refined, x)
-        bounds[family] = _mean(log_w)
+        bounds.append(_mean(log_w))
         score = _lighter(score, log_w)
-    gaps: dict[str, Figure] = {}
-    for family, (best, error) in bounds.items():
-        amortisation = Figure.of(best - start[0], error.hypot(start[1]))
-        approximation = Figure.of(score.values - best, score.std_error.hypot(error), len(heavy_data(score)))
-        gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
-    return gaps
+    return [*bounds, score]
 
 
 @torch.no_grad()
@@ -67,7 +85,7 @@ def _weights(programs: ProgramPair, x: Batch) -> Tensor:
     return torch.cat([weights_of(programs, x, size).double() for _ in range(0, _EVAL_PARTICLES, size)])
 
 
-def _mean(log_w: Tensor) -> tuple[Tensor, Tensor]:
+def _mean(log_w: Tensor) -> Tensors:
     """Return the ELBO of each datum and its standard error, ``(n,)`` each."""
     return log_w.mean(0), log_w.std(0) / len(log_w) ** 0.5
 

@@ -84,7 +84,6 @@ class TestLinearVAE:
 
 @pytest.fixture
 def few_temperatures(monkeypatch):
-    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
     monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
 
 
@@ -118,7 +117,7 @@ class TestPrograms:
         assert list(found.figures) == [*BOUNDS, "kl_y"] and len(found.annealed_data) == 0
 
     def test_several_layers_and_a_programs_own_names(self, few_steps):
-        found = evaluate(HierarchyModel(), HierarchyGuide(), bits(12), num_particles=100, num_refined=5, progress=False)
+        found = evaluate(HierarchyModel(), HierarchyGuide(), bits(12), **QUICK | {"num_refined": 5})
         assert set(GAPS) | {"kl_z1", "kl_z2"} < found.figures.keys() and "KL of z2" in str(found)
         assert found["elbo"].mean < found["log_p"].mean
         best = found["approximation_gap_flow"].mean + found["amortisation_gap_flow"].mean
@@ -164,6 +163,18 @@ class TestPrograms:
 
 
 class TestParts:
+    def test_gaps_do_not_depend_on_how_many_data_are_refined_at_once(self, monkeypatch):
+        program = vae()
+        options = QUICK | {"num_refined": 2}
+        monkeypatch.setattr(gaps, "_STEPS", ((100, 0.02), (40, 0.002)))
+        together = evaluate(program.model, program.guide, bits(6), **options)
+        monkeypatch.setattr(gaps, "_MOST_BYTES", 1)  # one by one
+        apart = evaluate(program.model, program.guide, bits(6), **options)
+        for name in GAPS:
+            difference, error = apart[name].mean - together[name].mean, apart[name].monte_carlo_error
+            assert 0 < abs(difference) < 5 * error + 0.01 < 0.3  # other draws, and what the last steps leave
+            assert apart[name].num_data == together[name].num_data == 2
+
     def test_what_fails_is_left_out_in_a_sentence(self, monkeypatch):
         def fails(*_):
             raise RuntimeError("no memory")

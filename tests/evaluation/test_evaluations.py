@@ -19,7 +19,6 @@ QUICK = {"num_particles": 100, "num_refined": 0, "annealed": False, "progress": 
 
 @pytest.fixture
 def few_temperatures(monkeypatch):
-    pytest.importorskip("pyro_vae.evaluation.annealed_importance")
     monkeypatch.setattr(evaluation_parts, "_NUM_TEMPERATURES", 200)
 
 
@@ -77,6 +76,17 @@ class TestHeavyWeights:
         assert found.annealed_data.tolist() == [0, 1]
         assert "of 2 data, 1 of the 3 with k̂ > 0.7" in found.notes[0]
 
+    def test_too_few_temperatures_are_named(self, double, few_temperatures, monkeypatch):
+        def of_two_chains(*args, **options):
+            score = pyro_vae.ais(*args, **options)
+            return score.with_columns(score.values, score.std_error, score.ess * 0 + 2, score.khat)
+
+        monkeypatch.setattr(evaluation_parts, "ais", of_two_chains)
+        assert self.found().notes[1] == (
+            "Of AIS, the effective sample size is below 3.2 of 16 chains for 100 % of the data: too few temperatures "
+            "there; the estimate is too low, its ± too small"
+        )
+
     def test_without_it_the_error_is_marked(self, double):
         found = self.found(annealed=False)
         assert torch.equal(found.log_likelihood.values, found.importance.values) and found.notes == ()
@@ -94,9 +104,8 @@ class TestHeavyWeights:
         """The guide's family holds the posterior: refined, its weights are equal, and no gap of the family is left."""
         found = evaluate(self.model, self.guide, self.x, num_particles=2000, annealed=False, progress=False)
         loss = 0.5 * (math.log(20) + 1 / 20 - 1) / 2  # of the narrow half, KL(q ‖ posterior)
-        assert (
-            abs(found["amortisation_gap_own"].mean - loss) < 5 * found["amortisation_gap_own"].monte_carlo_error + 0.01
-        )
+        amortisation = found["amortisation_gap_own"]
+        assert abs(amortisation.mean - loss) < 5 * amortisation.monte_carlo_error < 0.2
         for family in ("own", "flow"):
             gap = found[f"approximation_gap_{family}"]
             assert abs(gap.mean) < 5 * gap.monte_carlo_error + 0.001 < 0.01 and gap.num_heavy == 0

@@ -12,7 +12,9 @@ from torch.distributions import MultivariateNormal
 
 import pyro_vae
 from pyro_vae import ELBO, refine
+from pyro_vae.evaluation import couplings
 from pyro_vae.evaluation.couplings import Coupling, CouplingFlow
+from pyro_vae.evaluation.refined_guide import RefinedGuide
 from tests.support.parts import composed
 from tests.support.programs import HIERARCHIES, HierarchyGuide, HierarchyModel, bits
 
@@ -111,6 +113,23 @@ class TestCouplings:
     def test_a_single_unit_that_is_drawn_first_has_none(self, double):
         refinement = refine(model_of_two_sites, guide_of_two_sites, data(3), 1, family="flow", progress=False)
         assert len(refinement.guide.offsets()) == 4 + 2 * 3  # loc and scale of both, and two couplings of b
+
+
+def test_of_a_long_chain_the_last_latents_are_the_context(double, monkeypatch):
+    monkeypatch.setattr(couplings, "_MOST_CONTEXT", 3)
+
+    def chain(x):
+        with pyro.plate("data", len(x), dim=-1):
+            for t in range(5):
+                pyro.sample(f"z{t}", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+
+    guide = RefinedGuide(chain, data(4), "flow")
+    sizes = [guide._couplings[f"z{t}"][0].inner.shape[-1] for t in range(5)]
+    assert sizes == [1, 3, 4, 4, 4]  # one unit of its own, and of the others 0, 2 and then 3
+    drawn = pyro.poutine.trace(guide).get_trace(data(4))
+    context = drawn.nodes["z4"]["fn"].transforms[0].context
+    expected = torch.cat([drawn.nodes[name]["value"] for name in ("z2", "z3")], -1)[:, 1:]
+    assert torch.equal(context, expected)
 
 
 def gamma_model(x):
