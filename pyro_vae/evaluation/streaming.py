@@ -136,7 +136,10 @@ def annealed_caveat(is_heavy: Tensor, num_chains: int) -> str:
     if share <= _FEW:
         return ""
     least = f"{least_ess(num_chains):g} of {num_chains} chains"
-    return f"† the effective sample size is below {least} for {100 * share:.0f} % of the data: too few temperatures there; the estimate is too low, its ± too small"
+    return (
+        f"† the effective sample size is below {least} for {100 * share:.0f} % of the data: too few temperatures "
+        "there; the estimate is too low, its ± too small"
+    )
 
 
 def pareto_khat(excess: Tensor) -> Tensor:
