@@ -18,7 +18,7 @@ from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.evaluation.annealed_run import anneal, pilot
 from pyro_vae.evaluation.chunks import chunk_size_for, even, is_worth_compiling, most_draws, num_data_in
 from pyro_vae.evaluation.estimates import LogLikelihood
-from pyro_vae.evaluation.streaming import StreamingWeights
+from pyro_vae.evaluation.streaming import StreamingWeights, least_ess
 from pyro_vae.evaluation.temperatures import Schedule, temperatures
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.noise_space import NoiseSpace, Point, at_noise
@@ -131,7 +131,8 @@ class Annealer:
             accepted = accepted + acceptance * size / num_chains
         whole = LogLikelihood.of(weights)
         whole.acceptance = accepted
-        return whole.rows(slice(len(x)))
+        too_few = ~accepted.isnan() & (whole.ess < least_ess(num_chains))
+        return whole.marked(too_few).rows(slice(len(x)))
 
     def _evaluate(self, x: Batch) -> Callable[[Tensor], Point]:
         """Return the function from noise of a whole batch to its point."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.dequantisation import bits_per_dim
-from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat, least_ess
+from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
@@ -58,12 +58,13 @@ class LogLikelihood(_Estimates):
         The share of the moves of annealed particles that were accepted ``(N,)``, NaN where they have not moved;
         ``None`` without annealing.
 
-    Where more than a tenth of the data have weights that are too heavy, ``print`` adds a mark and a sentence.
+    Where more than a tenth of the data are heavy, ``print`` adds a mark and a sentence.
     """
 
     num_dims: float
     num_particles: int
     acceptance: Tensor | None = None
+    _heavy: Tensor | None = None
 
     @classmethod
     def of(cls, weights: StreamingWeights) -> LogLikelihood:
@@ -72,19 +73,39 @@ class LogLikelihood(_Estimates):
         estimate.num_particles = weights.count
         return estimate
 
+    @property
+    def is_heavy(self) -> Tensor:
+        """Where a few weights outweigh the others ``(N,)``: k̂ is above 0.7, or annealed ones have too low an ESS."""
+        return self.khat > TRUSTED_KHAT if self._heavy is None else self._heavy
+
+    def marked(self, is_heavy: Tensor) -> LogLikelihood:
+        """Return the estimates with more data that are heavy."""
+        whole = self.rows(slice(None))
+        whole._heavy = self.is_heavy | is_heavy
+        return whole
+
     def rows(self, index: slice | Tensor) -> LogLikelihood:
         """Return the estimates of some of the data."""
         chosen = LogLikelihood(*(column[index] for column in self))
-        vars(chosen).update(vars(self))
+        vars(chosen).update(vars(self), _heavy=self.is_heavy[index])
         if self.acceptance is not None:
             chosen.acceptance = self.acceptance[index]
         return chosen
+
+    def replaced(self, index: Tensor, others: LogLikelihood) -> LogLikelihood:
+        """Return the estimates with those of some of the data replaced by others."""
+        both = zip((*self, self.is_heavy), (*others, others.is_heavy), strict=True)
+        *columns, is_heavy = (old.index_copy(0, index, new.to(old)) for old, new in both)
+        whole = LogLikelihood(*columns)
+        vars(whole).update(vars(self), _heavy=is_heavy)
+        return whole
 
     @classmethod
     def joined(cls, parts: Sequence[LogLikelihood], num_dims: float) -> LogLikelihood:
         """Return the estimates of several batches as one, with the number of dimensions of all their data."""
         whole = cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         whole.num_dims, whole.num_particles = num_dims / len(whole.values), parts[0].num_particles
+        whole._heavy = torch.cat([part.is_heavy for part in parts])
         accepted = [part.acceptance for part in parts if part.acceptance is not None]
         whole.acceptance = torch.cat(accepted) if accepted else None
         return whole
@@ -101,14 +122,6 @@ class LogLikelihood(_Estimates):
     def mark(self) -> str:
         """A sign to print behind a figure that the weights do not carry, ``"†"``, and ``""`` behind others."""
         return self.caveat()[:1]
-
-    @property
-    def is_heavy(self) -> Tensor:
-        """Where a few weights outweigh the others ``(N,)``: by their k̂, or the ESS of annealed ones, which are few."""
-        heavy = self.khat > TRUSTED_KHAT
-        if self.acceptance is None:
-            return heavy
-        return heavy | (~self.acceptance.isnan() & (self.ess < least_ess(self.num_particles)))
 
     def caveat(self) -> str:
         """Return the sentence that belongs to :attr:`mark`, see :mod:`pyro_vae.evaluation.streaming`."""

@@ -14,7 +14,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import pyro_error_reason
 from pyro_vae.evaluation.annealed_importance import ais
 from pyro_vae.evaluation.estimates import LogLikelihood
-from pyro_vae.evaluation.evaluations import Figure, heavy_data, likelihood_figure
+from pyro_vae.evaluation.evaluations import Figure, likelihood_figure
 from pyro_vae.evaluation.gaps import gaps_of
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.streaming import TRUSTED_KHAT
@@ -89,17 +89,16 @@ class Run:
         """Return log p(x) with the values of the chosen data, which are x, by annealed importance sampling."""
         model, guide = self.programs.model, self.programs.guide
         there = ais(model, guide, x, _NUM_CHAINS, _NUM_TEMPERATURES, seed=self.seed, progress=self.progress)
-        combined = LogLikelihood(*(_replaced(*columns, chosen) for columns in zip(score, there, strict=True)))
-        combined.num_dims = score.num_dims
+        combined = score.replaced(chosen, there)
         count = f"{len(chosen)} of them"
         self.add("importance", self.labels["log_p"], self.figures["log_p"])
-        self.add("importance_chosen", f"  {count}", likelihood_figure(_rows(score, chosen)))
+        self.add("importance_chosen", f"  {count}", likelihood_figure(score.rows(chosen)))
         self.add("annealed_chosen", f"  {count}, by AIS", likelihood_figure(there))
         self.add("log_p", f"log p(x), {count} by AIS", likelihood_figure(combined))
-        before, after = len(heavy_data(score)), len(heavy_data(combined))
+        heavy = score.is_heavy
         self.notes.append(
             f"Annealed importance sampling (AIS, {_NUM_CHAINS} chains, {_NUM_TEMPERATURES} temperatures) gave log p(x) "
-            f"of {len(chosen)} data, {before - after} of the {before} with k̂ > {TRUSTED_KHAT}; importance sampling "
+            f"of {len(chosen)} data, {int(heavy[chosen].sum())} of the {int(heavy.sum())} with k̂ > {TRUSTED_KHAT}; importance sampling "
             "gave that of the others"
         )
         if there.caveat():
@@ -111,7 +110,7 @@ class Run:
             self.add(f"kl_{name}", f"KL of {name}", Figure.of(*kl))
 
     def add_gaps(self, x: Batch, score: LogLikelihood) -> None:
-        first = _rows(score, slice(len(x)))
+        first = score.rows(slice(len(x)))
         with self.running(x):
             found = gaps_of(self.programs, x, first, self.progress)
         for name, label in _GAPS.items():
@@ -130,12 +129,4 @@ class Run:
 def _loss(score: LogLikelihood, terms: Terms) -> Figure:
     """Return the figure of log p(x) - ELBO."""
     elbo, error = terms.elbo
-    return Figure.of(score.values - elbo, score.std_error.hypot(error), len(heavy_data(score)))
-
-
-def _rows(score: LogLikelihood, rows: Any) -> LogLikelihood:
-    return LogLikelihood(*(column[rows] for column in score))
-
-
-def _replaced(values: Tensor, others: Tensor, chosen: Tensor) -> Tensor:
-    return values.index_copy(0, chosen, others.to(values))
+    return Figure.of(score.values - elbo, score.std_error.hypot(error), int(score.is_heavy.sum()))

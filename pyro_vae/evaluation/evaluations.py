@@ -69,7 +69,7 @@ def heavy_data(score: LogLikelihood) -> Tensor:
 
 def likelihood_figure(score: LogLikelihood) -> Figure:
     """Return the figure of estimates of log p(x)."""
-    return Figure.of(score.values, score.std_error, len(heavy_data(score)))
+    return Figure.of(score.values, score.std_error, int(score.is_heavy.sum()))
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,6 @@ def _caveat(figure: Figure) -> str:
     if not figure.num_heavy:
         return ""
     return (
-        f"† Pareto k̂ is above {TRUSTED_KHAT} for {figure.num_heavy} of {figure.num_data} data: too few particles, "
-        "the estimate is too low and its Monte Carlo ± too small; 95 % intervals of such data hold 61 to 82 %"
+        f"† {figure.num_heavy} of {figure.num_data} data have a Pareto k̂ above {TRUSTED_KHAT}, or too low an ESS under "
+        "AIS: the estimate is too low and its Monte Carlo ± too small; 95 % intervals of such data hold 61 to 82 %"
     )

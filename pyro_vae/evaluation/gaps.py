@@ -23,7 +23,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation.chunks import chunk_size_for, even, most_draws, num_bytes_of_draw
 from pyro_vae.evaluation.estimates import LogLikelihood
-from pyro_vae.evaluation.evaluations import Figure, heavy_data
+from pyro_vae.evaluation.evaluations import Figure
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
 from pyro_vae.evaluation.refinement import improve
 from pyro_vae.evaluation.streaming import StreamingWeights
@@ -48,15 +48,14 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: boo
     parts = []
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        parts.append(_bounds_of(programs, x[rows], LogLikelihood(*(column[rows] for column in score)), progress))
-    (guides, guides_error), *bounds, likelihood = (
-        [torch.cat(columns) for columns in zip(*each, strict=True)] for each in zip(*parts, strict=True)
-    )
-    score = LogLikelihood(*likelihood)
+        parts.append(_bounds_of(programs, x[rows], score.rows(rows), progress))
+    *columns, scores = zip(*parts, strict=True)
+    (guides, guides_error), *bounds = ([torch.cat(each) for each in zip(*column, strict=True)] for column in columns)
+    score = LogLikelihood.joined(scores, score.num_dims * len(x))
     gaps: dict[str, Figure] = {}
     for family, (best, error) in zip(FAMILIES, bounds, strict=True):
         amortisation = Figure.of(best - guides, error.hypot(guides_error))
-        approximation = Figure.of(score.values - best, score.std_error.hypot(error), len(heavy_data(score)))
+        approximation = Figure.of(score.values - best, score.std_error.hypot(error), int(score.is_heavy.sum()))
         gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
     return gaps
 
@@ -94,6 +93,6 @@ def _lighter(score: LogLikelihood, log_w: Tensor) -> LogLikelihood:
     """Return estimates of log p(x), each from the lighter weights of two guides, by Pareto k."""
     weights = StreamingWeights(len(log_w))
     weights.update(log_w)
-    found = (weights.log_mean(), weights.std_error(), weights.ess(), weights.khat())
-    is_lighter = weights.khat() < score.khat
-    return LogLikelihood(*(torch.where(is_lighter, new, old) for new, old in zip(found, score, strict=True)))
+    found = LogLikelihood.of(weights)
+    chosen = (found.khat < score.khat).nonzero()[:, 0]
+    return score.replaced(chosen, found.rows(chosen))

@@ -69,7 +69,7 @@ class TestHeavyWeights:
     def test_as_many_as_are_allowed(self, double, few_temperatures):
         found = self.found(num_annealed=2)
         assert found.annealed_data.tolist() == found.importance.khat.argsort(descending=True)[:2].tolist()
-        assert found["log_p"].num_heavy == 1 and found.caveat().startswith("† Pareto k̂ is above 0.7 for 1 of 6 data")
+        assert found["log_p"].num_heavy == 1 and found.caveat().startswith("† 1 of 6 data have a Pareto k̂ above 0.7")
 
     def test_the_first_ones_whatever_their_weights(self, double, few_temperatures):
         found = self.found(annealed=True, num_annealed=2)
@@ -79,10 +79,12 @@ class TestHeavyWeights:
     def test_too_few_temperatures_are_named(self, double, few_temperatures, monkeypatch):
         def of_two_chains(*args, **options):
             score = pyro_vae.ais(*args, **options)
-            return score.with_columns(score.values, score.std_error, score.ess * 0 + 2, score.khat)
+            return score.marked(score.ess > 0)
 
         monkeypatch.setattr(evaluation_parts, "ais", of_two_chains)
-        assert self.found().notes[1] == (
+        found = self.found()
+        assert found["annealed_chosen"].num_heavy == found["log_p"].num_heavy == 3
+        assert found.notes[1] == (
             "Of AIS, the effective sample size is below 3.2 of 16 chains for 100 % of the data: too few temperatures "
             "there; the estimate is too low, its ± too small"
         )
@@ -93,8 +95,8 @@ class TestHeavyWeights:
         row = next(line for line in str(found).splitlines() if line.startswith("log p(x)"))
         assert "†" in row and str(found).splitlines()[-1] == found.caveat()
         assert found.caveat() == (
-            "† Pareto k̂ is above 0.7 for 3 of 6 data: too few particles, the estimate is too low and its Monte Carlo ± "
-            "too small; 95 % intervals of such data hold 61 to 82 %"
+            "† 3 of 6 data have a Pareto k̂ above 0.7, or too low an ESS under AIS: the estimate is too low and its "
+            "Monte Carlo ± too small; 95 % intervals of such data hold 61 to 82 %"
         )
         comparison = compare(found, pyro_vae.log_likelihood(self.model, self.guide, self.x, 2000, seed=1))
         assert comparison.caveats[0] == f"The first: {found.caveat()}"
