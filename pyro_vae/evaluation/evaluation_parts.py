@@ -98,8 +98,8 @@ class Run:
         heavy = score.is_heavy
         self.notes.append(
             f"Annealed importance sampling (AIS, {_NUM_CHAINS} chains, {_NUM_TEMPERATURES} temperatures) gave log p(x) "
-            f"of {len(chosen)} data, {int(heavy[chosen].sum())} of the {int(heavy.sum())} with k̂ > {TRUSTED_KHAT}; importance sampling "
-            "gave that of the others"
+            f"of {len(chosen)} data, {int(heavy[chosen].sum())} of the {int(heavy.sum())} with k̂ > {TRUSTED_KHAT}; "
+            "importance sampling gave that of the others"
         )
         if there.caveat():
             self.notes.append(f"Of AIS, {there.caveat().removeprefix('† ')}")
