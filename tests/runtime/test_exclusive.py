@@ -43,7 +43,9 @@ REFUSED = {
     "log_likelihood": lambda program: pyro_vae.log_likelihood(program.model, program.guide, X, 2),
     "diagnose": lambda program: pyro_vae.diagnose(program.model, program.guide, X),
     "refine": lambda program: pyro_vae.refine(program.model, program.guide, X, 1, progress=False),
-    "evaluate": lambda program: pyro_vae.evaluate(program.model, program.guide, X, num_refined=0, progress=False),
+    "evaluate": lambda program: pyro_vae.evaluate(
+        program.model, program.guide, X, num_particles=2, num_refined=0, annealed=False, progress=False
+    ),
     "impute": lambda program: pyro_vae.impute(program.model, program.guide, X, num_particles=2),
     "sample": lambda program: program.sample(2),
     "encode": lambda program: program.encode(X),
