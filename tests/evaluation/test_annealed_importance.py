@@ -18,7 +18,6 @@ from tests.support.exact import equal
 from tests.support.programs import HIERARCHIES, bits, same, traced, weights
 from tests.support.shifted import Shifted
 
-
 X = torch.eye(3).double()
 
 
