@@ -15,13 +15,16 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def quadrature(vae: Any, x: Tensor, num_points: int = 201, width: float = 7.0) -> tuple[Tensor, Tensor, Tensor]:
+def quadrature(vae: Any, x: Tensor, num_points: int = 121, width: float = 7.0) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x) ``(N,)``, the posterior means ``(N, 2)`` and covariances ``(N, 2, 2)``, by ``num_points``² points."""
     axis = torch.linspace(-width, width, num_points, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis)
     log_prior = vae.model.prior().log_prob(z)
-    rows = [log_prior + torch.cat([vae.likelihood(part).log_prob(datum) for part in z.split(20_000)]) for datum in x]
-    log_joint = torch.stack(rows) + 2 * math.log(axis[1] - axis[0])
+    columns = []
+    for part in z.split(20_000):
+        likelihood = vae.likelihood(part)
+        columns.append(torch.stack([likelihood.log_prob(datum) for datum in x]))
+    log_joint = torch.cat(columns, 1) + log_prior + 2 * math.log(axis[1] - axis[0])  # (N, points)
     posterior = log_joint.softmax(1)
     mean = posterior @ z
     away = z - mean[:, None]
