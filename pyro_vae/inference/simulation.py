@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Unit
+from pyro.distributions import MaskedDistribution, Unit
 from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch, call
@@ -27,7 +27,10 @@ __all__ = ["simulate"]
 
 @torch.no_grad()
 def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) -> tuple[Batch, poutine.Trace]:
-    """Draw latents and data from a model; of a batch, all that the model does not observe stays as it is.
+    """Draw latents and data from a model.
+
+    Of a batch, all that the model does not observe stays as it is. So does what it observes without a density, all of
+    the site being masked, such as the labels of a :class:`~pyro_vae.ConditionalVAE`.
 
     Parameters
     ----------
@@ -49,7 +52,9 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
         If a site observes anything but one argument of the model, or has no distribution to draw from.
     """
     program: Any = functools.partial(call, model)
-    drawn = poutine.trace(poutine.uncondition(program)).get_trace(x)
+    given = {name: site["value"] for name, site in observed.items() if _is_masked_out(site)}
+    drawn = poutine.trace(poutine.condition(poutine.uncondition(program), data=given)).get_trace(x)
+    observed = {name: site for name, site in observed.items() if name not in given}
     values = list(x.values) if isinstance(x, Arguments) else [x]
     for name, site in observed.items():
         if isinstance(site["fn"], Unit):
@@ -75,6 +80,15 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
                 "site that observes its argument as it is"
             )
     return data, drawn
+
+
+def _is_masked_out(site: Site) -> bool:
+    """Return whether a mask leaves out all of a site."""
+    masks, fn = [site["mask"]], site["fn"]
+    while hasattr(fn, "base_dist"):
+        masks.append(getattr(fn, "_mask", None) if isinstance(fn, MaskedDistribution) else None)
+        fn = fn.base_dist
+    return any(mask is False or (isinstance(mask, Tensor) and not bool(mask.any())) for mask in masks)
 
 
 def _argument(site: Site, values: Sequence[Any]) -> int:

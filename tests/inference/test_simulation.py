@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 
 from pyro_vae import ProgramError
 from pyro_vae.data.batch import Arguments
@@ -101,6 +102,24 @@ def site(value, z):
 def left_of_the_data(x, z):
     with pyro.plate("entries", x.shape[1], dim=-2):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+
+@pytest.mark.parametrize("how", ["its distribution", "a block"])
+def test_what_is_given_stays(how):
+    """A site that is masked as a whole conditions the model and is no data."""
+
+    def labelled(x, y):
+        with pyro.plate("data", len(x)):
+            fn = dist.Bernoulli(torch.full((len(x),), 0.5))
+            with poutine.mask(mask=torch.tensor(how == "its distribution")):
+                y = pyro.sample("y", fn.mask(False) if how == "its distribution" else fn, obs=y)
+            z = pyro.sample("z", dist.Normal(10 * y, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = Arguments(torch.randn(20), (torch.arange(20) % 2).double())
+    data, drawn = simulated(labelled, lambda x, y: guide(x, y), x)
+    assert torch.equal(data.args[1], x.args[1]) and torch.equal(drawn.nodes["y"]["value"], x.args[1])
+    assert torch.equal(data.args[0] > 5, x.args[1] == 1)
 
 
 class TestRefusals:
