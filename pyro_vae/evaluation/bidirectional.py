@@ -39,7 +39,7 @@ from pyro_vae.inference.checks import run_to_check
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.simulation import simulate
+from pyro_vae.inference.simulation import simulated
 from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -203,7 +203,7 @@ def sandwich(
 def _simulated(programs: ProgramPair, x: Batch) -> tuple[Batch, poutine.Trace]:
     """Return data of the form of a batch, and the run of the model that drew them."""
     pair = run_to_check(lambda: trace_pair(programs, x), programs, x, "x")
-    return simulate(programs.model, x, {name: pair.model_sites[name] for name in pair.observed})
+    return simulated(programs.model, x, {name: pair.model_sites[name] for name in pair.observed})
 
 
 def _form_of(model: StochasticFunction, num_data: int, dtype: torch.dtype) -> Tensor:

@@ -9,12 +9,13 @@ a pair can be drawn give the same joint distribution.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution, Unit
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch, call
@@ -22,15 +23,14 @@ from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.sites import Site
 
-__all__ = ["simulate"]
+__all__ = ["simulate", "simulated"]
 
 
 @torch.no_grad()
 def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) -> tuple[Batch, poutine.Trace]:
-    """Draw latents and data from a model.
+    """Draw latents and data from a model; of a batch, all that is not observed at these sites stays as it is.
 
-    Of a batch, all that the model does not observe stays as it is. So does what it observes without a density, all of
-    the site being masked, such as the labels of a :class:`~pyro_vae.ConditionalVAE`.
+    It reads no value of a single argument, so that it can be part of a compiled step.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
     x
         A batch that it takes.
     observed
-        The sites that it observed in a run on that batch.
+        The sites to draw, of those that it observed in a run on that batch.
 
     Returns
     -------
@@ -51,10 +51,7 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
     ProgramError
         If a site observes anything but one argument of the model, or has no distribution to draw from.
     """
-    program: Any = functools.partial(call, model)
-    given = {name: site["value"] for name, site in observed.items() if _is_masked_out(site)}
-    drawn = poutine.trace(poutine.condition(poutine.uncondition(program), data=given)).get_trace(x)
-    observed = {name: site for name, site in observed.items() if name not in given}
+    drawn = poutine.trace(_Drawing(observed)(functools.partial(call, model))).get_trace(x)
     values = list(x.values) if isinstance(x, Arguments) else [x]
     for name, site in observed.items():
         if isinstance(site["fn"], Unit):
@@ -67,19 +64,48 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
                 f"{tuple(values[index].shape)}"
             )
         values[index] = value.reshape(values[index].shape).to(values[index].dtype)
-    data = x.replaced(values) if isinstance(x, Arguments) else values[0]
+    return (x.replaced(values) if isinstance(x, Arguments) else values[0]), drawn
+
+
+@torch.no_grad()
+def simulated(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) -> tuple[Batch, poutine.Trace]:
+    """Return what :func:`simulate` does, and check that the model observes what it drew.
+
+    What it observes without a density, all of the site being masked, stays as it is, such as the labels of a
+    :class:`~pyro_vae.ConditionalVAE`.
+
+    Raises
+    ------
+    ProgramError
+        Also if a site observes something else on the simulated data than was drawn there.
+    """
+    observed = {name: site for name, site in observed.items() if not _is_masked_out(site)}
+    data, drawn = simulate(model, x, observed)
     latents = drawn.copy()
     for name in observed:
         latents.remove_node(name)
-    again = poutine.trace(poutine.replay(program, trace=latents)).get_trace(data)
+    again = poutine.trace(poutine.replay(functools.partial(call, model), trace=latents)).get_trace(data)
     for name in observed:
-        seen, value = again.nodes[name]["value"], drawn.nodes[name]["value"]
+        seen: Any = again.nodes[name]["value"]
+        value: Any = drawn.nodes[name]["value"]
         if seen.shape != value.shape or not torch.allclose(seen.to(value), value):
             raise ProgramError(
                 f"site {name!r}: found other values than the simulated ones where the model is run on them, expected a "
                 "site that observes its argument as it is"
             )
     return data, drawn
+
+
+class _Drawing(Messenger):
+    """Draw what a model observes at some sites."""
+
+    def __init__(self, sites: Container[str]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] in self.sites:
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
 def _is_masked_out(site: Site) -> bool:

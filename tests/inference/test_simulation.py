@@ -12,9 +12,9 @@ from pyro import poutine
 
 from pyro_vae import ProgramError
 from pyro_vae.data.batch import Arguments
+from pyro_vae.inference import simulation
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.simulation import simulate
 from tests.support.linear_chains import LinearChain
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("double")
 
 def simulated(model, guide, x):
     pair = trace_pair(ProgramPair(model, guide).isolated(), x)
-    return simulate(model, x, {name: pair.model_sites[name] for name in pair.observed})
+    return simulation.simulated(model, x, {name: pair.model_sites[name] for name in pair.observed})
 
 
 def test_data_and_latents_have_the_moments_of_the_joint_density():
