@@ -37,7 +37,7 @@ class TestLinearGaussian:
     @pytest.mark.parametrize("num_temperatures", [1, 3])
     def test_under_the_exact_posterior_every_weight_is_log_p(self, order, num_temperatures):
         shifted = Shifted.by(0.0, order, num_data=6)
-        estimate = ais(*shifted.pair, shifted.x, 4, num_temperatures, seed=0)
+        estimate = ais(*shifted.pair, shifted.x, 4, num_temperatures, num_leapfrog_steps=1, seed=0)
         torch.testing.assert_close(estimate.values, shifted.log_p, rtol=0, atol=1e-9)
         torch.testing.assert_close(estimate.ess, torch.full((6,), 4.0).double())
         assert estimate.std_error.max() < 1e-7
@@ -64,9 +64,9 @@ class TestLinearGaussian:
         equal(found.std_error, (log_w.exp().std(0) / log_w.exp().mean(0)) / math.sqrt(7))
 
     def test_variance_and_bias_fall_as_theory_says(self):
-        """By 1/T, the bias being minus half the variance; 3000 runs of one chain at each T, slope known to 0.03."""
+        """By 1/T, the bias being minus half the variance; 2500 runs of one chain at each T, slope known to 0.03."""
         shifted = Shifted.by(0.3)
-        count, variances = 3000, {}
+        count, variances = 2500, {}
         for number in (1, 4, 8, 16):
             values = ais(
                 *shifted.pair, shifted.copies(count), 1, number, num_leapfrog_steps=2, batch_size=count, seed=number
@@ -96,17 +96,19 @@ class TestLinearGaussian:
         """Which knows nothing of the data: 5 standard errors for each of three."""
         shifted = Shifted.by(5.0)
         options = {"start": "prior", "schedule": "geometric", "num_leapfrog_steps": 2, "seed": 0}
-        estimate = ais(*shifted.pair, shifted.x, 800, 30, **options)
+        estimate = ais(*shifted.pair, shifted.x, 400, 25, **options)
         assert ((estimate.values - shifted.log_p).abs() < 5 * estimate.std_error).all()
-        assert estimate.std_error.max() < 0.15
+        assert estimate.std_error.max() < 0.2
         assert ((estimate.acceptance > 0.5) & (estimate.acceptance < 0.9)).all()  # the pilot aims at 0.7
         with pytest.raises(ProgramError, match="expected a latent of real numbers"):
             ais(shifted.program.model, without_density, shifted.x, 2, 2)
-        ais(shifted.program.model, without_density, shifted.x, 2, 2, start="prior")  # does not ask for the guide
+        ais(
+            shifted.program.model, without_density, shifted.x, 2, 1, start="prior", num_leapfrog_steps=1
+        )  # does not ask for the guide
 
     def test_a_single_chain_has_no_error(self):
         shifted = Shifted.by(0.1)
-        estimate = ais(*shifted.pair, shifted.x, num_chains=1, num_temperatures=2, seed=0)
+        estimate = ais(*shifted.pair, shifted.x, num_chains=1, num_temperatures=2, num_leapfrog_steps=1, seed=0)
         assert estimate.std_error.isnan().all() and (estimate.ess == 1).all() and estimate.khat.isnan().all()
         assert (estimate.values - shifted.log_p).abs().max() < 1
 
@@ -116,7 +118,9 @@ class TestBatches:
         """Its rows are repeated to the size of the others, and those of the repeats are left out."""
         shifted = Shifted.by(0.2, num_data=8)
         x = torch.cat([shifted.x[:7], shifted.x[4:5]])
-        whole, part = (ais(*shifted.pair, data, 5, 3, batch_size=4, seed=0) for data in (x, x[:7]))
+        whole, part = (
+            ais(*shifted.pair, data, 5, 3, num_leapfrog_steps=1, batch_size=4, seed=0) for data in (x, x[:7])
+        )
         for found, expected in zip(part, whole, strict=True):
             torch.testing.assert_close(found, expected[:7], equal_nan=True)
         assert torch.equal(part.acceptance, whole.acceptance[:7]) and part.num_dims == 5.0
@@ -124,7 +128,7 @@ class TestBatches:
     def test_batches_of_a_loader_may_grow(self):
         shifted = Shifted.by(0.0, num_data=6)
         loader = DataLoader(shifted.x, batch_sampler=[[0, 1], [2, 3, 4, 5]])
-        equal(ais(*shifted.pair, loader, 3, 2, seed=0).values, shifted.log_p)
+        equal(ais(*shifted.pair, loader, 3, 2, num_leapfrog_steps=1, seed=0).values, shifted.log_p)
 
     def test_chains_come_in_chunks(self, monkeypatch):
         """All count for what they are, the smaller last chunk too, and each temperature of each is told."""
@@ -139,7 +143,7 @@ class TestBatches:
         found = annealer.forwards(shifted.x, annealer.pilot(shifted.x, tick), tick)
         assert len(ticks) == annealer.num_ticks()
         assert found.num_particles == 7 and (found.ess > 1).all() and (found.acceptance < 1).all()
-        estimate = ais(*shifted.pair, shifted.copies(1000), 4, 4, batch_size=500, seed=0)
+        estimate = ais(*shifted.pair, shifted.copies(600), 4, 4, num_leapfrog_steps=1, batch_size=600, seed=0)
         assert error_of((estimate.values - shifted.log_p[0]).exp(), 1.0) < 4.5
 
     @pytest.mark.parametrize(
@@ -181,15 +185,15 @@ class TestRuns:
         assert all(p.grad is None and p.requires_grad for p in program.parameters())
         assert list(pyro.get_param_store().keys()) == ["mine"]
 
-    @pytest.mark.parametrize("start", ["guide", "prior"])
-    def test_the_same_draws_give_the_same_numbers_compiled_or_not(self, start, monkeypatch):
+    def test_the_same_draws_give_the_same_numbers_compiled_or_not(self, monkeypatch):
         """By the graph; chunks and batches of other sizes run as they are, or are filled up."""
         monkeypatch.setattr("pyro_vae.compilation.compiled.inductor", traced)
         monkeypatch.setattr(annealers, "most_draws", lambda *_: 12)
         vae = VAE((4, 4), 2, (5,)).double()
         x = bits(6).double()
         eager, compiled = (
-            ais(vae.model, vae.guide, x, 7, 3, start=start, batch_size=4, compile=way, seed=0) for way in (False, True)
+            ais(vae.model, vae.guide, x, 7, 3, num_leapfrog_steps=2, batch_size=4, compile=way, seed=0)
+            for way in (False, True)
         )
         for found, expected in zip(compiled, eager, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
@@ -202,17 +206,17 @@ class TestRuns:
 
     def test_the_progress_is_shown(self, capsys):
         shifted = Shifted.by(0.2)
-        ais(*shifted.pair, shifted.x, 2, 4, seed=0, progress=True)
+        ais(*shifted.pair, shifted.x, 2, 4, num_leapfrog_steps=1, seed=0, progress=True)
         assert "AIS" in capsys.readouterr().err
-        ais(*shifted.pair, shifted.x, 2, 4, seed=0)
+        ais(*shifted.pair, shifted.x, 2, 4, num_leapfrog_steps=1, seed=0)
         assert capsys.readouterr().err == ""
 
     def test_what_is_printed(self):
         """A mark and a sentence where the chains do not carry the figure."""
         good, bad = (Shifted.by(shift, num_data=6) for shift in (0.05, 1.5))
-        estimate = ais(*good.pair, good.x, 10, 2, seed=0)
+        estimate = ais(*good.pair, good.x, 10, 2, num_leapfrog_steps=1, seed=0)
         assert str(estimate) == f"{estimate.mean():.3f} ± {estimate.mean_error():.3f} nats, the mean of 6 data"
-        estimate = ais(*bad.pair, bad.x, 10, 2, seed=0)
+        estimate = ais(*bad.pair, bad.x, 10, 2, num_leapfrog_steps=1, seed=0)
         first, second = str(estimate).splitlines()
         assert f"{estimate.mean_error():.3f}† nats" in first
         assert second.startswith("† the effective sample size is below 2 of 10 chains for ")

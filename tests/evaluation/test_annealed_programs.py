@@ -42,13 +42,13 @@ class TestSupports:
         model, guide, x, log_p = CONJUGATE[name]()
         check(ais(model, guide, x, 2500, 4, start=start, num_leapfrog_steps=1, seed=0), log_p, 0.05)
 
-    @pytest.mark.parametrize("name", ["full", "low rank", "mixture", "autoregressive", "planar", "sylvester"])
+    @pytest.mark.parametrize("name", ["full", "low rank", "mixture", "autoregressive", "planar"])
     def test_every_kind_of_posterior(self, name, double):
         torch.manual_seed(1)
         vae, x = parts.composed(name, "standard").double(), parts.data("bernoulli").double()
-        check(ais(vae.model, vae.guide, x, 600, 8, num_leapfrog_steps=1, seed=0), quadrature(vae, x, 81)[0], 0.2)
+        check(ais(vae.model, vae.guide, x, 400, 8, num_leapfrog_steps=1, seed=0), quadrature(vae, x, 81)[0], 0.2)
 
-    @pytest.mark.parametrize("name", ["learned", "mixture", "vamp", "flow"])
+    @pytest.mark.parametrize("name", ["mixture", "vamp", "flow"])
     def test_every_kind_of_prior(self, name, double):
         torch.manual_seed(1)
         vae, x = parts.composed("diagonal", name).double(), parts.data("bernoulli").double()
@@ -89,7 +89,7 @@ class TestLayouts:
         torch.manual_seed(0)
         model, guide, x = MOVABLE[name]()
         exact = log_likelihood(model, FromPrior(model), x, 8000, seed=1)
-        found = ais(model, guide, x, 300, 6, start=start, num_leapfrog_steps=2, seed=0)
+        found = ais(model, guide, x, 300, 6, start=start, num_leapfrog_steps=1, seed=0)
         error = (found.std_error.square() + exact.std_error.square()).sqrt()
         assert ((found.values - exact.values).abs() < ALARM * error).all()
         assert error.max() < 0.5
@@ -112,7 +112,7 @@ class TestLayouts:
         rate = torch.linspace(1e-6, 30, 200_001, dtype=torch.float64)
         density = dist.Gamma(2.0, 1.0).log_prob(rate) + dist.Normal(rate, 0.5).log_prob(x[:, None])
         exact = torch.trapezoid(density.exp(), rate).log()
-        check(ais(model, guide, x, 1500, 6, batch_size=3, seed=0), exact, 0.05)
+        check(ais(model, guide, x, 1500, 6, num_leapfrog_steps=1, batch_size=3, seed=0), exact, 0.05)
 
     @pytest.mark.parametrize("dim", [0, 1])
     def test_a_masked_latent_changes_nothing(self, dim):

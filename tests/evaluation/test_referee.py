@@ -43,7 +43,7 @@ def test_the_quadrature_has_converged():
     again = quadrature(copy.deepcopy(vae).double(), x.double(), 101, 8.0)
     for found, expected in zip(again, (log_p, mean, covariance), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert mean.std(0).min() > 0.3 and covariance.diagonal(dim1=1, dim2=2).max() < 0.8
+    assert mean.std(0).min() > 0.3 and covariance.diagonal(dim1=1, dim2=2).max() < 0.9
 
 
 @pytest.mark.parametrize("start", ["guide", "prior"])
