@@ -68,6 +68,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
+from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
@@ -131,6 +132,7 @@ __all__ = [
     "SemiSupervised",
     "StandardNormal",
     "StudentT",
+    "Table",
     "VampPrior",
     "WakeSleep",
     "ZeroInflatedNegativeBinomial",
