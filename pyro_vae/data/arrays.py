@@ -13,8 +13,10 @@ from pyro_vae.runtime.foreign import advice
 __all__ = ["as_tensor", "check_array", "check_exact", "check_finite", "check_whole", "kind_of"]
 
 
-def check_array(x: object, name: str) -> Tensor:
+def check_array(x: object, name: str, start: int = 0) -> Tensor:
     """Return ``x``, a tensor or array ``(N, *data_shape)`` of finite real numbers, as a tensor.
+
+    ``start`` is the index of the first datum, for messages about a piece of an array.
 
     Raises
     ------
@@ -42,7 +44,7 @@ def check_array(x: object, name: str) -> Tensor:
     x = x.detach()
     if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch has few operations for these
         x = x.long()
-    check_finite(x, name)
+    check_finite(x, name, start)
     return x
 
 
