@@ -164,7 +164,7 @@ class Program(Rebuildable):
     def _in_batches(self, function: Callable[[Tensor], Tensor], x: Any, batch_size: int) -> Any:
         def applied(batch: Batch) -> Tensor:
             data = self._tensor(batch)
-            with poutine.condition(data=self._given(data)):
+            with exclusive("encode", brief=True), poutine.condition(data=self._given(data)):  # Pyro's stack is global
                 return function(data)
 
         return in_batches(applied, x, batch_size, *placement(self), (self.model, self.guide))
@@ -191,7 +191,7 @@ class Program(Rebuildable):
         return mean
 
     def _means(self, x: Tensor) -> dict[str, Tensor]:
-        with exclusive("encode", brief=True), evaluating(self), AtMeans(), failing_on("x", x):
+        with evaluating(self), AtMeans(), failing_on("x", x):
             trace = poutine.trace(isolated(self.guide)).get_trace(x)
         sites: dict[str, Any] = trace.nodes
         return {name: sites[name]["value"] for name in self.latents}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,19 @@ class TestData:
         assert isinstance(found, np.ndarray)
         np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-14)
         assert not torch.equal(run((X, (Y + 1) % 3)), expected)
+
+    def test_threads_take_turns(self, cvae):
+        packed = cvae.pack(X, Y)
+        expected, found = cvae.encode(packed), []
+        run = lambda: found.extend(cvae.encode(packed, batch_size=4) for _ in range(5))  # noqa: E731
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 20
+        for each in found:
+            torch.testing.assert_close(each, expected, rtol=0, atol=1e-14)
 
     def test_labels_that_are_not_known(self, method):
         m2 = pyro_vae.M2((4, 4), 3, 2, (5,)).double()
