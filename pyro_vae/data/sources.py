@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyro_vae.data.arrays import check_array
 from pyro_vae.data.classes import coded
-from pyro_vae.data.sparse import is_sparse
+from pyro_vae.data.sparse import Rows, is_sparse
 from pyro_vae.runtime.files import replacing
 
 __all__ = ["Name"]
@@ -37,7 +37,7 @@ Name: TypeAlias = Literal["digits", "mnist", "fashion_mnist", "frey_faces"]
 class Source(NamedTuple):
     """Data before they are split; ``order`` is cut into pieces of ``sizes``, the rows of train, valid and test."""
 
-    values: Any  # (N, *data_shape), a tensor or a sparse matrix
+    values: Tensor | Rows  # (N, *data_shape)
     labels: Tensor | None  # (N,)
     levels: int
     black_and_white: bool
@@ -58,9 +58,9 @@ def named_source(name: str, folder: Path) -> Source:
     raise ValueError(f"name: found {name!r}, expected one of {get_args(Name)}, or a tensor or array")
 
 
-def own_source(data: Any, labels: Any, seed: int) -> tuple[Source, tuple[str, ...] | None]:
+def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[str, ...] | None]:
     """Return an array or a sparse matrix of the user's own, in an order drawn by ``seed``, and the names of classes."""
-    values = data if is_sparse(data) else check_array(data, "data").cpu()
+    values: Tensor | Rows = data if is_sparse(data) else check_array(data, "data").cpu()
     n = int(values.shape[0])
     if n < 10:
         raise ValueError(f"data: found {n} of them, expected at least 10 for a split of 80/10/10 %")

@@ -11,7 +11,7 @@ in float32: for 100,000 cells of 20,000 genes and s = 0.05, 0.8 GB instead of 8 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from torch.utils.data import Dataset
 
 from pyro_vae.runtime.foreign import comes_from
 
-__all__ = ["SparseSplit", "check_sparse", "is_sparse"]
+__all__ = ["Rows", "SparseSplit", "check_sparse", "is_sparse"]
+
+Rows: TypeAlias = Any  # a CSR matrix or array of scipy, which comes without types
 
 _EXACT = 2**24  # the first whole number whose successor float32 rounds
 
@@ -31,7 +33,7 @@ def is_sparse(x: object) -> bool:
     return comes_from(x, "scipy") and hasattr(x, "tocsr")
 
 
-def check_sparse(x: Any, name: str) -> Any:
+def check_sparse(x: Any, name: str) -> Rows:
     """Return a sparse matrix or array ``(N, D)`` of finite real numbers by rows, in scipy's CSR format.
 
     Raises

@@ -87,7 +87,7 @@ def _arrays(x: Any, programs: Sequence[Callable[..., Any]]) -> Arguments | None:
     """Return data that are arrays alone, by position and name, ``None`` for any other kind."""
     kinds = (Tensor, np.ndarray)
     if isinstance(x, kinds):
-        return Arguments(x)
+        return Arguments(x) if x.ndim else None
     entries = Arguments(*x) if isinstance(x, tuple) else Arguments(**x) if isinstance(x, Mapping) else Arguments()
     if not entries.values or not all(isinstance(value, kinds) and value.ndim for value in entries.values):
         return None
