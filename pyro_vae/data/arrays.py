@@ -8,11 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensor", "check_array", "check_exact", "check_whole", "kind_of"]
+from pyro_vae.runtime.foreign import advice
+
+__all__ = ["as_tensor", "check_array", "check_exact", "check_finite", "check_whole", "kind_of"]
 
 
-def check_array(x: object, name: str) -> Tensor:
+def check_array(x: object, name: str, start: int = 0) -> Tensor:
     """Return ``x``, a tensor or array ``(N, *data_shape)`` of finite real numbers, as a tensor.
+
+    ``start`` is the index of the first datum, for messages about a piece of an array.
 
     Raises
     ------
@@ -26,13 +30,13 @@ def check_array(x: object, name: str) -> Tensor:
     >>> check_array(np.array([[0.0, 1.0], [np.nan, 2.0]]), "x")
     Traceback (most recent call last):
     ...
-    ValueError: x: found nan at index (1, 0) of shape (2, 2), expected finite numbers
+    ValueError: x: found nan at index (1, 0) of shape (2, 2), expected finite numbers; if it stands for ...
     """
     if not isinstance(x, (Tensor, np.ndarray)):
-        raise TypeError(f"{name}: found {kind_of(x)}, expected a tensor or a NumPy array")
+        raise TypeError(f"{name}: found {kind_of(x)}, expected a tensor or a NumPy array{advice(x)}")
     check_whole(x, name)
     if x.dtype.is_complex if isinstance(x, Tensor) else x.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: found dtype {x.dtype}, expected real numbers")
+        raise TypeError(f"{name}: found dtype {x.dtype}, expected real numbers{advice(x)}")
     if x.ndim == 0 or 0 in x.shape:
         raise ValueError(f"{name}: found shape {tuple(x.shape)}, expected data (N, *data_shape) with N of 1 or more")
     if isinstance(x, np.ndarray):  # torch takes neither foreign byte orders nor, without a warning, read-only memory
@@ -40,13 +44,22 @@ def check_array(x: object, name: str) -> Tensor:
     x = x.detach()
     if x.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch has few operations for these
         x = x.long()
-    if x.is_floating_point() and not bool((finite := torch.isfinite(x)).all()):
-        first = np.unravel_index(int(finite.flatten().byte().argmin()), x.shape)
-        where = tuple(int(i) for i in first)
-        raise ValueError(
-            f"{name}: found {x[where].item()} at index {where} of shape {tuple(x.shape)}, expected finite numbers"
-        )
+    check_finite(x, name, start)
     return x
+
+
+def check_finite(x: Tensor, name: str, start: int = 0) -> None:
+    """Raise ``ValueError`` if a number is NaN or infinite; ``start`` is the index of the first datum."""
+    if not x.is_floating_point() or bool((finite := torch.isfinite(x)).all()):
+        return
+    first, *others = (int(i) for i in np.unravel_index(int(finite.flatten().byte().argmin()), x.shape))
+    value, where = x[(first, *others)], (start + first, *others)
+    missing = "; if it stands for a missing entry, pyro_vae.pack(x) keeps a mask beside the data, for the programs of "
+    shape = f" of shape {tuple(x.shape)}" if start == 0 else ""
+    raise ValueError(
+        f"{name}: found {value.item()} at index {where}{shape}, expected finite numbers"
+        f"{missing + 'pyro_vae.observed_only' if value.isnan() else ''}"
+    )
 
 
 def check_whole(x: object, name: str) -> None:

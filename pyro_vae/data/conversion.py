@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, StackDataset
 
 from pyro_vae.data.arrays import check_array, check_exact, kind_of
 from pyro_vae.data.batch import Arguments
@@ -16,8 +16,10 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loading import Splits
+from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split, check_batch_size
 from pyro_vae.runtime.arguments import AnyData
+from pyro_vae.runtime.foreign import advice
 
 __all__ = ["as_batches"]
 
@@ -41,8 +43,9 @@ def as_batches(
     ----------
     data
         A tensor, array or :class:`Split` moves to the device whole. Numbers in a tensor or array are never scaled. Any
-        other ``Dataset`` is read through a ``DataLoader``. A ``DataLoader`` keeps its own order and batch size. A tuple
-        or dictionary of arrays and splits moves to the device whole too. :class:`Batches` are returned unchanged.
+        other ``Dataset``, of sparse rows too, is read through a ``DataLoader``. A ``DataLoader`` keeps its own order
+        and batch size. A tuple or dictionary of arrays and splits moves to the device whole too. :class:`Batches` are
+        returned unchanged.
     batch_size
         The number of data in a batch, 1 or more; the last one may be smaller.
     device
@@ -80,11 +83,13 @@ def as_batches(
     source: Split | Joint | DataLoader[Any]
     if (several := _several(data)) is not None:
         several = entries.chosen(several)
+        data = several
         if len(several.args) == 1 and not several.kwargs:
-            return as_batches(
-                several.args[0], batch_size, device=device, dtype=dtype, shuffle=shuffle, name=name, programs=programs
-            )
-        source = Joint(several, device, dtype, name)
+            data = several.args[0]
+        elif any(isinstance(value, SparseSplit) for value in several.values):
+            data = _stacked(several, name)
+    if isinstance(data, Arguments):
+        source = Joint(data, device, dtype, name)
     elif isinstance(data, Split):
         source = data if data.device == device else data.to(device)
     elif isinstance(data, (Tensor, np.ndarray)):
@@ -98,9 +103,10 @@ def as_batches(
             raise ValueError(f"{name}: found an empty {kind_of(data)}, expected one datum or more")
         source = DataLoader(data, batch_size, shuffle=shuffle and not isinstance(data, IterableDataset))
     else:
+        hint = "" if isinstance(data, (list, tuple)) else advice(data)  # which are several arguments here
         raise TypeError(
             f"{name}: found {kind_of(data)}, expected a tensor, a NumPy array, a Dataset, a DataLoader or one split of "
-            "what load returned (such as its .train), or a tuple or dict of arrays"
+            f"what load returned (such as its .train), or a tuple or dict of arrays{hint}"
         )
     return Batches(source, batch_size, device, dtype, shuffle, entries)
 
@@ -114,8 +120,19 @@ def _several(data: Any) -> Arguments | None:
         entries = Arguments(*data)
     elif isinstance(data, Mapping) and all(isinstance(name, str) for name in data):
         entries = Arguments(**data)
-    has_data = entries is not None and any(isinstance(value, (Tensor, np.ndarray, Split)) for value in entries.values)
+    kinds = (Tensor, np.ndarray, Split, SparseSplit)
+    has_data = entries is not None and any(isinstance(value, kinds) for value in entries.values)
     return entries if has_data else None
+
+
+def _stacked(entries: Arguments, name: str) -> StackDataset:
+    """Return entries of which some are sparse as a data set, which yields a tuple or a dictionary of each datum."""
+    if not all(isinstance(value, (Tensor, np.ndarray, Dataset)) for value in entries.values):
+        raise TypeError(f"{name}: found ({entries}), expected sparse rows beside arrays and data sets alone")
+    sizes = [len(value) for value in entries.values]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"{name}: found entries of {' and '.join(map(str, sizes))} data, expected equally many")
+    return StackDataset(*entries.args, **entries.kwargs)
 
 
 def training_batches(

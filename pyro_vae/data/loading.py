@@ -1,4 +1,4 @@
-r"""Training, validation and test data, from the name of a data set or from an array.
+r"""Training, validation and test data, from the name of a data set or from data of one's own.
 
 Published numbers depend on details of the data: which images are held out, and which bits a grey image becomes. Both
 are fixed here. The splits of a named data set do not depend on the seed (see :func:`load`). With
@@ -11,19 +11,22 @@ and none from a global generator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_vae.data.channels import Channels
 from pyro_vae.data.dequantisation import dequantize as dequantized
-from pyro_vae.data.sources import Name, data_folder, named_source, own_source
+from pyro_vae.data.own import Options, read_own
+from pyro_vae.data.sources import Name, Source, data_folder, named_source, own_source
+from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.data.split import Binarize, Split, check_probabilities
 from pyro_vae.runtime.arguments import PathLike, checked
-from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.kinds import Integers, Sizes
 from pyro_vae.runtime.objects import Data, Instances, OrNone
 
 __all__ = ["Binarize", "Split", "Splits", "load"]
@@ -31,12 +34,16 @@ __all__ = ["Binarize", "Split", "Splits", "load"]
 
 @dataclass(frozen=True)
 class Splits:
-    """The result of :func:`load`: ``train``, ``valid`` and ``test``, and the ``name`` of the data set."""
+    """The result of :func:`load`: ``train``, ``valid`` and ``test``, and the ``name`` of the data set.
 
-    train: Split
-    valid: Split
-    test: Split
+    ``classes`` are the names of the classes where labels were given as names: label 0 is that of the first.
+    """
+
+    train: Split | SparseSplit
+    valid: Split | SparseSplit
+    test: Split | SparseSplit
     name: str
+    classes: tuple[str, ...] | None = None
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -46,17 +53,20 @@ class Splits:
 
 @checked
 def load(
-    name: Annotated[Name | Tensor | npt.NDArray[Any], Data("a name, or data, dense and with their values")],
+    name: Annotated[Any, Data("a name, a path, or data, dense and with their values")],
     root: PathLike | None = None,
     binarize: Annotated[
         Binarize | Literal["auto"] | None, OrNone("", Instances("a mode, or None", str, True))
     ] = "auto",
     *,
     seed: Annotated[int, Integers("an integer between 0 and 2**32 - 1", 0, 2**32 - 1)] = 0,
-    labels: Annotated[Tensor | npt.NDArray[Any] | None, Data("labels, dense and with their values")] = None,
+    labels: Annotated[Any, Data("labels, dense and with their values")] = None,
     dequantize: bool = False,
+    key: str | None = None,
+    size: Annotated[int | Sequence[int] | None, OrNone("", Sizes("a height and a width", or_one=True))] = None,
+    channels: Channels = "auto",
 ) -> Splits:
-    r"""Load a data set by name, or split an array of your own, on the CPU.
+    r"""Load a data set by name, or split data of your own, on the CPU.
 
     =================  ============  ========================  =================================================
     name               data shape    train / valid / test      order, of which the end is held out
@@ -65,14 +75,23 @@ def load(
     ``mnist``          ``(28, 28)``  50,000 / 10,000 / 10,000  as published: 60,000 for training, 10,000 for tests
     ``fashion_mnist``  ``(28, 28)``  50,000 / 10,000 / 10,000  the same
     ``frey_faces``     ``(28, 20)``  1,500 / 100 / 365         ``RandomState(0).permutation(1965)``
-    an array           its own       80 / 10 / 10 %            ``RandomState(seed).permutation(N)``
+    data of your own   its own       80 / 10 / 10 %            ``RandomState(seed).permutation(N)``
     =================  ============  ========================  =================================================
 
     Parameters
     ----------
     name
-        One of the names above, or a tensor or array ``(N, *data_shape)`` of at least 10 data. Bytes (uint8) are read as
-        grey levels 0..255 and scaled to [0, 1], unless none is above 1. Other numbers are taken as they are.
+        One of the names above, or at least 10 data of your own:
+
+        * a tensor or array ``(N, *data_shape)``. Bytes (uint8) are read as grey levels 0..255 and scaled to [0, 1],
+          unless none is above 1. Other numbers are taken as they are.
+        * the path of a folder of pictures, PNG or JPEG, which are read as bytes ``(N, H, W)`` in grey or ``(N, 3, H,
+          W)`` in colour. Subfolders are classes.
+        * the path of a file: ``.npy``, ``.npz``, ``.parquet``, ``.csv``, ``.tsv`` or ``.h5ad``.
+        * a frame of pandas or polars, of which each column is numbers.
+        * a sparse matrix of scipy ``(N, D)`` or an ``AnnData``. Its rows stay sparse until they are in a batch
+          (:class:`~pyro_vae.data.sparse.SparseSplit`).
+        * a ``Dataset`` of pictures, tensors or arrays, or of pairs of one and an integer label. It is read once.
     root
         The folder of ``MNIST/raw/*``, ``FashionMNIST/raw/*`` (torchvision's layout) and ``FreyFace/frey_rawface.mat``,
         to which missing files are downloaded. By default it is that of the environment variable ``PYRO_VAE_DATA``, else
@@ -85,24 +104,35 @@ def load(
     seed
         The seed of bits that are drawn once and of the split of an array, from 0 to 2**32 - 1.
     labels
-        Integers ``(N,)`` that belong to an array. Named data sets have their own labels, except the Frey faces.
+        Integers or names ``(N,)`` that belong to an array, or the name of a column of a table, of an array of an
+        ``.npz`` file, or of a column of ``obs`` of an ``AnnData``. Names become integers in the order of ``classes`` of
+        the result. Named data sets have their own labels, except the Frey faces, and so have folders of subfolders.
     dequantize
         Turn grey levels into real numbers in [0, 1) by noise (:mod:`pyro_vae.data.dequantisation`), so that a density
         can model them: anew at each use for training data, once by ``seed`` for validation and test data. With it,
         ``"auto"`` means ``None``.
+    key
+        The array of an ``.npz`` file, or the layer of an ``AnnData`` in place of its ``X``.
+    size
+        Height and width, or one number for both, to which the pictures of a folder are resized. By default all must
+        have one size.
+    channels
+        Where the channels of an array ``(N, ?, ?, ?)`` are: ``"first"``, ``"last"``, from where they are moved to the
+        first place, or ``"auto"``, which refuses an array that seems to have them last.
 
     Raises
     ------
     ValueError
-        For an unknown name or mode, an array that is empty, not finite or too small to split, labels that do not fit,
-        and a truncated or corrupt file. Also for binarising values outside [0, 1], and for dequantising values that are
+        For an unknown name or mode, data that are empty, not finite or too few to split, labels that do not fit, and a
+        truncated or corrupt file; for pictures of several sizes, missing entries, and channels that seem to be last.
+        Also for binarising values outside [0, 1], and for dequantising values that are
         binarised or not grey levels.
     TypeError
-        For anything but a name, a tensor or an array of numbers.
+        For data of any other kind, and for columns that hold no numbers.
     FileNotFoundError
-        If a file is missing and cannot be downloaded; the message names the file and its place.
+        If a file is missing, or cannot be downloaded; the message names the file and its place.
     ImportError
-        If the library of a named data set is missing or broken.
+        If the library that reads the data is missing or broken; the message says how to install it.
 
     Examples
     --------
@@ -116,28 +146,54 @@ def load(
     """
     if binarize not in ("auto", None, *get_args(Binarize)):
         raise ValueError(f"binarize: found {binarize!r}, expected one of {('auto', *get_args(Binarize))} or None")
-    if isinstance(name, str):
+    classes: tuple[str, ...] | None = None
+    if isinstance(name, str) and name in get_args(Name):
         if labels is not None:
             raise ValueError(f"labels: found some for the data set {name!r}, expected them for an array alone")
         source, title = named_source(name, data_folder(root)), str(name)
     else:
-        source, title = own_source(name, labels, seed), "array"
+        own = read_own(name, Options(labels, key, _height_and_width(size), channels))
+        title = own.title
+        source, classes = own_source(own.values, own.labels, seed)
+        classes = classes or own.classes
     if binarize == "auto":
         binarize = "dynamic" if source.black_and_white and not dequantize else None
 
     splits, start = [], 0
-    for part, size in enumerate(source.sizes):
-        rows = torch.from_numpy(source.order[start : start + size])
-        values = source.values[rows]  # indexing by a tensor copies, so no split keeps another's memory alive
-        split = Split(values, levels=source.levels, labels=None if source.labels is None else source.labels[rows])
-        random = np.random.RandomState([seed, part])
-        if dequantize:
-            splits.append(_dequantised(split, binarize, redraw=part == 0, random=random))
-        else:
-            splits.append(_binarised(split, binarize, redraw=part == 0, random=random))
-        start += size
+    for part, num_data in enumerate(source.sizes):
+        rows = torch.from_numpy(source.order[start : start + num_data])
+        splits.append(_split(source, rows, binarize, dequantize, part, seed))
+        start += num_data
     train, valid, test = splits
-    return Splits(train, valid, test, title)
+    return Splits(train, valid, test, title, classes)
+
+
+def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sizes = [size, size] if isinstance(size, int) else list(map(int, size))
+    if len(sizes) != 2:
+        raise ValueError(f"size: found {size!r}, expected a height and a width, or one number for both")
+    return sizes[0], sizes[1]
+
+
+def _split(
+    source: Source, rows: Tensor, binarize: Binarize | None, dequantize: bool, part: int, seed: int
+) -> Split | SparseSplit:
+    """Return some rows as training (part 0), validation or test data."""
+    labels = None if source.labels is None else source.labels[rows]
+    if is_sparse(source.values):
+        if binarize is not None or dequantize:
+            raise ValueError(
+                f"binarize, dequantize: found {binarize!r} and {dequantize} for sparse data, expected None and False; "
+                "give x.toarray() instead"
+            )
+        return SparseSplit(source.values[rows.numpy()], labels=labels)
+    # indexing by a tensor copies, so no split keeps another's memory alive
+    split = Split(source.values[rows], levels=source.levels, labels=labels)
+    random = np.random.RandomState([seed, part])
+    made = _dequantised if dequantize else _binarised
+    return made(split, binarize, redraw=part == 0, random=random)
 
 
 def _binarised(split: Split, mode: Binarize | None, redraw: bool, random: np.random.RandomState) -> Split:

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import check_array
+from pyro_vae.data.classes import coded
+from pyro_vae.data.sparse import Rows, is_sparse
 from pyro_vae.runtime.files import replacing
 
 __all__ = ["Name"]
@@ -35,7 +37,7 @@ Name: TypeAlias = Literal["digits", "mnist", "fashion_mnist", "frey_faces"]
 class Source(NamedTuple):
     """Data before they are split; ``order`` is cut into pieces of ``sizes``, the rows of train, valid and test."""
 
-    values: Tensor  # (N, *data_shape)
+    values: Tensor | Rows  # (N, *data_shape)
     labels: Tensor | None  # (N,)
     levels: int
     black_and_white: bool
@@ -56,23 +58,21 @@ def named_source(name: str, folder: Path) -> Source:
     raise ValueError(f"name: found {name!r}, expected one of {get_args(Name)}, or a tensor or array")
 
 
-def own_source(data: object, labels: object, seed: int) -> Source:
-    """Return an array of the user's own as a data set, in an order drawn by ``seed``."""
-    values = check_array(data, "data").cpu()
-    n = len(values)
+def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[str, ...] | None]:
+    """Return an array or a sparse matrix of the user's own, in an order drawn by ``seed``, and the names of classes."""
+    values: Tensor | Rows = data if is_sparse(data) else check_array(data, "data").cpu()
+    n = int(values.shape[0])
     if n < 10:
         raise ValueError(f"data: found {n} of them, expected at least 10 for a split of 80/10/10 %")
+    classes = None
     if labels is not None:
-        labels = check_array(labels, "labels").cpu()
-        if labels.shape != (n,) or not torch.equal(labels, labels.long()):  # tables have labels as 0., 1., ...
-            raise ValueError(
-                f"labels: found shape {tuple(labels.shape)} and dtype {labels.dtype}, expected {n} integers"
-            )
-        labels = labels.long()
-    levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
-    values = values.byte() if values.dtype == torch.bool else values
+        labels, classes = coded(labels, n)
+    levels = 1
+    if isinstance(values, Tensor):
+        levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
+        values = values.byte() if values.dtype == torch.bool else values
     order = np.random.RandomState(seed).permutation(n)
-    return Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10))
+    return Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10)), classes
 
 
 def _digits() -> Source:

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -26,13 +25,14 @@ from torch._guards import detect_fake_mode
 from torch.nn import functional
 
 from pyro_vae.data.arrays import as_tensor
+from pyro_vae.data.batch import Batch
 from pyro_vae.nn.layers import Activation
 from pyro_vae.nn.mlp import ConditionalMLP
 from pyro_vae.posteriors import DiagonalNormal
 from pyro_vae.priors import StandardNormal
 from pyro_vae.programs.parts import AnyLikelihood, check_stands_alone, likelihood_of, sizes_of
 from pyro_vae.programs.program import NumSamples, Program
-from pyro_vae.runtime.arguments import Array, checked
+from pyro_vae.runtime.arguments import Array, PositiveInteger, checked
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.objects import Arrays
 
@@ -155,7 +155,10 @@ class LabelledModel(PyroModule):
 
 
 class LabelledProgram(Program):
-    """A program pair for data with integer labels from 0 to ``num_classes - 1``."""
+    """A program pair for data with integer labels from 0 to ``num_classes - 1``.
+
+    ``encode`` and ``reconstruct`` take data and labels in a tuple, or packed in one tensor.
+    """
 
     least_label = 0
     """The least label that can be packed."""
@@ -188,22 +191,14 @@ class LabelledProgram(Program):
 
     @checked
     @torch.no_grad()
-    def encode(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the posterior means ``(B, latent_dim)`` of packed data."""
-        with poutine.condition(data={"y": self._labels(x)}):
-            return super().encode(x, layer)
-
-    @checked
-    @torch.no_grad()
-    def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the mean of p(x|y, z) for the latents that the guide infers from packed data."""
-        with poutine.condition(data={"y": self._labels(x)}):
-            return super().reconstruct(x, layer)
-
-    @checked
-    @torch.no_grad()
     def sample(
-        self, num_samples: NumSamples, *, layer: int | None = None, mean: bool = False, y: Labels | None = None
+        self,
+        num_samples: NumSamples,
+        *,
+        layer: int | None = None,
+        mean: bool = False,
+        batch_size: PositiveInteger = 1000,
+        y: Labels | None = None,
     ) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x|y); with ``mean=True`` return each draw's mean of p(x|y, z).
 
@@ -215,15 +210,21 @@ class LabelledProgram(Program):
             If ``num_samples`` is negative, there is no such layer, or a label is not one of the classes.
         """
         if y is None:
-            return super().sample(num_samples, layer=layer, mean=mean)
+            return self._sample(num_samples, layer, mean, batch_size, {})
         labels = as_tensor(y, "y", placement(self)[0])
         if labels.dim() > 1 or labels.numel() not in (1, num_samples) or not self._known(labels):
             raise ValueError(
                 f"y: found {_described(labels)}, expected an integer from 0 to {self.num_classes - 1}, or one for each "
                 f"of {num_samples} samples"
             )
-        with poutine.condition(data={"y": labels.long().expand(max(num_samples, 1))}):  # the base draws at least one
-            return super().sample(num_samples, layer=layer, mean=mean)
+        known = {"y": labels.long().expand(max(num_samples, 1))}  # the base draws at least one
+        return self._sample(num_samples, layer, mean, batch_size, known)
+
+    def _tensor(self, batch: Batch) -> Tensor:
+        return batch if isinstance(batch, Tensor) else self.pack(*batch.args, **batch.kwargs)
+
+    def _given(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": self._labels(x)}
 
     def _known(self, y: Tensor, least: int = 0) -> bool:
         """Return whether every label is an integer from ``least`` to the last class."""

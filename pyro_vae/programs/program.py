@@ -10,6 +10,7 @@ same code therefore serves any number of layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Protocol, cast
 
 import torch
@@ -17,12 +18,13 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.data.arrays import as_tensor
+from pyro_vae.data.batch import Batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.nn.recipes import Rebuildable
-from pyro_vae.runtime.arguments import Array, checked
+from pyro_vae.programs.in_batches import in_batches, joined
+from pyro_vae.runtime.arguments import AnyData, PositiveInteger, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.modules import placement
@@ -65,60 +67,89 @@ class Program(Rebuildable):
 
     @checked
     @torch.no_grad()
-    def encode(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the posterior means ``(B, *event_shape)`` of a layer for data ``(B, *data_shape)``.
+    def encode(self, x: AnyData, layer: int = 1, *, batch_size: PositiveInteger = 1000) -> Any:
+        """Return the posterior means ``(N, *event_shape)`` of a layer for data ``(N, *data_shape)``.
 
         In a hierarchy the mean is given the means of the layers that the guide draws before it.
 
+        Parameters
+        ----------
+        x
+            An array of NumPy, for which the result is one too; a tensor; data and their mask as :func:`pyro_vae.pack`
+            returns them; or whatever else training takes.
+        layer
+            The layer, from 1.
+        batch_size
+            How many data the guide is run on at once.
+
         Raises
         ------
         ValueError
-            If there is no such layer.
+            If there is no such layer, or a number in the data is not finite.
         """
         self._check_layer(layer)
-        return self._means(x)[self.latents[layer - 1]]
+        return self._in_batches(lambda batch: self._encode(batch, layer), x, batch_size)
 
     @checked
     @torch.no_grad()
-    def reconstruct(self, x: Array, layer: int = 1) -> Tensor:
-        """Return the mean ``(B, *data_shape)`` of p(x|z) for latents that the guide infers from x.
+    def reconstruct(self, x: AnyData, layer: int = 1, *, batch_size: PositiveInteger = 1000) -> Any:
+        """Return the mean ``(N, *data_shape)`` of p(x|z) for latents that the guide infers from x.
 
         The given layer and those above it are at their posterior means. Those below are drawn from the model. So
-        ``layer=1`` shows the information in all latents, and a higher one that in its layer and those above.
+        ``layer=1`` shows the information in all latents, and a higher one that in its layer and those above. Arguments
+        are those of :meth:`encode`.
 
         Raises
         ------
         ValueError
-            If there is no such layer.
+            If there is no such layer, or a number in the data is not finite.
         """
         self._check_layer(layer)
-        means = self._means(x)
-        known = {name: means[name] for name in self.latents[layer - 1 :]}
-        return self._generate(len(x), known)["fn"].mean
+        return self._in_batches(lambda batch: self._reconstruct(batch, layer), x, batch_size)
 
     @checked
     @torch.no_grad()
-    def sample(self, num_samples: NumSamples, *, layer: int | None = None, mean: bool = False) -> Tensor:
+    def sample(
+        self,
+        num_samples: NumSamples,
+        *,
+        layer: int | None = None,
+        mean: bool = False,
+        batch_size: PositiveInteger = 1000,
+    ) -> Tensor:
         """Draw ``(num_samples, *data_shape)`` from p(x); with ``mean=True`` return each draw's mean of p(x|z).
 
         Papers often print the means, which look smoother than the data. With ``layer``, the layers above it are drawn
-        once and shared, so that the samples differ in that layer and those below.
+        once and shared, so that the samples differ in that layer and those below. The model is run for ``batch_size``
+        samples at once, and one seed gives other samples with another one.
 
         Raises
         ------
         ValueError
             If ``num_samples`` is negative, or there is no such layer.
         """
-        fixed: dict[str, Tensor] = {}
+        return self._sample(num_samples, layer, mean, batch_size, {})
+
+    def _sample(
+        self, num_samples: int, layer: int | None, mean: bool, batch_size: int, given: dict[str, Tensor]
+    ) -> Tensor:
+        """Draw samples with the values ``(N, *event_shape)`` of some sites given."""
         num_data = max(num_samples, 1)  # Pyro has no empty plates
+        shared: dict[str, Tensor] = {}
         if layer is not None:
             self._check_layer(layer)
-            trace = self._trace_model(1, {})
-            for name in self.latents[layer:]:
-                value: Any = trace.nodes[name]["value"]  # (1, *event_shape)
-                fixed[name] = value.expand(num_data, *value.shape[1:])
-        site = self._generate(num_data, fixed)
-        return (site["fn"].mean if mean else site["value"])[:num_samples]
+            trace = self._trace_model(1, {name: value[:batch_size] for name, value in given.items()})
+            nodes: dict[str, Any] = trace.nodes
+            shared = {name: nodes[name]["value"] for name in self.latents[layer:]}  # (1, *event_shape) each
+
+        def drawn(start: int) -> Tensor:
+            size = min(batch_size, num_data - start)
+            known = {name: value[start : start + size] for name, value in given.items()}
+            known |= {name: value.expand(size, *value.shape[1:]) for name, value in shared.items()}
+            site = self._generate(size, known)
+            return site["fn"].mean if mean else site["value"]
+
+        return joined(map(drawn, range(0, num_data, batch_size)), num_data)[:num_samples]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
@@ -130,10 +161,37 @@ class Program(Rebuildable):
         top = len(self.latents)
         Integers(f"1 (next to the data) to {top} (the top)", 1, top).check("layer", layer)
 
+    def _in_batches(self, function: Callable[[Tensor], Tensor], x: Any, batch_size: int) -> Any:
+        def applied(batch: Batch) -> Tensor:
+            data = self._tensor(batch)
+            with exclusive("encode", brief=True), poutine.condition(data=self._given(data)):  # Pyro's stack is global
+                return function(data)
+
+        return in_batches(applied, x, batch_size, *placement(self), (self.model, self.guide))
+
+    def _tensor(self, batch: Batch) -> Tensor:
+        """Return a batch as the tensor that the guide takes."""
+        if not isinstance(batch, Tensor):
+            raise TypeError(f"x: found ({batch}), expected data of one entry")
+        data_shape = getattr(self.likelihood, "data_shape", None)
+        is_packed = data_shape is not None and tuple(batch.shape[1:]) == (2, *data_shape)
+        return batch[:, 0] if is_packed else batch  # zeros are where entries are missing, as in observed_only
+
+    def _given(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the values of sites that the data tell beside the observed one, such as labels."""
+        return {}
+
+    def _encode(self, x: Tensor, layer: int) -> Tensor:
+        return self._means(x)[self.latents[layer - 1]]
+
+    def _reconstruct(self, x: Tensor, layer: int) -> Tensor:
+        means = self._means(x)
+        known = {name: means[name] for name in self.latents[layer - 1 :]}
+        mean: Tensor = self._generate(len(x), known)["fn"].mean
+        return mean
+
     def _means(self, x: Tensor) -> dict[str, Tensor]:
-        device, dtype = placement(self)
-        x = as_tensor(x, "x").to(device, dtype)
-        with exclusive("encode", brief=True), evaluating(self), AtMeans(), failing_on("x", x):
+        with evaluating(self), AtMeans(), failing_on("x", x):
             trace = poutine.trace(isolated(self.guide)).get_trace(x)
         sites: dict[str, Any] = trace.nodes
         return {name: sites[name]["value"] for name in self.latents}

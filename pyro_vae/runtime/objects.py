@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.runtime.foreign import advice
 from pyro_vae.runtime.kinds import Integers, Kind, Names, Numbers, refuse, shown
 
 __all__ = ["Arrays", "Callables", "Data", "Devices", "Either", "Instances", "OrNone", "Sequences"]
@@ -110,7 +111,7 @@ class Arrays(Kind):
 
     def check(self, name: str, value: Any) -> None:
         if not self.accepts(value):
-            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}")
+            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}{advice(value)}")
 
 
 def _is_at_hand(x: Tensor, meta: bool = False) -> bool:
@@ -142,7 +143,8 @@ class Either(Kind):
                 kind.check(name, value)  # a number that is out of range
         has_names = any(isinstance(kind, Names) for kind in self.kinds)
         if any(isinstance(kind, _Objects) for kind in self.kinds) and not (has_names and isinstance(value, str)):
-            raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}")
+            hint = advice(value) if any(isinstance(kind, Arrays) for kind in self.kinds) else ""
+            raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}{hint}")
         refuse(name, value, self.expected)
 
 

@@ -47,6 +47,32 @@ class TestCheckArray:
         with pytest.raises(ValueError, match=rf"found {shown} at index \(3, 14, 7\) of shape \(5, 28, 28\), expected"):
             check_array(kind(x), "x")
 
+    def test_of_nan_it_says_how_missing_entries_are_taken(self):
+        x = torch.zeros(5, 2)
+        x[3, 1] = math.nan
+        way = r"expected finite numbers; .*pyro_vae.pack\(x\).*pyro_vae.observed_only$"
+        with pytest.raises(ValueError, match=rf"^x: found nan at index \(3, 1\) of shape \(5, 2\), {way}"):
+            check_array(x, "x")
+        with pytest.raises(ValueError, match=rf"^x: found nan at index \(103, 1\), {way}"):
+            check_array(x, "x", start=100)
+        with pytest.raises(ValueError, match="expected finite numbers$"):
+            check_array(torch.full((1,), math.inf), "x")
+
+    @pytest.mark.parametrize(
+        ("x", "way"),
+        [
+            ([1.0], r"; torch.tensor\(x\) makes a tensor of numbers in lists$"),
+            ("digits", r"; pyro_vae.data.load\(x\) reads a name, a file or a folder$"),
+            (np.array([None]), r"; x.astype\(float\) converts .*pyro_vae.Table.from_frame takes categories$"),
+            (np.array(["a"]), "; categories are taken as columns of a frame by pyro_vae.Table.from_frame$"),
+            (np.array(["2020"], "M8[Y]"), "expected real numbers$"),
+            ({1.0}, "expected a tensor or a NumPy array$"),
+        ],
+    )
+    def test_says_what_to_do(self, x, way):
+        with pytest.raises(TypeError, match=way):
+            check_array(x, "x")
+
     def test_returns_the_numbers_without_their_graph(self):
         x = torch.ones(3, 2, requires_grad=True)
         assert not check_array(x, "x").requires_grad

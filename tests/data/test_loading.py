@@ -166,7 +166,7 @@ class TestMistakes:
         ("x", "error", "message"),
         [
             ([[1.0]] * 20, TypeError, "data: found list, expected a tensor or a NumPy array"),
-            (Path("mnist"), TypeError, r"data: found pathlib\..*, expected a tensor or a NumPy array"),
+            (Path("mnist"), FileNotFoundError, "data: found no file or folder 'mnist', expected a folder of pictures"),
             (torch.rand(9, 2), ValueError, "data: found 9 of them, expected at least 10 for"),
             (torch.rand(0, 2), ValueError, r"found shape \(0, 2\)"),
             (

@@ -22,7 +22,7 @@ class TestPrograms:
         program.to(device, dtype)
         drawn = {
             (7, *IMAGE): [program.sample(7), program.sample(7, mean=True)],
-            (5, *IMAGE): [program.reconstruct(X), program.reconstruct(X.numpy())],
+            (5, *IMAGE): [program.reconstruct(X), torch.from_numpy(program.reconstruct(X.numpy())).to(device)],
             (5, LATENT_DIM): [program.encode(X), program.encode(X.bool())],
             (0, *IMAGE): [program.sample(0)],
         }

@@ -86,8 +86,9 @@ def functions(add: Any, w: World) -> None:
     many = np.arange(40.0).reshape(20, 2) / 40
     add("data.load", pyro_vae.data.load, {
         "name": many, "root": None, "binarize": "auto", "seed": 0, "labels": None, "dequantize": False,
-    }, name=array, labels=optional(labels), seed=seed,
-        binarize=one_of("auto", None, "dynamic", "static", "threshold"))  # fmt: skip
+        "key": None, "size": None, "channels": "auto",
+    }, name=array, labels=optional(labels), seed=seed, key=one_of(None), size=one_of(None),
+        channels=one_of("auto", "first"), binarize=one_of("auto", None, "dynamic", "static", "threshold"))  # fmt: skip
     add("Split", Split, {"values": w.x, "levels": 1, "binarize": None, "labels": None, "dequantize": False},
         values=either(array, meta), labels=optional(either(array, meta)))  # fmt: skip
     add("Split.batches", lambda **k: list(w.split.batches(**k)), {
@@ -113,18 +114,18 @@ def _has_tensorboard() -> bool:
 def methods(add: Any, w: World) -> None:
     layers = one_of(1, 2)
     packed = w.m2.pack(w.x, w.y)
-    add("VAE.sample", w.vae.sample, {"num_samples": 2, "layer": None, "mean": False}, layer=optional(one_of(1)))
-    add("VAE.encode", w.vae.encode, {"x": w.x, "layer": 1})
-    add("VAE.reconstruct", w.vae.reconstruct, {"x": w.x, "layer": 1})
-    add("HVAE.sample", w.hvae.sample, {"num_samples": 2, "layer": None, "mean": False}, layer=optional(layers))
-    add("HVAE.encode", w.hvae.encode, {"x": w.x, "layer": 1}, layer=layers)
-    add("HVAE.reconstruct", w.hvae.reconstruct, {"x": w.x, "layer": 1}, layer=layers)
+    sampled = {"num_samples": 2, "layer": None, "mean": False, "batch_size": 4}
+    add("VAE.sample", w.vae.sample, sampled, layer=optional(one_of(1)))
+    add("VAE.encode", w.vae.encode, {"x": w.x, "layer": 1, "batch_size": 4})
+    add("VAE.reconstruct", w.vae.reconstruct, {"x": w.x, "layer": 1, "batch_size": 4})
+    add("HVAE.sample", w.hvae.sample, sampled, layer=optional(layers))
+    add("HVAE.encode", w.hvae.encode, {"x": w.x, "layer": 1, "batch_size": 4}, layer=layers)
+    add("HVAE.reconstruct", w.hvae.reconstruct, {"x": w.x, "layer": 1, "batch_size": 4}, layer=layers)
     add("M2.classify", w.m2.classify, {"x": w.x})
     add("M2.pack", w.m2.pack, {"x": w.x, "y": w.y}, y=labels)
-    add("M2.sample", w.m2.sample, {"num_samples": 2, "layer": None, "mean": False, "y": None},
-        layer=optional(one_of(1)), y=optional(labels))  # fmt: skip
-    add("M2.encode", w.m2.encode, {"x": packed, "layer": 1})
-    add("ConditionalVAE.reconstruct", w.cvae.reconstruct, {"x": packed, "layer": 1})
+    add("M2.sample", w.m2.sample, {**sampled, "y": None}, layer=optional(one_of(1)), y=optional(labels))
+    add("M2.encode", w.m2.encode, {"x": packed, "layer": 1, "batch_size": 4})
+    add("ConditionalVAE.reconstruct", w.cvae.reconstruct, {"x": packed, "layer": 1, "batch_size": 4})
     add("VQVAE.codes", w.vq.codes, {"x": w.images})
 
 

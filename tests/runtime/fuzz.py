@@ -39,7 +39,7 @@ OUTCOMES = ("returned", "refused", "unnamed", "other", "nonsense", "moved")
 
 # What a message may call an argument, where it is not the argument's name: two programs fail together.
 ALSO_CALLED = {
-    ("data.load", "name"): "name|data",
+    ("data.load", "name"): "name|data|folder",
     ("load", "program"): "program|leaf",
     ("ConvLadderVAE", "num_layers"): "num_layers|levels",
 } | {
@@ -138,7 +138,8 @@ def _one(call: Any, name: str, argument: str, make: Any, world: World, limit_s: 
         text = f"{type(error).__name__}: {error}"
     except (Exception, _TooLongError) as error:
         kind, text = "other", f"{type(error).__name__}: {error}"
-        if isinstance(error, (FileNotFoundError, FileExistsError)) and argument in ("folder", "checkpoint", "resume"):
+        paths = ("folder", "checkpoint", "resume", "name")
+        if isinstance(error, (FileNotFoundError, FileExistsError)) and argument in paths:
             kind = "refused"
     finally:
         signal.alarm(0)

@@ -167,5 +167,5 @@ class TestNothingIsLeftBehind:
 
     def test_it_follows_the_dtype_and_takes_arrays(self, program):
         program.double()
-        for tensor in (program.encode(X.numpy()), program.reconstruct(X.bool()), program.sample(3)):
+        for tensor in (torch.from_numpy(program.encode(X.numpy())), program.reconstruct(X.bool()), program.sample(3)):
             assert tensor.dtype == torch.float64 and tensor.isfinite().all()
