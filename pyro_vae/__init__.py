@@ -64,7 +64,7 @@ from pyro_vae.priors import (
     StandardNormal,
     VampPrior,
 )
-from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
+from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
@@ -149,4 +149,5 @@ __all__ = [
     "sandwich",
     "save",
     "schedules",
+    "wrap",
 ]
