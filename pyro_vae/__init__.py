@@ -17,6 +17,8 @@ from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
+from pyro_vae.evaluation.scoring import Scorer, Scores, score
+from pyro_vae.evaluation.thresholds import Threshold, threshold
 from pyro_vae.flows import Flow
 from pyro_vae.inference.annealing import anneal_kl
 from pyro_vae.inference.global_means import at_global_means
@@ -123,9 +125,12 @@ __all__ = [
     "RenyiBound",
     "ReweightedWakeSleep",
     "Sandwich",
+    "Scorer",
+    "Scores",
     "SemiSupervised",
     "StandardNormal",
     "StudentT",
+    "Threshold",
     "VampPrior",
     "WakeSleep",
     "ZeroInflatedNegativeBinomial",
@@ -149,5 +154,7 @@ __all__ = [
     "sandwich",
     "save",
     "schedules",
+    "score",
+    "threshold",
     "wrap",
 ]

@@ -7,6 +7,8 @@ from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
+from pyro_vae.evaluation.scoring import Scorer, Scores, score
+from pyro_vae.evaluation.thresholds import Threshold, threshold
 
 __all__ = [
     "Imputation",
@@ -14,6 +16,9 @@ __all__ = [
     "RefinedGuide",
     "Refinement",
     "Sandwich",
+    "Scorer",
+    "Scores",
+    "Threshold",
     "ais",
     "impute",
     "log_likelihood",
@@ -21,5 +26,7 @@ __all__ = [
     "mean_estimate",
     "refine",
     "sandwich",
+    "score",
     "summed_bounds",
+    "threshold",
 ]
