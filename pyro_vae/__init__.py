@@ -20,6 +20,8 @@ from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import Refinement, refine
+from pyro_vae.evaluation.scoring import Scorer, Scores, score
+from pyro_vae.evaluation.thresholds import Threshold, threshold
 from pyro_vae.flows import Flow
 from pyro_vae.inference.annealing import anneal_kl
 from pyro_vae.inference.global_means import at_global_means
@@ -67,7 +69,7 @@ from pyro_vae.priors import (
     StandardNormal,
     VampPrior,
 )
-from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
+from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
 from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
@@ -129,10 +131,13 @@ __all__ = [
     "RenyiBound",
     "ReweightedWakeSleep",
     "Sandwich",
+    "Scorer",
+    "Scores",
     "SemiSupervised",
     "StandardNormal",
     "StudentT",
     "Table",
+    "Threshold",
     "VampPrior",
     "WakeSleep",
     "ZeroInflatedNegativeBinomial",
@@ -158,4 +163,7 @@ __all__ = [
     "sandwich",
     "save",
     "schedules",
+    "score",
+    "threshold",
+    "wrap",
 ]

@@ -10,6 +10,8 @@ from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.refinement import RefinedGuide, Refinement, refine
+from pyro_vae.evaluation.scoring import Scorer, Scores, score
+from pyro_vae.evaluation.thresholds import Threshold, threshold
 
 __all__ = [
     "Comparison",
@@ -19,6 +21,9 @@ __all__ = [
     "RefinedGuide",
     "Refinement",
     "Sandwich",
+    "Scorer",
+    "Scores",
+    "Threshold",
     "ais",
     "compare",
     "evaluate",
@@ -28,5 +33,7 @@ __all__ = [
     "mean_estimate",
     "refine",
     "sandwich",
+    "score",
     "summed_bounds",
+    "threshold",
 ]

@@ -24,7 +24,7 @@ from pyro_vae.inference.support import check_site, check_values, covers_all, is_
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = ["check_program", "run_to_check"]
+__all__ = ["PairCheck", "check_program", "run_to_check"]
 
 
 def check_program(
@@ -58,7 +58,7 @@ def check_program(
     ValueError
         If a value of the data is not finite or lies outside the support of an observed site; the message names both.
     """
-    check = _Check(
+    check = PairCheck(
         programs,
         name=name,
         num_particles=num_particles,
@@ -89,8 +89,8 @@ def _check_number(num_data: int, name: str) -> None:
         raise ValueError(f"{name}: found no data, expected one datum or more")
 
 
-class _Check:
-    """The check of one set of data, batch by batch."""
+class PairCheck:
+    """The check of a pair and of one set of data, batch by batch; the arguments are those of :func:`check_program`."""
 
     def __init__(
         self,
@@ -100,11 +100,12 @@ class _Check:
         num_particles: int,
         num_data: int | None,
         is_cut: bool,
-        options: dict[str, Any],
-        check_pair: Callable[[PairTrace], None] | None,
+        options: dict[str, Any] | None = None,
+        check_pair: Callable[[PairTrace], None] | None = None,
     ) -> None:
         self.programs, self.name, self.num_particles, self.num_data = programs, name, num_particles, num_data
-        self.is_cut, self.options, self.check_pair = is_cut, options, check_pair
+        self.is_cut, self.check_pair = is_cut, check_pair
+        self.options = {"shares_globals": False} if options is None else options
         self.first: Batch | None = None
         self.whole: list[Site] = []  # sites that observe the data as they are, whatever these are
         self.others: list[str] = []  # sites that have to be run on them

@@ -7,5 +7,6 @@ from pyro_vae.programs.ladder import LadderVAE
 from pyro_vae.programs.semi_supervised import M2
 from pyro_vae.programs.vae import VAE
 from pyro_vae.programs.vq_vae import VQVAE, perplexity
+from pyro_vae.programs.wrapped import wrap
 
-__all__ = ["HVAE", "M2", "VAE", "VQVAE", "ConditionalVAE", "ConvLadderVAE", "LadderVAE", "perplexity"]
+__all__ = ["HVAE", "M2", "VAE", "VQVAE", "ConditionalVAE", "ConvLadderVAE", "LadderVAE", "perplexity", "wrap"]
