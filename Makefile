@@ -79,7 +79,7 @@ clean: ## remove the environment, build outputs and caches; runs/ stays
 # --- the environment -------------------------------------------------------------------------------------------------
 # A stamp is touched last, so an install that was interrupted leaves none and is taken up again by the next command.
 
-$(STAMP)-run:  REQUIREMENT := .
+$(STAMP)-run:  REQUIREMENT := .[images,report]
 $(STAMP)-test: REQUIREMENT := .[test]
 $(STAMP)-dev:  REQUIREMENT := .[dev]
 $(STAMP)-run $(STAMP)-test $(STAMP)-dev: $(VENV)/.made $(VENV)/.torch setup.cfg pyproject.toml

@@ -29,9 +29,7 @@ import torch
 from timing import machine, product_rate
 
 import pyro_vae
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from train_vae import load_data, load_run
+from pyro_vae.commands.runs import load_data, load_run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

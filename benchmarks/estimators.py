@@ -26,11 +26,9 @@ from torch import Tensor
 
 import pyro_vae
 from pyro_vae import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound
+from pyro_vae.commands.runs import best_device, load_data, load_run
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.state import evaluating, seeded
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from train_vae import best_device, load_data, load_run
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

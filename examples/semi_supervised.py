@@ -25,11 +25,12 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from train_vae import best_device, print_scores
-from train_vae_settings import new_folder
 
 import pyro_vae
 from pyro_vae import plots
+from pyro_vae.commands.runs import best_device
+from pyro_vae.commands.settings import new_folder
+from pyro_vae.commands.summary import print_scores
 from pyro_vae.data.split import Split
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.nn.layers import Activation

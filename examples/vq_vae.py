@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from train_vae import best_device, load_data
-from train_vae_settings import new_folder
 
 import pyro_vae
 from pyro_vae import plots
+from pyro_vae.commands.runs import best_device, load_data
+from pyro_vae.commands.settings import new_folder
 from pyro_vae.priors.codes import AutoregressiveCodes
 from pyro_vae.programs import VQVAE, perplexity
 from pyro_vae.runtime.files import replacing, write_text

@@ -7,17 +7,15 @@ repeated from the start; it can leave nothing behind but a hidden temporary file
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +26,8 @@ from pyro_vae.data.arrays import check_array
 from pyro_vae.data.classes import coded
 from pyro_vae.data.sparse import Rows, is_sparse
 from pyro_vae.runtime.files import replacing
+from pyro_vae.runtime.optional import imported as _imported
+from pyro_vae.runtime.optional import install
 
 __all__ = ["Name"]
 
@@ -76,7 +76,7 @@ def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[s
 
 
 def _digits() -> Source:
-    sklearn = _imported("sklearn.datasets", "scikit-learn", "digits", "pip install scikit-learn")
+    sklearn = _imported("sklearn.datasets", "scikit-learn", "digits", install("images"))
     images, labels = sklearn.load_digits(return_X_y=True)  # (1797, 64), values 0..16
     values = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 8, 8)
     order = np.random.RandomState(0).permutation(len(values))
@@ -93,8 +93,9 @@ _IDX_SHAPES = {
 
 
 def _mnist(name: str, class_name: str, folder: Path) -> Source:
-    fix = "install the pair that belongs together, both from one index: pip install --force-reinstall torch torchvision"
-    dataset = getattr(_imported("torchvision.datasets", "torchvision", name, fix), class_name)
+    pair = "the pair that belongs together, both from one index: pip install --force-reinstall torch torchvision"
+    library = _imported("torchvision.datasets", "torchvision", name, install("images"), f"install {pair}")
+    dataset = getattr(library, class_name)
     raw = folder / class_name / "raw"
     missing = [file for file in _IDX_SHAPES if not (raw / file).is_file()]
     if missing:
@@ -124,7 +125,7 @@ _FREY_SHA256 = "550eae79320df8860495da26be88f5b9d7acf9a666fa83b80ad55a0a8a44f348
 
 
 def _frey_faces(folder: Path) -> Source:
-    scipy = _imported("scipy.io", "scipy", "frey_faces", "pip install scipy")
+    scipy = _imported("scipy.io", "scipy", "frey_faces", install("images"))
     path = folder / "FreyFace" / "frey_rawface.mat"
     if not path.is_file():
         with _saying_where("frey_faces", path.parent, [path.name]), replacing(path) as temporary:
@@ -143,18 +144,6 @@ def data_folder(root: str | os.PathLike[str] | None) -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         root = os.environ.get("PYRO_VAE_DATA") or cache / "pyro_vae"
     return Path(root).expanduser()
-
-
-def _imported(module: str, package: str, name: str, fix: str) -> Any:
-    """Import ``module`` only when its data are wanted, so that a broken torchvision breaks nothing else."""
-    try:
-        return importlib.import_module(module)
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-        try:
-            found = f"{package} {version(package)} with torch {version('torch')}"
-        except PackageNotFoundError:
-            found = f"no {package} with torch {version('torch')}"
-        raise ImportError(f"{name}: found {found}, expected a {package} that can be imported: {fix}") from error
 
 
 @contextmanager

@@ -14,6 +14,11 @@ backend or ``rcParams``. So a figure can be drawn in a training loop, in a threa
 with the last reference to it. Save it as ``samples(x).savefig("samples.png", dpi=150)``.
 """
 
+from importlib.util import find_spec
+
+if find_spec("matplotlib") is None:  # said here, as this room imports nothing else of the package
+    raise ImportError('plots: found no matplotlib, expected one: pip install "pyro_vae[report]"')
+
 from pyro_vae.plots.curves import kl_per_unit, learning_curve
 from pyro_vae.plots.images import layers, reconstructions, samples
 from pyro_vae.plots.latents import latent_grid, latent_space, manifold

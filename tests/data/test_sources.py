@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from pyro_vae.data import sources
 from pyro_vae.data.loading import load
+from pyro_vae.runtime import optional
 
 
 class TestImports:
@@ -16,15 +16,15 @@ class TestImports:
 
     @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
     def test_a_torchvision_made_for_another_torch(self, name, monkeypatch):
-        real = sources.importlib.import_module
+        real = optional.importlib.import_module
 
         def broken(module, *args):
             if module.startswith("torchvision"):
                 raise RuntimeError("operator torchvision::nms does not exist")
             return real(module, *args)
 
-        monkeypatch.setattr(sources.importlib, "import_module", broken)
-        monkeypatch.setattr(sources, "version", {"torchvision": "0.28.0", "torch": "2.13.0+cpu"}.__getitem__)
+        monkeypatch.setattr(optional.importlib, "import_module", broken)
+        monkeypatch.setattr(optional, "version", {"torchvision": "0.28.0", "torch": "2.13.0+cpu"}.__getitem__)
         message = (
             rf"{name}: found torchvision 0.28.0 with torch 2.13.0\+cpu, expected .* can be imported: install the pair"
         )
@@ -44,12 +44,11 @@ class TestImports:
     def test_a_library_that_is_not_installed(self, name, module, package, monkeypatch):
         def version(of):
             if of == package:
-                raise sources.PackageNotFoundError(of)
+                raise optional.PackageNotFoundError(of)
             return "2.13.0"
 
         monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.setattr(sources, "version", version)
-        with pytest.raises(
-            ImportError, match=rf"{name}: found no {package} with torch 2.13.0.*, expected a {package} that .*pip"
-        ):
+        monkeypatch.setattr(optional, "version", version)
+        message = rf"{name}: found no {package} with torch 2.13.0.*, expected a {package} that .*: "
+        with pytest.raises(ImportError, match=message + r'pip install "pyro_vae\[images\]"$'):
             load(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from types import SimpleNamespace
@@ -11,16 +10,16 @@ import pytest
 import torch
 
 import pyro_vae
+from pyro_vae.commands.options import OPTIONS, parse
+from pyro_vae.commands.runs import build
+from pyro_vae.commands.settings import LATER, configure, read_config
 from pyro_vae.runtime import tensor_files
-from tests.examples.conftest import EXAMPLES
 
 
-def test_only_the_ladder_warms_up_unasked(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
+def test_only_the_ladder_warms_up_unasked():
     given = {"ladder": 10, "hvae": 0, "conv-ladder": 0, "vae": 0}
-    assert {name: train_vae.parse(["--program", name, "--epochs", "40"]).warm_up for name in given} == given
-    assert train_vae.parse(["--program", "ladder", "--warm-up", "0"]).warm_up == 0
+    assert {name: parse(["--program", name, "--epochs", "40"]).warm_up for name in given} == given
+    assert parse(["--program", "ladder", "--warm-up", "0"]).warm_up == 0
 
 
 @pytest.mark.parametrize(
@@ -32,11 +31,9 @@ def test_only_the_ladder_warms_up_unasked(monkeypatch):
         ([], []),
     ],
 )
-def test_hidden_widths_of_each_layer(monkeypatch, tmp_path, given, expected):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
+def test_hidden_widths_of_each_layer(tmp_path, given, expected):
     arguments = ["--program", "hvae", "--latent-dims", "4", "2", "--out", str(tmp_path), "--hidden-dims", *given]
-    config, _ = train_vae.configure(train_vae.parse(arguments))
+    config, _ = configure(parse(arguments))
     assert config["hidden_dims"] == json.loads(json.dumps(config))["hidden_dims"] == expected
     hvae = pyro_vae.HVAE((4, 4), config["latent_dims"], config["hidden_dims"])
     widths = [
@@ -117,21 +114,17 @@ def test_wrong_arguments_are_named_in_one_line(run, tmp_path, arguments, message
         ({"data": ...}, "found no 'data', expected one as in every run"),
     ],
 )
-def test_damaged_settings_are_named_in_one_sentence(monkeypatch, tmp_path, change, message):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
-    config, _ = train_vae.configure(train_vae.parse(["--hidden-dims", "5", "--out", str(tmp_path / "run")]))
+def test_damaged_settings_are_named_in_one_sentence(tmp_path, change, message):
+    config, _ = configure(parse(["--hidden-dims", "5", "--out", str(tmp_path / "run")]))
     tensor_files.write_tensors(tmp_path / "last.safetensors", pyro_vae.VAE((4, 4), 10, (5,)).state_dict())
     splits = SimpleNamespace(data_shape=(4, 4), train=torch.full((4, 4), 0.5))
     text = change if isinstance(change, str) else {k: v for k, v in (config | change).items() if v is not ...}
     (tmp_path / "config.json").write_text(change if isinstance(change, str) else json.dumps(text))
     with pytest.raises(ValueError, match=f"^{tmp_path / 'config.json'}: .*({message})"):
-        train_vae.build(train_vae.read_config(tmp_path, "--resume"), splits, tmp_path)
+        build(read_config(tmp_path, "--resume"), splits, tmp_path)
 
 
-def test_settings_as_they_were_written_are_read_back(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
+def test_settings_as_they_were_written_are_read_back(tmp_path):
     for given in (
         [],
         ["--program", "hvae", "--hidden-dims", "6", "10,8"],
@@ -139,25 +132,20 @@ def test_settings_as_they_were_written_are_read_back(monkeypatch, tmp_path):
         ["--program", "conv-ladder"],
         ["--objective", "renyi", "--alpha", "-0.5", "--lr", "1e-4"],
     ):
-        config, _ = train_vae.configure(train_vae.parse([*given, "--out", str(tmp_path / "run")]))
+        config, _ = configure(parse([*given, "--out", str(tmp_path / "run")]))
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert train_vae.read_config(tmp_path, "--resume") == config
+        assert read_config(tmp_path, "--resume") == config
 
 
-def test_settings_without_what_came_later_mean_its_default(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
-    config, _ = train_vae.configure(train_vae.parse(["--out", str(tmp_path / "run")]))
-    later = importlib.import_module("train_vae_settings").LATER
-    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in later}))
-    assert train_vae.read_config(tmp_path, "--resume") == config
+def test_settings_without_what_came_later_mean_its_default(tmp_path):
+    config, _ = configure(parse(["--out", str(tmp_path / "run")]))
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in LATER}))
+    assert read_config(tmp_path, "--resume") == config
 
 
 @pytest.fixture
-def resumed(monkeypatch, tmp_path):
+def resumed(tmp_path):
     """Return the settings that are resumed with more options, and those of the run."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    train_vae = importlib.import_module("train_vae")
     made = [
         "--program",
         "hvae",
@@ -171,15 +159,15 @@ def resumed(monkeypatch, tmp_path):
         "--kl-weight",
         "2",
     ]
-    config, _ = train_vae.configure(train_vae.parse([*made, "--out", str(tmp_path)]))
+    config, _ = configure(parse([*made, "--out", str(tmp_path)]))
     (tmp_path / "config.json").write_text(json.dumps(config))
 
-    def configure(*arguments: str) -> tuple[dict, dict]:
-        found, folder = train_vae.configure(train_vae.parse(["--resume", str(tmp_path), *arguments]))
+    def resume(*arguments: str) -> tuple[dict, dict]:
+        found, folder = configure(parse(["--resume", str(tmp_path), *arguments]))
         assert folder == tmp_path
         return found, config
 
-    return configure
+    return resume
 
 
 @pytest.mark.parametrize(
@@ -220,8 +208,7 @@ def test_help_shows_each_option_with_its_default(succeed, monkeypatch):
     text = succeed("train_vae.py", "--help")
     _, *parts = re.split(r"^  --([\w-]+)", text, flags=re.M)  # each option and what stands between it and the next
     described = dict(zip(parts[::2], parts[1::2], strict=True))
-    options = importlib.import_module("train_vae_options").OPTIONS
-    assert described.keys() == {name.replace("_", "-") for group in options.values() for name in group}
+    assert described.keys() == {name.replace("_", "-") for group in OPTIONS.values() for name in group}
     assert all("(default: " in part for part in described.values())
     text = " ".join(text.split())
     for row in (

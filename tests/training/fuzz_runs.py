@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +12,11 @@ from unittest import mock
 import torch
 
 import pyro_vae
+from pyro_vae.commands.options import parse
+from pyro_vae.commands.runs import build
+from pyro_vae.commands.settings import configure, read_config
 from pyro_vae.training.run_state import RunState
 from tests.support.programs import bits, same, vae, weights
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import train_vae
 
 RUNS: dict[str, dict[str, Any]] = {
     "adam": {},
@@ -80,12 +79,12 @@ def honest(folder: Path) -> Honest:
         with stop, suppress(KeyboardInterrupt):
             train(run, folder / run)
         files[run] = {path.name: path.read_bytes() for path in (folder / run).iterdir()}
-        config, _ = train_vae.configure(train_vae.parse(["--hidden-dims", "5", "--out", str(folder / "new")]))
+        config, _ = configure(parse(["--hidden-dims", "5", "--out", str(folder / "new")]))
         files[run]["config.json"] = json.dumps(config).encode()
         ends[run] = train(run, folder / run, resume=True)
         write(folder / run, files[run])
     loaded = weights(pyro_vae.load(folder / "adam"))
-    return Honest(files, ends, loaded, train_vae.read_config(folder / "adam", "RUN"))
+    return Honest(files, ends, loaded, read_config(folder / "adam", "RUN"))
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -106,8 +105,8 @@ def read(file: str, run: str, folder: Path, known: Honest, verify: bool) -> bool
     if file == "state":
         return same(train(run, folder, resume=True), known.ends[run])
     if file == "config":
-        config = train_vae.read_config(folder, "RUN")
-        train_vae.build(config, Splits((4, 4), mock.Mock(mean=lambda: torch.full((4, 4), 0.5))), folder)
+        config = read_config(folder, "RUN")
+        build(config, Splits((4, 4), mock.Mock(mean=lambda: torch.full((4, 4), 0.5))), folder)
         return config == known.config
     loaded = pyro_vae.load(folder, verify=verify)
     return isinstance(loaded, pyro_vae.VAE) and same(weights(loaded), known.loaded)

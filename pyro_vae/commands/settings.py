@@ -1,4 +1,4 @@
-"""The settings of a run of train_vae.py: made from the command line, kept in config.json, and read back to resume.
+"""The settings of a training run: made from the command line, kept in config.json, and read back to resume.
 
 config.json is read by the parser of the command line, so that an edited file is held to the same types and choices.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from train_vae_options import SETTINGS, flag, own_options, parse
 
-import pyro_vae
+from pyro_vae.commands.options import SETTINGS, flag, own_options, parse
 
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
 # These came after version 0.1.0: a config.json without one means its default, which is what there was before.
@@ -39,7 +39,7 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     if config["likelihood"] is None:
         binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
         config["likelihood"] = "bernoulli" if binary else "gaussian"
-    return config | {"pyro_vae": pyro_vae.__version__, "torch": torch.__version__}, folder
+    return config | {"pyro_vae": import_module("pyro_vae").__version__, "torch": torch.__version__}, folder
 
 
 def own_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def own_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_whole_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings with absolute paths, since --resume and evaluate.py may run in another folder."""
+    """Return the settings with absolute paths, since --resume and others may run in another folder."""
     own_file = str(settings.get("data")).endswith(".npy")
     paths = [name for name in ("data_root", *(["data"] if own_file else [])) if settings.get(name)]
     return settings | {name: str(Path(settings[name]).resolve()) for name in paths}
@@ -83,7 +83,7 @@ def read_config(folder: Path, argument: str) -> dict[str, Any]:
     """Return the settings of a run, each of the type and among the choices that the command line has for it."""
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{argument}: found no config.json in {folder}, expected a folder of train_vae.py")
+        raise FileNotFoundError(f"{argument}: found no config.json in {folder}, expected the folder of a run")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):

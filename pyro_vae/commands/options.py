@@ -1,4 +1,4 @@
-"""The options of train_vae.py: one table, from which the parser and its help are made.
+"""The options of a training run: one table, from which parsers and their help are made.
 
 An option that only some programs or objectives take has a default for each of these, and is refused beside any other.
 """
@@ -10,35 +10,48 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import pyro_vae
 from pyro_vae.nn.layers import Activation
+from pyro_vae.objectives import (
+    CIWAE,
+    ELBO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    Objective,
+    RenyiBound,
+    ReweightedWakeSleep,
+    WakeSleep,
+)
 from pyro_vae.objectives.gradients import Gradient
+from pyro_vae.programs import HVAE, VAE, ConvLadderVAE, LadderVAE
 from pyro_vae.programs.program import Program
 from pyro_vae.runtime.precision import Precision
 
 COMPILE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
-PROGRAMS: dict[str, type[Program]] = {
-    "vae": pyro_vae.VAE,
-    "hvae": pyro_vae.HVAE,
-    "ladder": pyro_vae.LadderVAE,
-    "conv-ladder": pyro_vae.ConvLadderVAE,
+PROGRAMS: dict[str, Callable[..., Program]] = {
+    "vae": VAE,
+    "hvae": HVAE,
+    "ladder": LadderVAE,
+    "conv-ladder": ConvLadderVAE,
 }
-OBJECTIVES: dict[str, type[pyro_vae.Objective]] = {
-    "elbo": pyro_vae.ELBO,
-    "iwae": pyro_vae.IWAE,
-    "miwae": pyro_vae.MIWAE,
-    "piwae": pyro_vae.PIWAE,
-    "ciwae": pyro_vae.CIWAE,
-    "renyi": pyro_vae.RenyiBound,
-    "wake-sleep": pyro_vae.WakeSleep,
-    "reweighted-wake-sleep": pyro_vae.ReweightedWakeSleep,
+OBJECTIVES: dict[str, type[Objective]] = {
+    "elbo": ELBO,
+    "iwae": IWAE,
+    "miwae": MIWAE,
+    "piwae": PIWAE,
+    "ciwae": CIWAE,
+    "renyi": RenyiBound,
+    "wake-sleep": WakeSleep,
+    "reweighted-wake-sleep": ReweightedWakeSleep,
 }
 SLEEPING = ("wake-sleep", "reweighted-wake-sleep")  # these have gradients of their own, and take no --gradient
 CHOOSERS = {"model": "program", "bound": "objective"}  # of a group: the option that decides who takes the others
 
 
-def widths(text: str) -> int | list[int]:
-    """Return a width, or the widths of one layer, which have commas between them."""
+def widths(text: str | int | list[int]) -> int | list[int]:
+    """Return a width, or the widths of one layer, which have commas between them; numbers stay as they are."""
+    if not isinstance(text, str):
+        return text
     numbers = [int(number) for number in text.split(",")]
     return numbers if "," in text else numbers[0]
 
@@ -82,7 +95,8 @@ class Option:
         if self.type is bool:
             return keywords | {"action": "store_true"}
         choices = None if self.choices is None else list(self.choices)
-        return keywords | {"type": self.type, "choices": choices, "nargs": self.nargs, "metavar": self.metavar}
+        others = {"type": self.type, "choices": choices, "nargs": self.nargs, "metavar": self.metavar}
+        return keywords | {name: value for name, value in others.items() if value is not None}
 
 
 def shown(default: Any) -> str:
@@ -184,13 +198,22 @@ def parse(
 ) -> argparse.Namespace:
     """Read the command line; ``given`` of the result holds the options that stand there."""
     parser = make(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    return completed(vars(parser.parse_args(argv)), parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser all options of a run, by group."""
     for title, group in OPTIONS.items():
         chooser = CHOOSERS.get(title)
         note = chooser and f"An option with a default for some {chooser}s is for these alone."
         arguments = parser.add_argument_group(title, note)
         for name, option in group.items():
             arguments.add_argument(flag(name), **option.keywords())
-    given = vars(parser.parse_args(argv))
+
+
+def completed(given: dict[str, Any], parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return all options, those that are not ``given`` with their defaults, checked; ``parser`` reports an error."""
     if any(isinstance(layer, list) for layer in given.get("hidden_dims", ())):
         given["hidden_dims"] = [layer if isinstance(layer, list) else [layer] for layer in given["hidden_dims"]]
     initial = {name: option.initial for group in OPTIONS.values() for name, option in group.items()}

@@ -1,0 +1,82 @@
+"""Parsers of the command line, made from functions: a parameter is an option, and its default stands there alone.
+
+``def sample(run: str, num_samples: int = 64)`` becomes ``pyro-vae sample RUN --num-samples 64``. The help is the
+function's docstring. The parsers are jsonargparse's, which hold values against the annotations, on the command line and
+in the file of ``--config`` alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import jsonargparse
+import yaml
+
+__all__ = ["Parser", "add_parameters"]
+
+_NOT_OPTIONS = ("pyro_vae", "torch")  # the versions in config.json
+
+
+def _settings(text: str, **_: Any) -> Any:
+    """Read options by name; of a run's config.json what is no option is left out: versions, and what is not set."""
+    found = yaml.safe_load(text)
+    if not isinstance(found, dict):
+        return found
+    options = {str(name).replace("-", "_"): value for name, value in found.items() if value is not None}
+    return {name: value for name, value in options.items() if name not in _NOT_OPTIONS}
+
+
+jsonargparse.set_loader("settings", _settings, (yaml.YAMLError,))
+
+
+class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help that keeps line breaks, and adds a default only to an option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        has_none = any(action.default is none for none in (None, False, argparse.SUPPRESS))
+        if has_none or not action.option_strings:
+            return action.help or ""
+        return f"{action.help} (default: {action.default})"
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """A parser that reports an error in one line, without the usage, and exits with status 2."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        keywords["formatter_class"] = _Help
+        super().__init__(*args, parser_mode="settings", **keywords)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(message.split())
+        line = re.sub(r'Parser key "([\w.]+)": ?', lambda key: f"--{key[1].replace('_', '-')}: ", line)
+        line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"found \2, expected \1", line)
+        print(f"{self.prog.replace(' [options]', '')}: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_parameters(parser: Parser, function: Callable[..., Any]) -> None:
+    """Give a parser the parameters of a function: those without a default by position, others as options."""
+    told = {each.arg_name: each.description for each in docstring_parser.parse(function.__doc__ or "").params}
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        option = {"help": told[name]} | _kind(hints[name], parameter.default)
+        if parameter.default is parameter.empty:
+            parser.add_argument(name, metavar=name.upper(), **option)
+        else:
+            parser.add_argument(f"--{name.replace('_', '-')}", **option)
+
+
+def _kind(hint: Any, default: Any) -> dict[str, Any]:
+    """Return what ``add_argument`` takes for an annotation; None is a default alone, and cannot be given."""
+    if hint is bool:
+        return {"action": "store_true"}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint), "default": default}
+    kind = next(each for each in get_args(hint) or (hint,) if each is not type(None))
+    return {"type": kind} if default is inspect.Parameter.empty else {"type": kind, "default": default}

@@ -1,0 +1,96 @@
+"""Train a program as its settings say, score it and draw it, in a folder from which the run can be resumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.commands.options import OBJECTIVES, own_options
+from pyro_vae.commands.runs import best_device, build, load_data, speed, weighed
+from pyro_vae.commands.settings import configure
+from pyro_vae.commands.summary import print_scores, score
+from pyro_vae.data.loading import Splits
+from pyro_vae.runtime.files import write_text
+from pyro_vae.runtime.optional import install
+from pyro_vae.runtime.tensor_files import read_tensors
+from pyro_vae.training import checkpoint
+from pyro_vae.training.fitting import fit
+
+__all__ = ["run", "train"]
+
+
+def train(vae: Any, splits: Splits, config: dict[str, Any], folder: Path, resume: bool) -> Any:
+    """Train the program and return the history; what there is of a run that never began is removed."""
+    options = own_options("bound", config["objective"])
+    objective = OBJECTIVES[config["objective"]](**{name: config[name] for name in options})
+    if resume:  # before a batch is run with it, which may take more memory than there is
+        state = json.loads(read_tensors(folder / "last.safetensors")[1].get("run", "{}"))
+        before = state["facts"]["objective"] if "facts" in state else None
+        if before != repr(objective):
+            raise ValueError(f"{folder / 'config.json'}: objective: found {objective}, expected {before} as before")
+    model, guide = weighed(vae, math.ceil(len(splits.train) / config["batch_size"]), config)
+    kl = "" if model is vae.model else f" under {model}"
+    print(f"{len(splits.train)} training data {splits.data_shape}, {type(vae).__name__}, {objective}{kl}, "
+          f"on {next(vae.parameters()).device}; results in {folder}", flush=True)  # fmt: skip
+    if not resume:
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    try:
+        return fit(
+            model, guide, splits, objective=objective, num_epochs=config["epochs"],
+            batch_size=config["batch_size"], lr=lambda done: config["lr"] * 0.5 * (1 + math.cos(math.pi * done)),
+            clip_norm=config["clip_norm"], seed=config["seed"], checkpoint=folder, resume=resume, **speed(config),
+        )  # fmt: skip
+    except (ValueError, TypeError, OSError):
+        if not resume and not (folder / "last.safetensors").exists():  # it never began: leave nothing behind
+            with suppress(OSError):
+                (folder / "config.json").unlink()
+                folder.rmdir()
+        raise
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """Train, score and draw what the options say, and return the exit status; ``command`` is what can resume it."""
+    config, folder = configure(args)
+    try:
+        return _run(config, folder, args.resume is not None, command)
+    except KeyboardInterrupt:  # outside of training, which stops by itself
+        resumes = (folder / "config.json").is_file()
+        print(f"interrupted; {command} --resume {folder} goes on" if resumes else "interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(config: dict[str, Any], folder: Path, resume: bool, command: str) -> int:
+    has_pictures = find_spec("matplotlib") is not None
+    if not has_pictures:
+        print(f"no pictures will be drawn: found no matplotlib; {install('report')} brings it", file=sys.stderr)
+    splits = load_data(config)
+    begun = resume and (folder / "last.safetensors").is_file()
+    if resume and not begun:  # killed after its first file
+        print(f"the run in {folder} had not begun, and begins now", file=sys.stderr)
+    vae = build(config, splits, folder if begun else None).to(best_device(config["device"]))
+    history = train(vae, splits, config, folder, resume=begun)
+    if history.interrupted:
+        print(f"interrupted; {command} --resume {folder} goes on", file=sys.stderr)
+        return 130
+    vae = checkpoint.load(folder).to(best_device(config["device"]))  # the weights of the best epoch
+    metrics = score(vae, splits, config)
+    metrics["best_epoch"] = history.best["epoch"]
+    metrics["training_seconds"] = round(sum(record["seconds"] for record in history.records), 3)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if has_pictures:
+        from pyro_vae.commands.pictures import draw  # only here, as it needs matplotlib
+
+        draw(vae, splits, history, folder)
+    print_scores(metrics)
+    print(f"active latent units  {metrics['active_units']:6d} of {metrics['units']}")
+    if len(vae.latents) > 1:
+        for name, layer in metrics["layers"].items():
+            print("  {:<4} {active_units:4d} of {units:<4d} KL {kl:7.2f} nats".format(name, **layer))
+    print(f"weights, metrics and pictures are in {folder}" if has_pictures else f"weights and metrics are in {folder}")
+    return 0
