@@ -26,8 +26,7 @@ from pyro_vae.data.arrays import check_array
 from pyro_vae.data.classes import coded
 from pyro_vae.data.sparse import Rows, is_sparse
 from pyro_vae.runtime.files import replacing
-from pyro_vae.runtime.optional import imported as _imported
-from pyro_vae.runtime.optional import install
+from pyro_vae.runtime.optional import imported, install
 
 __all__ = ["Name"]
 
@@ -76,7 +75,7 @@ def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[s
 
 
 def _digits() -> Source:
-    sklearn = _imported("sklearn.datasets", "scikit-learn", "digits", install("images"))
+    sklearn = imported("sklearn.datasets", "scikit-learn", "digits", install("images"))
     images, labels = sklearn.load_digits(return_X_y=True)  # (1797, 64), values 0..16
     values = torch.from_numpy(images.astype(np.uint8)).reshape(-1, 8, 8)
     order = np.random.RandomState(0).permutation(len(values))
@@ -94,7 +93,7 @@ _IDX_SHAPES = {
 
 def _mnist(name: str, class_name: str, folder: Path) -> Source:
     pair = "the pair that belongs together, both from one index: pip install --force-reinstall torch torchvision"
-    library = _imported("torchvision.datasets", "torchvision", name, install("images"), f"install {pair}")
+    library = imported("torchvision.datasets", "torchvision", name, install("images"), f"install {pair}")
     dataset = getattr(library, class_name)
     raw = folder / class_name / "raw"
     missing = [file for file in _IDX_SHAPES if not (raw / file).is_file()]
@@ -125,7 +124,7 @@ _FREY_SHA256 = "550eae79320df8860495da26be88f5b9d7acf9a666fa83b80ad55a0a8a44f348
 
 
 def _frey_faces(folder: Path) -> Source:
-    scipy = _imported("scipy.io", "scipy", "frey_faces", install("images"))
+    scipy = imported("scipy.io", "scipy", "frey_faces", install("images"))
     path = folder / "FreyFace" / "frey_rawface.mat"
     if not path.is_file():
         with _saying_where("frey_faces", path.parent, [path.name]), replacing(path) as temporary:

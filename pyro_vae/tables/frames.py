@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from pyro_vae.data.sources import _imported
+from pyro_vae.runtime.optional import imported, install
 
 __all__ = ["as_frame", "check_names", "pandas_for"]
 
-_FIX = 'pip install "pyro_vae[tables]"'
+_FIX = install("tables")
 
 
 def pandas_for(name: str) -> Any:
     """Import pandas for an argument or a method, ``name`` in the message where there is none."""
-    return _imported("pandas", "pandas", name, _FIX)
+    return imported("pandas", "pandas", name, _FIX)
 
 
 def as_frame(df: Any, name: str = "df") -> Any:
@@ -36,7 +36,7 @@ def as_frame(df: Any, name: str = "df") -> Any:
     if module == "polars":
         if not hasattr(df, "to_pandas"):
             raise TypeError(f"{name}: found polars.{type(df).__name__}, expected a frame: {name}.collect()")
-        _imported("pyarrow", "pyarrow", name, _FIX)
+        imported("pyarrow", "pyarrow", name, _FIX)
         df = df.to_pandas()
     if not isinstance(df, pandas.DataFrame):
         raise TypeError(
