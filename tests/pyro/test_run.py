@@ -33,6 +33,8 @@ def guide(x):
     with pyro.plate("data", 4):
         pyro.sample("z", dist.Normal(0, 1))
 
+Trace_ELBO().loss(model, guide, X)  # which imports what torch imports late, outside of the time limit
+
 def of_two_plates(program):
     return lambda x: pyro.plate("units", 3, dim=-2)(program)(x)
 
@@ -118,7 +120,7 @@ def counts_and_groups(checkout: Path, *arguments: str) -> tuple[int, dict[str, i
 
 
 def test_a_run_in_two_processes(checkout):
-    status, counts, text = counts_and_groups(checkout, "--jobs", "2", "--time-limit", "4")
+    status, counts, text = counts_and_groups(checkout, "--jobs", "2", "--time-limit", "2")
     assert status == 1
     assert counts == {
         "passed": 6,
@@ -134,7 +136,7 @@ def test_a_run_in_two_processes(checkout):
     }
     groups = {line: tests.split() for line, tests in re.findall(r"^(\w+, .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
     short = {line.partition(": ")[2]: [test.partition("::")[2] for test in tests] for line, tests in groups.items()}
-    assert short.pop("TimeoutError: ran longer than 4 seconds") == ["test_long"]
+    assert short.pop("TimeoutError: ran longer than 2 seconds") == ["test_long"]
     (refusal,) = [line for line in short if line.startswith("site 'z': found in the model")]
     assert short.pop(refusal) == ["test_no_pair"]
     assert short.pop("AssertionError: noise of the first two seeds") == ["test_noise"]
