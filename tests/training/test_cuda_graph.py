@@ -16,7 +16,7 @@ from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.cuda_graph import CapturedBlocks
 from tests.support.programs import PAIRS, bits, check_close, same, traced, vae, weights
 from tests.support.tape import Tape
-from tests.support.updates import ends, grey
+from tests.support.updates import compiled_ends, ends, grey
 from tests.training.test_cuda_graph_changes import nothing
 
 pytestmark = pytest.mark.usefixtures("only_traced")
@@ -98,7 +98,7 @@ class TestRefusals:
         with pytest.warns(UserWarning, match="the update is not captured as a CUDA graph") as said:
             found = ends(nothing, capture)
         assert len(said) == 1
-        assert same(found, ends(nothing, "compiled"))
+        assert same(found, compiled_ends(nothing))
 
     def test_a_tensor_elsewhere(self):
         tape = Tape()

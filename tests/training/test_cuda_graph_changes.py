@@ -12,7 +12,7 @@ import torch
 from pyro_vae.training import cuda_graph
 from tests.support.programs import TutorialGuide, check_close, same, weights
 from tests.support.tape import Tape
-from tests.support.updates import Unit, ends
+from tests.support.updates import Unit, compiled_ends, ends
 
 pytestmark = pytest.mark.usefixtures("only_traced")
 
@@ -141,4 +141,4 @@ class TestChanges:
         monkeypatch.setattr(cuda_graph, "_MOST_STATES", 1)
         with pytest.warns(UserWarning, match="captured in 1 states, it changed again"):
             found = ends(move_a_parameter, Tape().capture)
-        assert same(found, ends(move_a_parameter, "compiled"))
+        assert same(found, compiled_ends(move_a_parameter))

@@ -80,15 +80,25 @@ def test_bits_per_dimension_are_of_the_entries_that_sites_observe():
     assert dims("DMM") == 3 * lengths.double().mean().item()
 
 
-@pytest.mark.parametrize(("name", "form"), [("M2 labelled", "tuples"), ("M2 labelled", "a dict"), ("DMM", "dicts")])
-def test_compiled(name, form, monkeypatch):
-    if form != "a dict":  # traced, no more: TorchInductor takes half a minute
-        monkeypatch.setattr("pyro_vae.compilation.compiled.inductor", traced)
+def hold_compiled_against_eager(name, form):
     _, expected = train(name, form, objective=IWAE(2))
     history, found = train(name, form, objective=IWAE(2), compile=True)
     assert "fallback" not in history.records[-1]
     for parameter, value in found.items():
         torch.testing.assert_close(value, expected[parameter], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "form"), [("M2 labelled", "tuples"), ("M2 labelled", "a dict"), ("DMM", "dicts")])
+def test_compiled(name, form, monkeypatch):
+    """Traced, no more: TorchInductor takes up to half a minute."""
+    monkeypatch.setattr("pyro_vae.compilation.compiled.inductor", traced)
+    hold_compiled_against_eager(name, form)
+
+
+@pytest.mark.cross
+def test_compiled_by_inductor():
+    """Any two of the three meet elsewhere: TorchInductor and ``fit``, TorchInductor and several arguments."""
+    hold_compiled_against_eager("M2 labelled", "a dict")
 
 
 @pytest.mark.parametrize("name", NAMES)
