@@ -122,7 +122,7 @@ class Column:
         return self.mean + self.scale * x if self.kind == "real" else x
 
     def decode(self, x: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_], pandas: Any) -> Any:
-        """Return numbers ``(N,)`` as a pandas array of the column's type, with gaps where ``missing`` is true.
+        """Return numbers ``(N,)`` as a pandas series of the column's type, with gaps where ``missing`` is true.
 
         Counts, and real numbers of an integer type, are rounded to whole ones. A type that has no missing value becomes
         the nullable one, such as Int64, if there are gaps.
@@ -132,17 +132,17 @@ class Column:
             codes = np.where(missing, -1, np.nan_to_num(x)).round().astype(int)
             if self.dtype == "category":
                 kind = pandas.CategoricalDtype(pandas.Index(list(self.categories)), self.ordered)
-                return pandas.Categorical.from_codes(codes, dtype=kind)
+                return pandas.Series(pandas.Categorical.from_codes(codes, dtype=kind))
             values = np.empty(len(x), dtype=object)
             values[:] = [np.nan if code < 0 else self.categories[code] for code in codes]
-            return pandas.Series(values, dtype=object).astype(dtype).array
+            return pandas.Series(values, dtype=object).astype(dtype)
         numbers = self.in_units(x)
         if self.kind == "count" or "int" in self.dtype.lower():
             numbers = numbers.round()
         if "int" in self.dtype.lower():  # a draw of bytes may lie beyond 255
             limits = np.iinfo(self.dtype.lower().partition("[")[0])
             numbers = numbers.clip(limits.min, limits.max)
-        return pandas.Series(np.where(missing, np.nan, numbers)).astype(dtype).array
+        return pandas.Series(np.where(missing, np.nan, numbers)).astype(dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the column as data for JSON."""

@@ -51,10 +51,10 @@ def frame_of(columns: Sequence[Column], x: npt.NDArray[np.float64], index: Any) 
     """Return numbers ``(N, D)``, NaN where missing, as a frame of the columns' types."""
     pandas, missing = pandas_for("unpack"), np.isnan(x)
     series = {
-        column.name: pandas.Series(column.decode(x[:, place], missing[:, place], pandas), index=index)
-        for place, column in enumerate(columns)
+        column.name: column.decode(x[:, place], missing[:, place], pandas) for place, column in enumerate(columns)
     }
-    return pandas.DataFrame(series, columns=list(series))
+    frame = pandas.DataFrame(series)
+    return frame if index is None else frame.set_axis(index)
 
 
 def imputed_table(columns: Sequence[Column], df: Any, observed: Tensor, found: Imputation) -> ImputedTable:

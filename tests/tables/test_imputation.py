@@ -86,7 +86,7 @@ class TestEnumeration:
         found = table.imputation(model, Both(), holes, num_particles=2, chunk_size=2)
         share, columns = self.expected(table, model, holes)
         kinds = ["income", "city", "team", "smoker", "events"]
-        missing = {name: holes[name].isna().to_numpy() for name in kinds}
+        missing = {name: holes[name].isna().to_numpy(copy=True) for name in kinds}
         for name, place in (("city", 1), ("team", 2)):
             each = torch.stack([_probs(p, place) for p in columns])  # (2, N, C)
             expected = torch.einsum("zn,znc->nc", share, each)[missing[name]]
