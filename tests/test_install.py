@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pyro_vae
 from pyro_vae.runtime.optional import imported, install
@@ -51,6 +52,11 @@ def test_fit_on_an_array_needs_no_extra_and_what_does_names_it():
     ):
         assert message.startswith(f"{name}: found ")
         assert name == "mnist" or message.endswith(f": {install(extra)}")
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (pyro_vae.__version__, SETUP["metadata"]["license"])
 
 
 def test_each_extra_is_part_of_all_and_of_the_tests():
