@@ -148,7 +148,15 @@ class Batches:
             x = next(iter(self), None)
         else:
             batches = iter(self._source)
-            found = list(islice(batches, 1))
+            try:
+                found = list(islice(batches, 1))
+            except TypeError as error:
+                if not str(error).startswith("default_collate"):
+                    raise
+                raise TypeError(
+                    f"{self._entries.name}: found items that make no batch ({error}), expected tensors, arrays or "
+                    "numbers; pyro_vae.data.load reads a data set of pictures, and torchvision's ToTensor converts one"
+                ) from error
             x = self._on_device(self._entries.batch_of(found[0])) if found else None
             self._begun = _Begun(before, self.generators(), chain(found, batches), x)
         self.set_generators(before)

@@ -1,7 +1,7 @@
 r"""The columns of a table as an array ``(N, D)``, from frames of pandas or polars.
 
 A table goes into an array if every column holds numbers and no entry is missing. Any other column is refused by its
-name: its codes or gaps are no numbers, and :class:`pyro_vae.Table` models them as what they are.
+name: its codes or gaps are no numbers, and ``pyro_vae.Table`` models them as what they are.
 """
 
 from __future__ import annotations

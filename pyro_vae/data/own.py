@@ -42,10 +42,10 @@ class Options(NamedTuple):
 
     def only(self, kind: str, *names: str) -> None:
         """Raise ``ValueError`` for an option that a kind of data has no use for."""
-        for name in ("key", "size", "channels"):
+        for name, default in {"key": None, "size": None, "channels": "auto"}.items():
             value = getattr(self, name)
-            if name not in names and value not in (None, "auto"):
-                raise ValueError(f"{name}: found {value!r} for {kind}, which has no use for it")
+            if name not in names and value != default:
+                raise ValueError(f"{name}: found {value!r} for {kind}, expected none, since it has no use there")
         if isinstance(self.labels, str) and "labels" not in names:
             raise ValueError(f"labels: found {self.labels!r} for {kind}, expected integers or names (N,)")
 

@@ -9,6 +9,8 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["advice", "comes_from"]
 
@@ -32,6 +34,8 @@ def advice(x: Any) -> str:
         return "; x.toarray() is dense, and pyro_vae.data.load(x) keeps rows sparse until they are in a batch"
     if comes_from(x, "anndata"):
         return "; pyro_vae.data.load(x) splits it, and keeps rows sparse until they are in a batch"
+    if type(x).__name__ in ("Series", "LazyFrame"):
+        return f"; pyro_vae.data.load takes a frame, as x.{'collect' if hasattr(x, 'collect') else 'to_frame'}() is"
     if comes_from(x, "pandas") or comes_from(x, "polars"):
         return "; pyro_vae.data.load(x) takes columns of numbers, pyro_vae.Table.from_frame(x) takes mixed ones"
     if comes_from(x, "PIL"):
@@ -44,4 +48,8 @@ def advice(x: Any) -> str:
         return "; x.astype(float) converts objects that are numbers, and pyro_vae.Table.from_frame takes categories"
     if isinstance(x, np.ndarray) and x.dtype.kind in "SU":
         return "; categories are taken as columns of a frame by pyro_vae.Table.from_frame"
+    if isinstance(x, Tensor) and x.layout != torch.strided:
+        return "; x.to_dense() is dense"
+    if hasattr(x, "__array__") and not isinstance(x, (np.ndarray, Tensor, type)):
+        return "; np.asarray(x) makes an array of it"
     return ""

@@ -125,6 +125,10 @@ class Data(Kind):
     def accepts(self, value: Any) -> bool:
         return not isinstance(value, Tensor) or _is_at_hand(value)
 
+    def check(self, name: str, value: Any) -> None:
+        if not self.accepts(value):
+            refuse(name, value, f"{self.expected}{advice(value)}")
+
 
 @dataclass(frozen=True)
 class Either(Kind):

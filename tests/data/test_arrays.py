@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data.arrays import check_array
+from pyro_vae.data.loading import load
 
 
 class TestCheckArray:
@@ -72,6 +73,18 @@ class TestCheckArray:
     def test_says_what_to_do(self, x, way):
         with pytest.raises(TypeError, match=way):
             check_array(x, "x")
+
+    def test_of_other_kinds_of_arrays_too(self):
+        class Foreign:
+            def __array__(self):
+                return np.zeros(3)
+
+        with pytest.raises(
+            TypeError, match=r"expected a tensor or a NumPy array; np.asarray\(x\) makes an array of it$"
+        ):
+            check_array(Foreign(), "x")
+        with pytest.raises(ValueError, match=r"^name: found a tensor of .*, sparse, .*; x.to_dense\(\) is dense$"):
+            load(torch.eye(20).to_sparse())
 
     def test_returns_the_numbers_without_their_graph(self):
         x = torch.ones(3, 2, requires_grad=True)

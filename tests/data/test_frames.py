@@ -107,6 +107,16 @@ def test_functions_of_arrays_name_the_way(library):
         pyro_vae.log_weights(vae.model, vae.guide, frame)
 
 
+def test_what_becomes_a_frame(library):
+    with pytest.raises(
+        TypeError, match=r"^data: found .*Series, .*; pyro_vae.data.load takes a frame, as x.to_frame\("
+    ):
+        load(library.Series([1.0] * 20))
+    if hasattr(library, "LazyFrame"):
+        with pytest.raises(TypeError, match=r"^data: found .*LazyFrame, .*; .* takes a frame, as x.collect\(\) is$"):
+            load(library.LazyFrame(COLUMNS))
+
+
 def test_many_columns_are_not_all_named():
     polars = importlib.import_module("polars") if importlib.util.find_spec("polars") else pytest.skip("no polars")
     frame = polars.DataFrame({f"c{index}": CITY for index in range(9)})

@@ -151,9 +151,9 @@ class TestRefused:
             load(tmp_path, labels=np.arange(12))
         for option in ({"key": "x"}, {"channels": "last"}):
             (name,) = option
-            with pytest.raises(ValueError, match=rf"^{name}: found '.*' for a folder, which has no use for it"):
+            with pytest.raises(ValueError, match=rf"^{name}: found '.*' for a folder, expected none, since"):
                 load(tmp_path, **option)
-        with pytest.raises(ValueError, match=r"^size: found \(4, 4\) for an array, which has no use for it"):
+        with pytest.raises(ValueError, match=r"^size: found \(4, 4\) for an array, expected none, since it"):
             load(GREY, size=4)
 
     def test_too_few(self, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import pyro_vae
 from pyro_vae.data.loading import load
 
 X = torch.rand(20, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -81,6 +82,17 @@ def test_a_folder_as_torchvision_reads_it(tmp_path):
     transforms = pytest.importorskip("torchvision.transforms")
     scaled = load(datasets.ImageFolder(tmp_path, transform=transforms.ToTensor()))
     assert torch.equal(scaled.train[:], expected.train[:])
+
+
+def test_fit_says_how_a_data_set_of_pictures_is_read():
+    Image = pytest.importorskip("PIL.Image")
+    dataset, vae = Items(lambda index: (Image.new("L", (4, 3)), 0)), pyro_vae.VAE((3, 4), 2, (3,))
+    message = r"^data: found items that make no batch \(default_collate.*Image.*pyro_vae.data.load reads a data set of"
+    with pytest.raises(TypeError, match=message):
+        pyro_vae.fit(vae.model, vae.guide, dataset, batch_size=5)
+    splits = load(dataset, binarize="threshold")
+    history = pyro_vae.fit(vae.model, vae.guide, splits, batch_size=5, num_epochs=1, progress=False)
+    assert len(history.records) == 1
 
 
 def test_refusals():
