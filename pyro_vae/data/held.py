@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
 
-__all__ = ["first_data"]
+__all__ = ["first_data", "joined"]
 
 
 def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
@@ -30,13 +30,14 @@ def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
     if not count:
         raise ValueError(f"{name}: found no data, expected one datum or more")
     try:
-        return _joined(parts)
+        return joined(parts)
     except RuntimeError as error:
         shapes = ", ".join(sorted({str(tuple(part.shape[1:])) for part in parts}))
         raise ValueError(f"{name}: found batches of different shapes {shapes}, expected data of one shape") from error
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def joined(parts: list[Batch]) -> Batch:
+    """Return batches as one; options stay those of the first."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat([part for part in parts if isinstance(part, Tensor)])

@@ -29,6 +29,7 @@ from pyro_vae.evaluation.chunks import Size
 from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.inference.checks import check_program
+from pyro_vae.inference.global_means import refuse_global_means
 from pyro_vae.inference.handlers import FromPrior, StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
@@ -43,6 +44,7 @@ Start = Literal["guide", "prior"]
 
 @checked
 @exclusive("ais")
+@torch.inference_mode(False)  # in which no gradient could be had
 @torch.no_grad()
 def ais(
     model: StochasticFunction,
@@ -155,4 +157,6 @@ def ais(
 
 def pair_from(start: Start, model: StochasticFunction, guide: StochasticFunction) -> ProgramPair:
     """Return the pair whose guide draws what particles start from."""
+    if start == "prior":
+        refuse_global_means(model, "start from the prior")
     return ProgramPair(model, guide if start == "guide" else FromPrior(model), vectorize_particles="auto")

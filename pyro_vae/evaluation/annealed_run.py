@@ -80,7 +80,7 @@ def pilot(
 
     A step grows where more than 70 % of the proposals are accepted and shrinks where fewer are.
     """
-    log_size = torch.full_like(point.log_w[0], -1.0)
+    log_size = torch.full_like(point.noise[0, :, 0], -1.0)
     sizes = []
     for t, beta in enumerate(betas.tolist()):
         for _ in range(_WARM_UP if t == 0 else 1):

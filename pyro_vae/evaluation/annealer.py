@@ -99,6 +99,8 @@ class Annealer:
         """Return the sizes of the leapfrog steps at each temperature, ``(T + 1, B)``, for :meth:`forwards`."""
         evaluate = self._evaluate(x)
         start = evaluate(self._drawn(x, self.chunks[0]))
+        if len(self.betas) == 2:  # nothing moves
+            return torch.ones_like(start.noise[:2, :, 0])
         found = pilot(start, evaluate, self.pilot_betas, self.num_leapfrog_steps, tick)
         return _stretched(found, len(self.betas))
 
@@ -131,7 +133,7 @@ class Annealer:
             accepted = accepted + acceptance * size / num_chains
         whole = LogLikelihood.of(weights)
         whole.acceptance = accepted
-        too_few = ~accepted.isnan() & (whole.ess < least_ess(num_chains))
+        too_few = ~(whole.ess >= least_ess(num_chains))  # NaN is too few
         return whole.marked(too_few).rows(slice(len(x)))
 
     def _evaluate(self, x: Batch) -> Callable[[Tensor], Point]:

@@ -18,7 +18,6 @@ Salakhutdinov and Grosse, *On the Quantitative Analysis of Decoder-Based Generat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -28,14 +27,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Compile
-from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.held import joined
 from pyro_vae.evaluation.annealed_importance import Start, pair_from
 from pyro_vae.evaluation.annealer import Annealer, Annealing, batch_size_for
 from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import run_to_check
+from pyro_vae.inference.global_means import refuse_global_means
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
@@ -98,14 +99,17 @@ class Sandwich:
         return (self.gaps.std() / len(self.gaps) ** 0.5).item() if len(self.gaps) > 1 else math.nan
 
     def __str__(self) -> str:
-        return (
+        mark = self.forwards.mark or self.backwards.mark
+        figure = (
             f"log p(x) between {self.lower:.3f} and {self.upper:.3f} nats, a gap of {self.gap:.3f} ± "
-            f"{self.gap_error:.3f}, the mean of {len(self.gaps)} simulated data"
+            f"{self.gap_error:.3f}{mark}, the mean of {len(self.gaps)} simulated data"
         )
+        return "\n".join(dict.fromkeys(filter(None, (figure, self.forwards.caveat(), self.backwards.caveat()))))
 
 
 @checked
 @exclusive("sandwich")
+@torch.inference_mode(False)  # in which no gradient could be had
 @torch.no_grad()
 def sandwich(
     model: StochasticFunction,
@@ -162,6 +166,7 @@ def sandwich(
     >>> bounds.gaps.shape, abs(bounds.gap) < 0.1
     (torch.Size([5]), True)
     """
+    refuse_global_means(model, "simulate data")
     programs = pair_from(start, model, guide)
     device, dtype = programs.placement()
     form = _form_of(model, num_data, dtype) if x is None else x
@@ -197,7 +202,7 @@ def sandwich(
             parts.append(data)
             num_dims += num_dims_of(programs, data)
     forwards, backwards = (LogLikelihood.joined(each, num_dims) for each in (below, above))
-    return Sandwich(forwards, backwards, _joined(parts))
+    return Sandwich(forwards, backwards, joined(parts))
 
 
 def _simulated(programs: ProgramPair, x: Batch) -> tuple[Batch, poutine.Trace]:
@@ -222,14 +227,3 @@ def _form_of(model: StochasticFunction, num_data: int, dtype: torch.dtype) -> Te
             "all that it takes, which say what form simulated data have"
         )
     return torch.zeros(num_data, *shape, dtype=dtype)
-
-
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """Return batches as one."""
-    first = batches[0]
-    if not isinstance(first, Arguments):
-        return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
-    columns = zip(*(batch.values for batch in batches if isinstance(batch, Arguments)), strict=True)
-    return first.replaced(
-        torch.cat(column) if isinstance(column[0], Tensor) and column[0].dim() else column[0] for column in columns
-    )

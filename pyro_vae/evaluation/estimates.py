@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.dequantisation import bits_per_dim
-from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat
+from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat, mixed_caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
@@ -49,7 +49,7 @@ class LogLikelihood(_Estimates):
         Effective sample sizes, between 1 and K.
     khat
         Pareto shapes of the largest weights; above 0.7 the other three are not to be trusted. NaN where up to 20
-        weights leave no tail to fit, as under annealing.
+        weights leave no tail to fit.
     num_dims
         The number of entries that a datum has, in the mean.
     num_particles
@@ -87,7 +87,9 @@ class LogLikelihood(_Estimates):
     def rows(self, index: slice | Tensor) -> LogLikelihood:
         """Return the estimates of some of the data."""
         chosen = LogLikelihood(*(column[index] for column in self))
-        vars(chosen).update(vars(self), _heavy=self.is_heavy[index])
+        vars(chosen).update(vars(self))
+        if self._heavy is not None:
+            chosen._heavy = self._heavy[index]
         if self.acceptance is not None:
             chosen.acceptance = self.acceptance[index]
         return chosen
@@ -105,7 +107,8 @@ class LogLikelihood(_Estimates):
         """Return the estimates of several batches as one, with the number of dimensions of all their data."""
         whole = cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         whole.num_dims, whole.num_particles = num_dims / len(whole.values), parts[0].num_particles
-        whole._heavy = torch.cat([part.is_heavy for part in parts])
+        if any(part._heavy is not None for part in parts):
+            whole._heavy = torch.cat([part.is_heavy for part in parts])
         accepted = [part.acceptance for part in parts if part.acceptance is not None]
         whole.acceptance = torch.cat(accepted) if accepted else None
         return whole
@@ -125,7 +128,9 @@ class LogLikelihood(_Estimates):
 
     def caveat(self) -> str:
         """Return the sentence that belongs to :attr:`mark`, see :mod:`pyro_vae.evaluation.streaming`."""
-        return caveat(self.khat) if self.acceptance is None else annealed_caveat(self.is_heavy, self.num_particles)
+        if self.acceptance is not None:
+            return annealed_caveat(self.is_heavy, self.num_particles)
+        return caveat(self.khat) if self._heavy is None else mixed_caveat(self.is_heavy)
 
     def __str__(self) -> str:
         figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"

@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["TRUSTED_KHAT", "StreamingWeights", "annealed_caveat", "caveat", "least_ess", "pareto_khat"]
+__all__ = ["TRUSTED_KHAT", "StreamingWeights", "annealed_caveat", "caveat", "least_ess", "mixed_caveat", "pareto_khat"]
 
 TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
 _FEW = 0.1  # the part of the data that may be above it
@@ -87,7 +87,8 @@ class StreamingWeights:
         """The Pareto shape of the largest weights; NaN up to 20 particles, which leave no tail to fit.
 
         Zero where a quarter of them tie with the smallest but for rounding, as all do under the exact posterior and
-        many under a discrete one. Infinity where they span more than float64 can: a single weight is all there is.
+        many under a discrete one. Infinity where they span more than float64 can, a single weight being all there is,
+        and where all are zero or one is not a number.
         """
         if self.tail_size < 5:
             return torch.full_like(self._log_sum, math.nan)
@@ -96,7 +97,8 @@ class StreamingWeights:
         quartile = self._largest[:, self.tail_size - 1 - int(self.tail_size / 4 - 0.5)]
         tied = quartile - threshold <= 16 * self.rounding * (1 + peak.abs())
         lost = (quartile - peak).exp() - (threshold - peak).exp() <= 0
-        return torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
+        khat = torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
+        return torch.where(self._log_sum.isfinite(), khat, math.inf)
 
 
 def caveat(khat: Tensor) -> str:
@@ -119,15 +121,15 @@ def caveat(khat: Tensor) -> str:
 
 
 def least_ess(num_chains: int) -> float:
-    """Return the effective sample size below which K annealed weights are too heavy: K/5, or 2 of 3 to 10.
+    """Return the effective sample size below which K annealed weights are too heavy: K/5, but 2 for K from 3 to 10.
 
-    The logarithm of the mean of log-normal weights with so small a one is low by some 0.1 nats.
+    It is 0.7 K for fewer. The logarithm of the mean of log-normal weights with so small a one is low by some 0.1 nats.
     """
     return min(max(0.2 * num_chains, 2.0), 0.7 * num_chains)
 
 
 def annealed_caveat(is_heavy: Tensor, num_chains: int) -> str:
-    """Return such a sentence for annealed weights if those of more than a tenth of the data, ``(N,)``, are too heavy.
+    """Return such a sentence for annealed weights that are too heavy for more than a tenth of the data, ``(N,)``.
 
     >>> annealed_caveat(torch.tensor([True, False, False]), num_chains=10).partition(":")[0]
     '† the effective sample size is below 2 of 10 chains for 33 % of the data'
@@ -135,9 +137,26 @@ def annealed_caveat(is_heavy: Tensor, num_chains: int) -> str:
     share = is_heavy.double().mean().item()
     if share <= _FEW:
         return ""
-    least = f"{least_ess(num_chains):g} of {num_chains} chains"
+    least = f"{least_ess(num_chains):g} of {num_chains} chains" + (
+        ", or Pareto k̂ above 0.7," if num_chains > 20 else ""
+    )
     return (
         f"† the effective sample size is below {least} for {100 * share:.0f} % of the data: too few temperatures "
+        "there; the estimate is too low, its ± too small"
+    )
+
+
+def mixed_caveat(is_heavy: Tensor) -> str:
+    """Return such a sentence where the weights of some data are annealed and those of others are not.
+
+    >>> mixed_caveat(torch.tensor([True, False, False])).partition(":")[0]
+    '† a few weights outweigh the others for 33 % of the data'
+    """
+    share = is_heavy.double().mean().item()
+    if share <= _FEW:
+        return ""
+    return (
+        f"† a few weights outweigh the others for {100 * share:.0f} % of the data: too few particles or temperatures "
         "there; the estimate is too low, its ± too small"
     )
 

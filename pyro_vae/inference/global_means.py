@@ -23,7 +23,7 @@ from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
 from pyro_vae.inference.plates import UNSIZED, may_hold_data, plates_of
 from pyro_vae.runtime.arguments import checked
 
-__all__ = ["AtGlobalMeans", "at_global_means"]
+__all__ = ["AtGlobalMeans", "at_global_means", "refuse_global_means"]
 
 
 class _Hold(Messenger):
@@ -120,3 +120,15 @@ def at_global_means(model: StochasticFunction, guide: StochasticFunction) -> tup
     tensor([-0.9189], dtype=torch.float64)
     """
     return AtGlobalMeans(model, guide), AtGlobalMeans(guide, model)
+
+
+def refuse_global_means(model: StochasticFunction, doing: str) -> None:
+    """Raise ``ProgramError`` for a model whose global latents are held at the guide's means, run without its guide."""
+    program: Any = model
+    while program is not None:
+        if isinstance(program, AtGlobalMeans):
+            raise ProgramError(
+                f"model: found global latents that are held at the means of its guide, expected another model to {doing}, "
+                "which runs it alone"
+            )
+        program = getattr(program, "__wrapped__", None)

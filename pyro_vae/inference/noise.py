@@ -5,7 +5,8 @@ r"""A distribution as a map of noise.
 
 The noise takes all real values, so it can be moved without leaving the support of z. That of a Gaussian or a flow is
 standard normal, and f moves and scales it. For every other distribution, f is Pyro's bijection from the real numbers to
-its support, and the noise has whatever density that gives it.
+its support, and the noise has whatever density that gives it. A distribution that is made by transforms has the noise
+of the one that it is made from.
 
 Hoffman, Sountsov, Dillon, Langmore, Tran and Vasudevan, *NeuTra-lizing Bad Geometry in Hamiltonian Monte Carlo Using
 Neural Transport*, 2019.
@@ -26,11 +27,13 @@ from torch.distributions import biject_to
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows import FlowDistribution
 
-__all__ = ["LOG_NOISE", "AtNoise", "Mapped", "from_noise", "noise_dim", "support_of", "to_noise"]
+__all__ = ["LOG_NOISE", "AtNoise", "Mapped", "from_noise", "noise_dim", "share_at_bounds", "support_of", "to_noise"]
 
 LOG_NOISE = "_log_noise"  # where a site keeps the log-density of its noise
 _LOG_2_PI = math.log(2 * math.pi)
 _WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution)
+_MAPPED = (torch.distributions.Normal, torch.distributions.MultivariateNormal, FlowDistribution)
+_ON_A_CIRCLE = (torch.distributions.VonMises, dist.SineBivariateVonMises)  # said to cover all real numbers
 
 
 class Mapped(NamedTuple):
@@ -46,15 +49,29 @@ def noise_dim(fn: Any) -> int | None:
 
     >>> noise_dim(dist.Gamma(1.0, 1.0)), noise_dim(dist.Dirichlet(torch.ones(3)))
     (0, 1)
-    >>> noise_dim(dist.Bernoulli(0.5)), noise_dim(dist.Delta(torch.zeros(())))
-    (None, None)
+    >>> noise_dim(dist.Bernoulli(0.5)), noise_dim(dist.Delta(torch.zeros(()))), noise_dim(dist.VonMises(0.0, 1.0))
+    (None, None, None)
     """
-    if _is_delta(fn):
+    if isinstance(fn, torch.distributions.Independent):
+        inner = noise_dim(fn.base_dist)
+        return None if inner is None else inner + fn.reinterpreted_batch_ndims
+    if isinstance(fn, dist.MaskedDistribution) or _is_mapped(fn):
+        return noise_dim(fn.base_dist)
+    if isinstance(fn, (dist.Delta, *_ON_A_CIRCLE)):
         return None
     try:
         return biject_to(support_of(fn)).domain.event_dim
     except NotImplementedError:
         return None
+
+
+def _is_mapped(fn: Any) -> bool:
+    """Return whether a distribution is one of other values that transforms map one to one."""
+    return isinstance(fn, torch.distributions.TransformedDistribution) and all(map(_is_bijective, fn.transforms))
+
+
+def _is_bijective(transform: Any) -> bool:
+    return bool(transform.bijective)
 
 
 def support_of(fn: Any) -> Any:
@@ -76,12 +93,6 @@ def support_of(fn: Any) -> Any:
     if any(isinstance(bound, Tensor) and bound.dim() for bound in vars(base).values()):
         raise NotImplementedError(f"found components between bounds of their own, {base}")
     return support
-
-
-def _is_delta(fn: Any) -> bool:
-    while isinstance(fn, _WRAPPERS):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
 
 
 def from_noise(fn: Any, noise: Tensor) -> Mapped:
@@ -107,11 +118,25 @@ def from_noise(fn: Any, noise: Tensor) -> Mapped:
         base, log_noise, log_q = from_noise(fn.base, noise)
         value, log_det = fn.moved(base)
         return Mapped(value, log_noise, log_q - log_det)
+    if _is_mapped(fn):
+        return _through(fn, from_noise(fn.base_dist, noise))
     f = biject_to(support_of(fn))
     value = f(noise)
     log_det = f.log_abs_det_jacobian(noise, value)
     log_q = fn.log_prob(value)
     return Mapped(value, log_q + log_det, log_q)
+
+
+def _through(fn: Any, mapped: Mapped) -> Mapped:
+    """Send a value of a transformed distribution's base through the transforms."""
+    value, log_noise, log_q = mapped
+    terms = [log_q]
+    for transform in fn.transforms:
+        before, value = value, transform(value)
+        terms.append(-transform.log_abs_det_jacobian(before, value))
+    num_dims = value.dim() - fn.event_dim  # of the batch
+    log_noise, *terms = (sum_rightmost(each, each.dim() - num_dims) for each in (log_noise, *terms))
+    return Mapped(value, log_noise, torch.stack(torch.broadcast_tensors(*terms)).sum(0))
 
 
 def to_noise(fn: Any, value: Tensor) -> Tensor:
@@ -130,7 +155,26 @@ def to_noise(fn: Any, value: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(fn.scale_tril, (value - fn.loc)[..., None], upper=False)[..., 0]
     if isinstance(fn, FlowDistribution):
         return to_noise(fn.base, fn.noise_of(value))
+    if _is_mapped(fn):
+        for transform in reversed(fn.transforms):
+            value = transform.inv(value)
+        return to_noise(fn.base_dist, value)
     return biject_to(support_of(fn)).inv(value)
+
+
+def share_at_bounds(fn: Any, noise: Tensor) -> float:
+    """Return for which share of noise a value rounds to a bound of the support, so that small steps do not change it.
+
+    >>> share_at_bounds(dist.Beta(1.0, 1.0), torch.tensor([0.0, 40.0]))
+    0.5
+    """
+    while isinstance(fn, _WRAPPERS):
+        fn = fn.base_dist
+    if isinstance(fn, _MAPPED) or _is_mapped(fn):
+        return 0.0
+    f = biject_to(support_of(fn))
+    value = f(noise)
+    return ((f(noise + 1) == value) | (f(noise - 1) == value)).double().mean().item()
 
 
 class AtNoise(Messenger):

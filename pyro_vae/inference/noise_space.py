@@ -22,7 +22,7 @@ from torch import Tensor
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.noise import LOG_NOISE, AtNoise, noise_dim, support_of, to_noise
+from pyro_vae.inference.noise import LOG_NOISE, AtNoise, noise_dim, share_at_bounds, support_of, to_noise
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import Way, draw
 from pyro_vae.inference.plates import nesting_of
@@ -31,6 +31,8 @@ from pyro_vae.inference.sites import Site, inner_scale
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["NoiseSpace", "Point", "at_noise"]
+
+_MOST_AT_BOUNDS = 0.03  # what is rounded has no density; so few of the draws move an estimate by less than its error
 
 
 class Point(NamedTuple):
@@ -113,7 +115,13 @@ class NoiseSpace:
             site = part.guide_sites[layout.name]
             event_dim = noise_dim(site["fn"])
             assert event_dim is not None
-            noise = _full(to_noise(site["fn"], site["value"]), part, event_dim).movedim(layout.data_dim, 1)
+            drawn = to_noise(site["fn"], site["value"])
+            if (share := share_at_bounds(site["fn"], drawn)) > _MOST_AT_BOUNDS:
+                raise ProgramError(
+                    f"site {layout.name!r}: found {100 * share:.0f} % of its draws rounded to a bound of the support, "
+                    "expected a distribution that is spread more evenly, or programs in float64"
+                )
+            noise = _full(drawn, part, event_dim).movedim(layout.data_dim, 1)
             columns.append(noise.expand(-1, -1, *layout.shape).reshape(*noise.shape[:2], -1))
         return torch.cat(columns, -1)
 
@@ -204,14 +212,15 @@ def _movable(pair: PairTrace) -> list[str]:
     The values of an AutoGuide are point masses that follow from an auxiliary draw; then that is the one that moves.
     """
     drawn = {name: site for name, site in pair.guide_sites.items() if not site["is_observed"]}
-    is_automatic = any(site["infer"].get("is_auxiliary") for site in drawn.values())
+    auxiliary = {name for name, site in drawn.items() if site["infer"].get("is_auxiliary")}
+    is_joint = any(not name.endswith("_unconstrained") for name in auxiliary)
     for name, site in (*drawn.items(), *pair.model_sites.items()):
         if inner_scale(site, pair.plate) != 1.0:
             raise ProgramError(f"site {name!r}: found in a plate that draws a subsample, expected one of all members")
     names = []
     for name, site in drawn.items():
         if noise_dim(site["fn"]) is None:
-            if is_automatic and _is_point_mass(site):
+            if _is_point_mass(site) and (is_joint or f"{name}_unconstrained" in auxiliary):
                 continue
             raise ProgramError(
                 f"site {name!r}: found {site['fn']}, which takes no path of small steps, expected a latent of real "

@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_vae.data.batch import Arguments, Batch, call
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.sites import Site
+from pyro_vae.inference.sites import Site, random_sites
 
 __all__ = ["simulate", "simulated"]
 
@@ -69,7 +69,7 @@ def simulate(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) 
 
 @torch.no_grad()
 def simulated(model: StochasticFunction, x: Batch, observed: Mapping[str, Site]) -> tuple[Batch, poutine.Trace]:
-    """Return what :func:`simulate` does, and check that the model observes what it drew.
+    """Return what :func:`simulate` does, and check that the model observes what it drew, as it drew it.
 
     What it observes without a density, all of the site being masked, stays as it is, such as the labels of a
     :class:`~pyro_vae.ConditionalVAE`.
@@ -77,7 +77,8 @@ def simulated(model: StochasticFunction, x: Batch, observed: Mapping[str, Site])
     Raises
     ------
     ProgramError
-        Also if a site observes something else on the simulated data than was drawn there.
+        Also if a site observes something else on the simulated data than was drawn there, or if a density depends on
+        the data: then the draws are none of this model.
     """
     observed = {name: site for name, site in observed.items() if not _is_masked_out(site)}
     data, drawn = simulate(model, x, observed)
@@ -93,7 +94,22 @@ def simulated(model: StochasticFunction, x: Batch, observed: Mapping[str, Site])
                 f"site {name!r}: found other values than the simulated ones where the model is run on them, expected a "
                 "site that observes its argument as it is"
             )
+    for name, site in random_sites(drawn).items():
+        if not _have_one_density(site, random_sites(again)[name]):
+            raise ProgramError(
+                f"site {name!r}: found another density where the model is run on the simulated data, expected one that "
+                "does not depend on what the model observes; such a model, an autoregressive one, cannot be simulated"
+            )
     return data, drawn
+
+
+def _have_one_density(drawn: Site, again: Site) -> bool:
+    """Return whether the value of a site has the same density, under the same mask, in two runs."""
+    masks = [torch.as_tensor(True if site["mask"] is None else site["mask"]).cpu() for site in (drawn, again)]
+    if not torch.equal(*torch.broadcast_tensors(*masks)):
+        return False
+    first, second = (site["fn"].log_prob(drawn["value"]) for site in (drawn, again))
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 class _Drawing(Messenger):
