@@ -175,8 +175,7 @@ def sandwich(
         programs=(model, guide),
     )  # fmt: skip
     annealing = Annealing(num_chains, num_temperatures, schedule, num_leapfrog_steps)
-    annealer: Annealer | None = None
-    parts: list[Batch] = []
+    drawn: list[tuple[Batch, poutine.Trace]] = []
     below: list[LogLikelihood] = []
     above: list[LogLikelihood] = []
     num_dims = 0.0  # summed over the data
@@ -188,21 +187,20 @@ def sandwich(
         tqdm(desc="sandwich", unit="move", disable=not progress, leave=False, smoothing=0.05) as bar,
     ):
         for batch in batches:
-            batch = batch[: num_data - sum(map(len, parts))]
+            batch = batch[: num_data - sum(len(data) for data, _ in drawn)]
             if len(batch) == 0:
                 break
-            data, drawn = _simulated(programs.isolated(), batch)
-            if annealer is None:
-                annealer = Annealer(programs, data, annealing, compile=compile, num_data=num_data, progress=progress)
-                bar.total = -(-num_data // len(data)) * annealer.num_ticks(2)
-            noise = annealer.space.noise_of(data, drawn)
+            drawn.append(_simulated(programs.isolated(), batch))
+        annealer = Annealer(programs, drawn[0][0], annealing, compile=compile, num_data=num_data, progress=progress)
+        bar.total = len(drawn) * annealer.num_ticks(2)
+        for data, latents in drawn:
+            noise = annealer.space.noise_of(data, latents)
             step_sizes = annealer.pilot(data, bar.update)
             below.append(annealer.forwards(data, step_sizes, bar.update))
             above.append(annealer.backwards(data, noise, step_sizes, bar.update))
-            parts.append(data)
             num_dims += num_dims_of(programs, data)
     forwards, backwards = (LogLikelihood.joined(each, num_dims) for each in (below, above))
-    return Sandwich(forwards, backwards, joined(parts))
+    return Sandwich(forwards, backwards, joined([data for data, _ in drawn]))
 
 
 def _simulated(programs: ProgramPair, x: Batch) -> tuple[Batch, poutine.Trace]:

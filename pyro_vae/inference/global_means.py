@@ -128,7 +128,7 @@ def refuse_global_means(model: StochasticFunction, doing: str) -> None:
     while program is not None:
         if isinstance(program, AtGlobalMeans):
             raise ProgramError(
-                f"model: found global latents that are held at the means of its guide, expected another model to {doing}, "
-                "which runs it alone"
+                f"model: found global latents that are held at the means of its guide, expected another model, to "
+                f"{doing}, which runs it alone"
             )
         program = getattr(program, "__wrapped__", None)
