@@ -21,6 +21,7 @@ from pyro_vae.data.arrays import as_tensor
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pairing import check_batched
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import Array, checked
 from pyro_vae.runtime.exclusive import exclusive
@@ -133,6 +134,7 @@ class Program(Rebuildable):
     def _means(self, x: Tensor) -> dict[str, Tensor]:
         device, dtype = placement(self)
         x = as_tensor(x, "x").to(device, dtype)
+        check_batched(self.model, x, "x")
         with exclusive("encode", brief=True), evaluating(self), AtMeans(), failing_on("x", x):
             trace = poutine.trace(isolated(self.guide)).get_trace(x)
         sites: dict[str, Any] = trace.nodes
