@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import OutOfMemoryError, Tensor
+from torch.distributions import Distribution
 
-__all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "pyro_error_reason"]
+__all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "no_distribution", "pyro_error_reason"]
 
 
 class ConcurrentRunError(RuntimeError):
@@ -20,8 +21,44 @@ class ProgramError(ValueError):
 
 
 def pyro_error_reason(error: Exception) -> str:
-    """Return the message of an error without the table of all sites that Pyro appends to it."""
-    return str(error).partition("Trace Shapes:")[0].strip()
+    """Return the message of an error without the table of all sites that Pyro appends to it.
+
+    Where ``pyro.sample`` was given something else than a distribution of Pyro, it says that.
+    """
+    reason = str(error).partition("Trace Shapes:")[0].strip()
+    if not isinstance(error, (TypeError, ValueError, AttributeError)):
+        return reason
+    if any(word in reason for word in _OF_TUPLES):
+        reason += "; a network may return a tuple where one tensor is expected"
+    return _reason_at_sample(error) or reason
+
+
+_OF_TUPLES = "'tuple' object has no attribute", "instances of Number, torch.Tensor"
+
+
+def no_distribution(name: str, fn: Any) -> str | None:
+    """Say that a site has something else than a distribution of Pyro; ``None`` if it has one that works."""
+    kind = type(fn).__name__
+    if not isinstance(fn, Distribution) and not hasattr(fn, "log_prob"):
+        return f"site {name!r}: found {kind}, expected a distribution, such as pyro.distributions.Normal(loc, scale)"
+    return None
+
+
+def _reason_at_sample(error: Exception) -> str | None:
+    """Return a sentence on the innermost ``pyro.sample`` that raised an error, if what it sampled is none of Pyro's."""
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "sample" and frame.f_globals.get("__name__") == "pyro.primitives":
+            found = frame.f_locals.get("name"), frame.f_locals.get("fn")
+        traceback = traceback.tb_next
+    if found is None:
+        return None
+    name, fn = found
+    if isinstance(fn, Distribution) and not callable(fn):
+        kind = type(fn).__name__
+        return f"site {name!r}: found {kind} of torch.distributions, expected Pyro's, pyro.distributions.{kind}"
+    return no_distribution(str(name), fn)
 
 
 @contextmanager

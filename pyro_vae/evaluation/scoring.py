@@ -49,7 +49,13 @@ Correction = Literal["likelihood_ratio", "complexity", "typicality"]
 Background = Annotated[Sequence[StochasticFunction], "a pair (model, guide)"]
 
 
-class Scores(NamedTuple):
+class _Scores(NamedTuple):
+    values: Tensor
+    std_error: Tensor
+    log_likelihood: LogLikelihood
+
+
+class Scores(_Scores):
     """Scores of N data, higher for data that are more normal.
 
     Attributes
@@ -61,10 +67,6 @@ class Scores(NamedTuple):
     log_likelihood
         The estimates of log p(x) under the model, with what tells how far to trust them.
     """
-
-    values: Tensor
-    std_error: Tensor
-    log_likelihood: LogLikelihood
 
 
 class Scorer:

@@ -186,7 +186,11 @@ def _check_data_shape(model: StochasticFunction, x: Tensor, name: str) -> None:
     expected = getattr(getattr(program, "likelihood", None), "data_shape", None)
     if expected is not None and tuple(x.shape[1:]) != tuple(expected):
         found, wanted = (", ".join(map(str, ("N", *shape))) for shape in (x.shape[1:], expected))
-        raise ValueError(f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them")
+        is_one = tuple(x.shape) == tuple(expected)
+        raise ValueError(
+            f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them"
+            + "; a single datum x is given as x[None]" * is_one
+        )
 
 
 def run_to_check(call: Callable[[], Any], programs: ProgramPair, x: Batch, name: str) -> Any:
@@ -197,7 +201,7 @@ def run_to_check(call: Callable[[], Any], programs: ProgramPair, x: Batch, name:
     except ProgramError as error:
         shape = ", ".join(map(str, ("N", *x.shape[1:])))
         raise ProgramError(f"{error} ({name} of shape ({shape}))") from error
-    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError) as error:
         reason = pyro_error_reason(error)
         shape = ", ".join(map(str, ("N", *x.shape[1:])))
         raise ValueError(f"{name}: found data of shape ({shape}), on which the programs fail: {reason}") from error

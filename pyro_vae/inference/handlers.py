@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pyro import poutine
@@ -18,8 +19,24 @@ from pyro_vae.runtime.objects import Callables
 
 __all__ = ["AtMeans", "FromPrior", "ProgramWrapper", "StochasticFunction", "is_in_svi_step"]
 
+
+@dataclass(frozen=True)
+class _Programs(Callables):
+    """The callables but pairs of programs, which are refused by a message that says how to pass the two."""
+
+    def check(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and callable(getattr(value, "model", None)) and hasattr(value, "guide"):
+            is_called = type(value).forward is not nn.Module.forward
+            if not is_called or hasattr(value, "recipe"):
+                raise TypeError(
+                    f"{name}: found {type(value).__name__}, a pair of programs, expected the two one by one, as in "
+                    "fit(vae.model, vae.guide, data)"
+                )
+        super().check(name, value)
+
+
 StochasticFunction = Annotated[
-    Callable[..., Any], Callables("a program, which is called with data", (type, Distribution))
+    Callable[..., Any], _Programs("a program, which is called with data", (type, Distribution))
 ]
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Batch
-from pyro_vae.errors import failing_on
+from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.pairing import check_each_datum, check_pair
+from pyro_vae.inference.pairing import check_batched, check_each_datum, check_pair, misfit_of_latents
 from pyro_vae.inference.particles import VectorizeParticles, draw, way_of
 from pyro_vae.inference.running import Route
 from pyro_vae.inference.traces import PairTrace
@@ -69,7 +70,12 @@ def trace_pair(
     with exclusive("log_weights", brief=True):  # the plate of particles too is made by a statement of Pyro
         way = way_of(programs, x, shares_globals) if num_particles > 1 else True
         options: Any = {"route": route, "constant_guide": constant_guide, "shares_globals": shares_globals}
-        pair = draw(programs, x, num_particles, way, **options)
+        try:
+            pair = draw(programs, x, num_particles, way, **options)
+        except (ValueError, RuntimeError, TypeError) as error:
+            if detect_fake_mode() is None and (misfit := misfit_of_latents(programs, x)) is not None:
+                raise ProgramError(misfit) from error
+            raise
     check_pair(pair.parts[0], enumerated)
     if each_datum:
         check_each_datum(pair.parts[0])
@@ -131,6 +137,7 @@ def log_weights(
     >>> log_weights(vae.model, vae.guide, torch.zeros(3, 4), num_particles=10).shape
     torch.Size([10, 3])
     """
+    check_batched(model, x, "x")
     with failing_on("x", x):
         programs = ProgramPair(model, guide, max_plate_nesting, vectorize_particles)
         return weights_of(programs.isolated(), x, num_particles)

@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pyro import poutine
 from pyro.distributions import Unit
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
-from pyro_vae.errors import ProgramError
+from pyro_vae.data.batch import Batch, call
+from pyro_vae.errors import ProgramError, no_distribution, pyro_error_reason
+from pyro_vae.inference.annealing import bare
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.plates import PARTICLES, UNSIZED, plates_of
-from pyro_vae.inference.sites import Site
+from pyro_vae.inference.sites import Site, random_sites
 from pyro_vae.inference.traces import PairTrace
+from pyro_vae.runtime.state import seeded
 
-__all__ = ["check_each_datum", "check_observed", "check_pair", "without_plate"]
+__all__ = [
+    "check_batched",
+    "check_each_datum",
+    "check_observed",
+    "check_pair",
+    "misfit_of_latents",
+    "without_plate",
+]
+
+
+def check_batched(model: StochasticFunction, x: Any, name: str) -> None:
+    """Raise ``ValueError`` for a single datum in the place of a batch, where a packaged model knows their shape."""
+    shape = getattr(getattr(bare(model), "likelihood", None), "data_shape", None)
+    if shape is not None and isinstance(x, Tensor) and tuple(x.shape) == tuple(shape):
+        batch = ", ".join(map(str, ("N", *shape)))
+        raise ValueError(f"{name}: found a single datum of shape {tuple(x.shape)}, expected ({batch}), as x[None] has")
+
+
+@torch.no_grad()
+def misfit_of_latents(programs: ProgramPair, x: Batch) -> str | None:
+    """Say what is wrong with the sizes of latents in programs that failed together, ``None`` if that is not why.
+
+    Each program is run by itself; no generator is moved.
+    """
+    copied = programs.with_copied_buffers()
+    with seeded(0, x.device), poutine.trace() as drawn:
+        try:
+            call(copied.guide, x)
+        except Exception:  # the guide itself fails
+            return None
+    with seeded(0, x.device), poutine.trace() as own:
+        failed = None
+        try:
+            call(copied.model, x)
+        except Exception as error:  # a program can raise anything
+            failed = pyro_error_reason(error)
+    guide, model = random_sites(drawn.trace), random_sites(own.trace)
+    names = [name for name in guide if name in model]
+    shapes = {name: [tuple(sites[name]["fn"].event_shape) for sites in (guide, model)] for name in names}
+    for name, (in_guide, in_model) in shapes.items():
+        if in_guide != in_model and len(in_guide) == len(in_model):
+            return (
+                f"site {name!r}: found a latent of shape {in_guide} in the guide and of shape {in_model} in the model, "
+                "expected the same shape in both"
+            )
+    if failed is not None and shapes and "plate" not in failed:
+        given = ", ".join(f"{name!r} of shape {in_model}" for name, (_, in_model) in shapes.items())
+        return f"found a model that fails on its own latents, {given}: {failed}"
+    return None
 
 
 def check_pair(pair: PairTrace, enumerated: bool) -> None:
@@ -128,6 +185,8 @@ def without_plate(pair: PairTrace) -> str:
 
 def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
     """Each dimension of a site's log-probability belongs to a plate; those of one datum belong to its event."""
+    if (reason := no_distribution(site["name"], site["fn"])) is not None:
+        raise ProgramError(reason)
     plates = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
     event_shape, value_shape = tuple(site["fn"].event_shape), tuple(site["value"].shape)
     num_batch_dims = len(value_shape) - len(event_shape)
@@ -154,6 +213,8 @@ def _check_shape(pair: PairTrace, site: Site, program: str) -> None:
         raise ProgramError(
             f"site {site['name']!r}: found a log-probability of shape {tuple(shape)} in the {program}, expected "
             f"dimensions of plates alone, here {sorted(plates)}; declare those of one datum with .to_event(n)"
+            + ", which distributions of pyro.distributions have"
+            * (not hasattr(site["fn"], "to_event"))
         )
 
 

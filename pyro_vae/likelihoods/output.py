@@ -11,6 +11,7 @@ from typing import Annotated
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import DataShape
 from pyro_vae.runtime.kinds import Integers
@@ -72,7 +73,7 @@ class Likelihood(Rebuildable):
         name = type(self).__name__
         if self.network is None:
             raise ValueError(f"{name}: found no network, expected one, or a place among the parts of a Heterogeneous")
-        output = self.network(z)  # (*batch, *output_shape)
+        output = one_tensor(self, self.network(z))  # (*batch, *output_shape)
         expected = (*z.shape[:-1], *self.output_shape)
         if tuple(output.shape) != expected:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
@@ -49,6 +49,17 @@ def initialise(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, activation: st
 def as_shape(shape: Shape) -> tuple[int, ...]:
     """Return a shape, or the length of a vector, as a tuple of Python's integers."""
     return (shape,) if isinstance(shape, int) else tuple(map(int, shape))
+
+
+def one_tensor(part: nn.Module, output: Any) -> Tensor:
+    """Return what a part's network gave, or raise ``ValueError`` unless it is a tensor."""
+    if not isinstance(output, Tensor):
+        count = f" of {len(output)}" if isinstance(output, (tuple, list)) else ""
+        raise ValueError(
+            f"{type(part).__name__}: found a network output of type {type(output).__name__}{count}, expected one "
+            "tensor, as torch.stack makes of several; pyro_vae.wrap takes networks that return two"
+        )
+    return output
 
 
 def check_trailing(network: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:

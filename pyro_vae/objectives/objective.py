@@ -50,7 +50,7 @@ __all__ = ["AnyObjective", "Objective"]
 
 
 AnyObjective = Annotated[
-    pyro.infer.ELBO, Instances("one such as ELBO() or a Pyro ELBO", pyro.infer.ELBO, by_value=True)
+    pyro.infer.ELBO, Instances("one such as ELBO() or IWAE(5), or a Pyro ELBO", pyro.infer.ELBO, by_value=True)
 ]
 
 

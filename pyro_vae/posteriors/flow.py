@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pyro_vae.flows import AnyFlow, FlowDistribution, check_flow, flow_distribution
+from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 
 __all__ = ["FlowPosterior"]
@@ -62,7 +63,7 @@ class FlowPosterior(Rebuildable):
         self.flow, self.network = flow, network
 
     def forward(self, *x: Tensor) -> FlowDistribution:
-        context = self.network(*x)
+        context = one_tensor(self, self.network(*x))
         expected = getattr(self.flow, "context_dim", context.shape[-1])  # Zuko's flows have no such attribute
         if context.shape[-1] != expected:
             raise ValueError(

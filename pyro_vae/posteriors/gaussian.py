@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber
@@ -54,7 +55,7 @@ class DiagonalNormal(Rebuildable):
         self.low, self.high = low, high
 
     def forward(self, *x: Tensor) -> dist.Distribution:
-        parameters = self.network(*x)
+        parameters = one_tensor(self, self.network(*x))
         if parameters.dim() < 2 or parameters.shape[-2] != 2:
             raise ValueError(
                 f"DiagonalNormal: found a network output of shape {tuple(parameters.shape)}, "
@@ -111,7 +112,7 @@ class FullNormal(Rebuildable):
         return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
 
     def forward(self, *x: Tensor) -> dist.Distribution:
-        parameters = self.network(*x)
+        parameters = one_tensor(self, self.network(*x))
         latent_dim = (math.isqrt(9 + 8 * parameters.shape[-1]) - 3) // 2
         if self.num_outputs(latent_dim) != parameters.shape[-1]:
             raise ValueError(
@@ -168,7 +169,7 @@ class LowRankNormal(Rebuildable):
         self.low, self.high = low, high
 
     def forward(self, *x: Tensor) -> dist.Distribution:
-        parameters = self.network(*x)
+        parameters = one_tensor(self, self.network(*x))
         if parameters.dim() < 2 or parameters.shape[-2] != 2 + self.rank:
             raise ValueError(
                 f"LowRankNormal: found a network output of shape {tuple(parameters.shape)}, expected (*batch, "

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.nn.scales import bounded_scale, check_bounds
 from pyro_vae.runtime.arguments import PositiveNumber
@@ -65,7 +66,7 @@ class MixturePosterior(Rebuildable):
         self.low, self.high = low, high
 
     def forward(self, *x: Tensor) -> dist.TorchDistribution:
-        parameters = self.network(*x)
+        parameters = one_tensor(self, self.network(*x))
         if parameters.dim() < 2 or parameters.shape[-1] != 1 + 2 * self.latent_dim:
             raise ValueError(
                 f"MixturePosterior: found a network output of shape {tuple(parameters.shape)}, expected (*batch, "

@@ -22,6 +22,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pairing import check_batched
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.in_batches import in_batches, joined
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, checked
@@ -191,6 +192,7 @@ class Program(Rebuildable):
         return mean
 
     def _means(self, x: Tensor) -> dict[str, Tensor]:
+        check_batched(self.model, x, "x")
         with evaluating(self), AtMeans(), failing_on("x", x):
             trace = poutine.trace(isolated(self.guide)).get_trace(x)
         sites: dict[str, Any] = trace.nodes

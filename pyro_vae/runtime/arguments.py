@@ -173,11 +173,20 @@ def checked(function: _Function) -> _Function:
         try:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError:  # the call below raises it with Python's own message, which names what is missing
-            arguments = {}
+            arguments = _given(signature, args, kwargs)
         check(function, arguments)
         return function(*args, **kwargs)
 
     return cast(_Function, call)
+
+
+def _given(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call that is not complete; one of them may stand in the place of two."""
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return {}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -146,9 +146,14 @@ class Sizes(Kind):
 
     def check(self, name: str, value: Any) -> None:
         if not self._is_sequence(value):
-            refuse(name, value, self.expected)
+            refuse(name, value, self.expected + self._as_list(value))
         if self._is_too_large(value):
             refuse(name, value, f"{self.expected}, each{' and their product' * self.bounded} at most {_MOST}")
+
+    def _as_list(self, value: Any) -> str:
+        """Say how a single number is given as a list, where what was expected does not say that it is one."""
+        is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0
+        return f", in a list such as [{int(value)}]" if is_whole and self.expected == "positive integers" else ""
 
     def _is_sequence(self, value: Any) -> bool:
         if isinstance(value, np.ndarray):
