@@ -6,11 +6,19 @@ r"""The bounds of each datum, and what each layer of latents takes from them.
     \mathrm{IWAE}_K = \mathbb{E}_q \log \frac1K \sum_k w_k, \qquad
     \mathrm{KL}_t = \mathbb{E}_q\bigl[\log q(z_t|\cdot) - \log p(z_t|\cdot)\bigr] ,
 
-all three from the same K draws a datum.
+all three from the same K draws a datum. The error of the second is that of the jackknife, by the bounds
+:math:`\ell_{-k}` of all weights but one,
+
+.. math:: \mathrm{se}^2 = \frac{K - 1}{K} \sum_k (\ell_{-k} - \ell)^2 ,
+
+which is not too small in the mean where a few weights are heavy, as that of the delta method is.
+
+Efron and Stein, *The Jackknife Estimate of Variance*, 1981.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +27,6 @@ from tqdm.auto import tqdm
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.evaluation.chunks import most_draws
-from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
 
@@ -46,10 +53,8 @@ def terms_of(programs: ProgramPair, x: Batch, num_particles: int, progress: bool
         pair = trace_pair(programs, x[start : start + size], num_particles)
         terms = {name: term.double() for name, term in pair.terms().items()}  # (K, B) each
         log_w = torch.stack(list(terms.values())).sum(0)
-        weights = StreamingWeights(num_particles)
-        weights.update(log_w)
         kl = {name: _mean(-term) for name, term in terms.items() if name and name not in pair.observed}
-        parts.append(Terms(_mean(log_w), (weights.log_mean(), weights.std_error()), kl))
+        parts.append(Terms(_mean(log_w), _log_mean(log_w), kl))
     return Terms(
         _joined([part.elbo for part in parts]),
         _joined([part.iwae for part in parts]),
@@ -59,6 +64,17 @@ def terms_of(programs: ProgramPair, x: Batch, num_particles: int, progress: bool
 
 def _mean(draws: Tensor) -> Estimate:
     return draws.mean(0), draws.std(0) / len(draws) ** 0.5
+
+
+def _log_mean(log_w: Tensor) -> Estimate:
+    """Return the log of the mean weight of each datum and its error, from ``(K, B)`` with K of 2 or more."""
+    num = len(log_w)
+    total = log_w.logsumexp(0)
+    rest = total + torch.log1p(-(log_w - total).exp())
+    largest = log_w.argmax(0, keepdim=True)  # of which so little may be left that the difference above loses it
+    rest = rest.scatter(0, largest, log_w.scatter(0, largest, -math.inf).logsumexp(0, keepdim=True))
+    changes = rest - math.log(num - 1) - (total - math.log(num))
+    return total - math.log(num), ((num - 1) / num * changes.square().sum(0)).sqrt()
 
 
 def _joined(parts: list[Estimate]) -> Estimate:

@@ -165,7 +165,7 @@ class TestPrograms:
 class TestParts:
     def test_gaps_do_not_depend_on_how_many_data_are_refined_at_once(self, monkeypatch):
         program = vae()
-        options = QUICK | {"num_refined": 2}
+        options = QUICK | {"num_refined": 2, "num_particles": 5000}
         monkeypatch.setattr(gaps, "_STEPS", ((100, 0.02), (40, 0.002)))
         together = evaluate(program.model, program.guide, bits(6), **options)
         monkeypatch.setattr(gaps, "_MOST_BYTES", 1)  # one by one
