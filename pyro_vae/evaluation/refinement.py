@@ -29,6 +29,7 @@ from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
+from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
@@ -91,9 +92,10 @@ def refine(
     .. math:: \delta_b \leftarrow \delta_b + \eta\, \mathrm{Adam}\bigl(\nabla_{\delta_b}
               \mathcal{L}(x_b;\, q_{\phi(x_b) + \delta_b})\bigr)
 
-    Model and guide stay as they are, and run in eval mode. The offsets are added to the parameters of each latent's
-    distribution where these are unconstrained (to logarithms of scales, say). Of a flow they move the noise that it
-    starts with; of a latent that is drawn given another one they are the same for all draws of that.
+    Model and guide stay as they are, and run in eval mode; annealing counts nowhere. The offsets are added to the
+    parameters of each latent's distribution where these are unconstrained (to logarithms of scales, say). Of a flow
+    they move the noise that it starts with; of a latent that is drawn given another one they are the same for all draws
+    of that.
 
     Parameters
     ----------
@@ -134,6 +136,7 @@ def refine(
     >>> refinement.after.shape, refinement.gap() > -0.1
     (torch.Size([3]), True)
     """
+    model, guide = bare(model), bare(guide)
     programs = ProgramPair(model, guide)
     device, dtype = programs.placement()
     several = isinstance(x, (tuple, dict, Arguments))

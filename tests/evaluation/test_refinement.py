@@ -87,6 +87,15 @@ def test_a_hierarchy_of_ones_own():
     assert log_w.shape == (50, 6) and torch.isfinite(log_w).all()
 
 
+def test_annealing_counts_nowhere(double):
+    vae, x = composed("diagonal", "standard").double(), bits(NUM_DATA).double()
+    pair = vae.model, vae.guide
+    annealed, expected = (
+        refine(*each, x, num_steps=20, lr=0.05, progress=False) for each in (pyro_vae.anneal_kl(*pair, 0.1), pair)
+    )
+    assert torch.equal(annealed.after, expected.after) and torch.equal(annealed.before, expected.before)
+
+
 def test_data_are_refined_independently_of_each_other(double):
     vae, x = composed("diagonal", "standard").double(), bits(2).double()
     torch.manual_seed(0)
