@@ -26,7 +26,7 @@ from pyro_vae.evaluation.chunks import chunk_size_for, even, most_draws, num_byt
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Figure
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
-from pyro_vae.evaluation.refinement import improve
+from pyro_vae.evaluation.refinement import differentiable, improve
 from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.pair import ProgramPair
@@ -42,9 +42,11 @@ _EVAL_PARTICLES = 1000  # for each bound
 _MOST_BYTES = 2**31  # of a step
 
 
+@torch.inference_mode(False)
 def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> dict[str, Figure]:
     """Return both gaps in each family, by name, of n data with estimates of log p(x); the generators are moved."""
-    num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x[:2])
+    x = differentiable(x)
+    num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x)  # of all: plates may have a fixed size
     size = even(len(x), max(_MOST_BYTES // max(num_bytes, 1), 1))
     parts = []
     for start in range(0, len(x), size):

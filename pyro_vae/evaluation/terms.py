@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data.batch import Batch
-from pyro_vae.evaluation.chunks import most_draws
+from pyro_vae.evaluation.chunks import batch_size_for, most_draws
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
 
@@ -47,7 +47,8 @@ class Terms:
 @torch.no_grad()
 def terms_of(programs: ProgramPair, x: Batch, num_particles: int, progress: bool = False) -> Terms:
     """Return the terms of an isolated pair on N data, from K draws of each; the generators are moved."""
-    size = max(most_draws(programs, x[:2]) // num_particles, 1)
+    measured = x[: batch_size_for(x, num_particles, x.device)]  # as for log p(x): plates may have a fixed size
+    size = max(most_draws(programs, measured) // num_particles, 1)
     parts = []
     for start in tqdm(range(0, len(x), size), desc="bounds", unit="batch", disable=not progress, leave=False):
         pair = trace_pair(programs, x[start : start + size], num_particles)

@@ -210,6 +210,27 @@ class TestParts:
         assert same(weights(program), before) and torch.equal(torch.get_rng_state(), generator) and program.training
         assert list(pyro.get_param_store().keys()) == []
 
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_it_needs_no_gradients_from_outside(self, few_steps, mode):
+        program, options = vae(), QUICK | {"num_refined": 3}
+        expected = evaluate(program.model, program.guide, bits(6), **options)
+        with mode():
+            found = evaluate(program.model, program.guide, bits(6), **options)
+        assert set(GAPS) < found.figures.keys() and found.as_dict() == expected.as_dict()
+
+    def test_programs_of_a_fixed_number_of_data(self, few_steps):
+        def model(x):
+            with pyro.plate("data", 6, dim=-1):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(6, 2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", 6, dim=-1):
+                pyro.sample("z", dist.Normal(x / 2, 0.6).to_event(1))
+
+        found = evaluate(model, guide, torch.randn(6, 2), **QUICK | {"num_refined": 6})
+        assert set(GAPS) < found.figures.keys() and found.notes == ()
+
     def test_its_likelihood_is_that_of_the_function(self):
         program = vae()
         found = evaluate(program.model, program.guide, bits(6), **QUICK)

@@ -87,6 +87,17 @@ def test_a_hierarchy_of_ones_own():
     assert log_w.shape == (50, 6) and torch.isfinite(log_w).all()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_needs_no_gradients_from_outside(double, mode):
+    vae = composed("diagonal", "standard").double()
+    expected = refine(vae.model, vae.guide, bits(NUM_DATA).double(), num_steps=5, progress=False)
+    with mode():
+        found = refine(vae.model, vae.guide, bits(NUM_DATA).double(), num_steps=5, progress=False)
+        assert torch.equal(found.after, expected.after)
+        again = refine(vae.model, vae.guide, (bits(NUM_DATA).double(),), num_steps=5, progress=False)
+        assert torch.equal(again.after, expected.after) and not torch.is_grad_enabled()
+
+
 def test_annealing_counts_nowhere(double):
     vae, x = composed("diagonal", "standard").double(), bits(NUM_DATA).double()
     pair = vae.model, vae.guide
