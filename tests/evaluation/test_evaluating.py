@@ -231,6 +231,16 @@ class TestParts:
         found = evaluate(model, guide, torch.randn(6, 2), **QUICK | {"num_refined": 6})
         assert set(GAPS) < found.figures.keys() and found.notes == ()
 
+    def test_training_data_are_taken_at_even_distances(self):
+        program, data = vae(), bits(30)
+        splits = Splits(Split(data[:20]), Split(data[20:]), Split(data[20:]), "bits")
+        found = evaluate(program.model, program.guide, splits, **QUICK | {"num_data": 5})
+        options = {"num_particles": 100, "seed": 0}
+        train, test = (
+            pyro_vae.log_likelihood(program.model, program.guide, x, **options) for x in (data[:20:4], data[20:25])
+        )
+        assert found["train_test_gap_decoder"].mean == pytest.approx(train.mean() - test.mean(), abs=1e-12)
+
     def test_its_likelihood_is_that_of_the_function(self):
         program = vae()
         found = evaluate(program.model, program.guide, bits(6), **QUICK)
