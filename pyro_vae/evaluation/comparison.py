@@ -145,9 +145,9 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
 
 
 def _check_same_size(first: Any, second: Any) -> None:
-    sizes = [getattr(each, "num_dims", None) for each in (first, second)]  # which values alone do not tell
-    if None not in sizes and not math.isclose(*sizes):
-        raise ValueError(f"second: found data of {sizes[1]:g} dimensions, expected those of the first, {sizes[0]:g}")
+    size, other = (getattr(each, "num_dims", math.nan) for each in (first, second))  # values alone have none
+    if abs(size - other) > 1e-9 * size:
+        raise ValueError(f"second: found data of {other:g} dimensions, expected those of the first, {size:g}")
 
 
 def _unequal_particles(first: Any, second: Any) -> list[str]:

@@ -54,13 +54,28 @@ def terms_of(programs: ProgramPair, x: Batch, num_particles: int, progress: bool
         pair = trace_pair(programs, x[start : start + size], num_particles)
         terms = {name: term.double() for name, term in pair.terms().items()}  # (K, B) each
         log_w = torch.stack(list(terms.values())).sum(0)
-        kl = {name: _mean(-term) for name, term in terms.items() if name and name not in pair.observed}
+        kl = {name: _mean(-term) for name, term in _by_latent(terms, pair.latents, pair.observed).items()}
         parts.append(Terms(_mean(log_w), _log_mean(log_w), kl))
     return Terms(
         _joined([part.elbo for part in parts]),
         _joined([part.iwae for part in parts]),
         {name: _joined([part.kl[name] for part in parts]) for name in parts[0].kl},
     )
+
+
+def _by_latent(terms: dict[str, Tensor], latents: list[str], observed: list[str]) -> dict[str, Tensor]:
+    """Return the terms of the latents; those that the guide alone draws count for the latents made of them.
+
+    Pyro's AutoNormal draws ``z_unconstrained`` for ``z``. Of other names nothing is known: all are one term then.
+    """
+    terms = {name: term for name, term in terms.items() if name and name not in observed}
+    owners = {name: name if name in latents else name.removesuffix("_unconstrained") for name in terms}
+    if not set(owners.values()) <= set(latents):
+        owners = dict.fromkeys(terms, ", ".join(latents))
+    joined: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        joined[owners[name]] = joined.get(owners[name], 0.0) + term
+    return joined
 
 
 def _mean(draws: Tensor) -> Estimate:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 
 from pyro_vae.evaluation.terms import terms_of
 from pyro_vae.inference.pair import ProgramPair
@@ -32,3 +35,35 @@ def test_the_jackknife_by_hand(double):
     bound = torch.logaddexp(first, second) - math.log(2)
     torch.testing.assert_close(mean, bound)
     torch.testing.assert_close(error, ((first - bound).square() + (second - bound).square()).div(2).sqrt())
+
+
+class TestSitesOfTheGuideAlone:
+    """z ~ N(0, 1) and x ~ N(z, 1) for two units."""
+
+    x = torch.tensor([[-1.0, 0.5], [0.3, 2.0], [0.0, 1.0]], dtype=torch.float64)
+
+    @staticmethod
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def test_the_unconstrained_site_of_an_autoguide_counts_for_its_latent(self, double):
+        """Its KL is that of two normal distributions, in closed form."""
+        guide = AutoNormal(self.model, init_scale=0.5)
+        guide(self.x)
+        ((name, (values, errors)),) = terms_of(ProgramPair(self.model, guide).isolated(), self.x, 3000).kl.items()
+        q = torch.distributions.Normal(guide.locs.z.detach(), guide.scales.z.detach())
+        expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+        assert name == "z" and ((values - expected).abs() < 5 * errors).all() and errors.max() < 0.1
+
+    def test_those_of_other_names_are_one_term_with_all_latents(self, double):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                u = pyro.sample("u", dist.Normal(x / 2, 0.5).to_event(1), infer={"is_auxiliary": True})
+                pyro.sample("z", dist.Delta(u, event_dim=1))
+
+        ((name, (values, errors)),) = terms_of(ProgramPair(self.model, guide).isolated(), self.x, 3000).kl.items()
+        q = torch.distributions.Normal(self.x / 2, 0.5)
+        expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+        assert name == "z" and ((values - expected).abs() < 5 * errors).all() and errors.max() < 0.1
