@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
 
-__all__ = ["first_data", "joined"]
+__all__ = ["first_data", "joined", "spaced_data"]
 
 
 def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
@@ -29,6 +29,25 @@ def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
             break
     if not count:
         raise ValueError(f"{name}: found no data, expected one datum or more")
+    return _together(parts, name)
+
+
+def spaced_data(batches: Batches, num_data: int, name: str) -> Batch:
+    r"""Return data :math:`\lfloor n N / \text{num_data} \rfloor` of N, or all, as one batch; of a loader the first."""
+    total = batches.num_data
+    if not batches.resident or total is None or total <= num_data:
+        return first_data(batches, num_data, name)
+    wanted = torch.arange(num_data) * total // num_data
+    parts: list[Batch] = []
+    start = 0
+    for batch in batches:
+        rows = wanted[(start <= wanted) & (wanted < start + len(batch))] - start
+        parts.append(batch[rows.to(batch.device)])
+        start += len(batch)
+    return _together(parts, name)
+
+
+def _together(parts: list[Batch], name: str) -> Batch:
     try:
         return joined(parts)
     except RuntimeError as error:

@@ -5,10 +5,11 @@ mean of N differences has a far smaller error than each of the two means,
 
 .. math:: d_n = \log p_1(x_n) - \log p_2(x_n), \qquad
           \mathrm{se}(\bar d) = \frac{\mathrm{sd}(d)}{\sqrt N}, \qquad
-          p = \mathrm{erfc}\Bigl(\frac{|\bar d|}{\sqrt 2\, \mathrm{se}(\bar d)}\Bigr) .
+          p = \Pr\Bigl(|t_{N-1}| > \frac{|\bar d|}{\mathrm{se}(\bar d)}\Bigr) .
 
 The error is over the choice of the test data, and p is the chance of so large a mean difference between models that are
-equally good, for a normal mean. Values that were estimated by draws have Monte Carlo errors :math:`e_{1n}` and
+equally good. It is that of Student's t: exact where the differences are normal, and for many data where they are not.
+Values that were estimated by draws have Monte Carlo errors :math:`e_{1n}` and
 :math:`e_{2n}` of their own. They are part of the spread of d already; the part of it that more draws would take away is
 
 .. math:: \frac1N \sqrt{\sum_n e_{1n}^2 + e_{2n}^2} .
@@ -16,6 +17,7 @@ equally good, for a normal mean. Values that were estimated by draws have Monte 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -62,7 +64,7 @@ class Comparison:
     means
         The means of the two.
     caveats
-        A sentence for each of the two that is not to be trusted.
+        A sentence for each of the two that is not to be trusted, and one if they have unequal numbers of particles.
     """
 
     differences: Tensor
@@ -104,13 +106,13 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
     Raises
     ------
     ValueError
-        If the two have different numbers of data or fewer than two, or a value is not finite.
+        If the two have different numbers of data or fewer than two, data of different sizes, or a value is not finite.
 
     Examples
     --------
     >>> print(compare(torch.tensor([-84.1, -80.3, -90.2, -83.8]), torch.tensor([-84.3, -80.6, -90.1, -84.2])))
-    Neither is better: the first leads by 0.200 ± 0.108 nats (p = 0.064), -84.600 against -84.800; it is better on 3 of
-    4 data, the second on 1
+    Neither is better: the first leads by 0.200 ± 0.108 nats (p = 0.16), -84.600 against -84.800; it is better on 3 of 4
+    data, the second on 1
     """
     values, errors = zip(*map(_values_of, ("first", "second"), (first, second)), strict=True)
     a, b = values
@@ -118,6 +120,8 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
         raise ValueError(f"second: found {len(b)} data, expected as many as the first has, {len(a)}")
     if len(a) < 2:
         raise ValueError("first: found 1 datum, expected 2 or more")
+    likelihoods = [each.log_likelihood if isinstance(each, Evaluation) else each for each in (first, second)]
+    _check_same_size(*likelihoods)
     d = a - b  # (N,)
     mean, std_error = d.mean().item(), d.std().item() / len(d) ** 0.5
     return Comparison(
@@ -125,16 +129,32 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
         mean=mean,
         std_error=std_error,
         monte_carlo_error=torch.stack(errors).square().sum().sqrt().item() / len(d),
-        p_value=_p_value(mean, std_error),
+        p_value=_p_value(mean, std_error, len(d) - 1),
         num_first_better=int((d > 0).sum()),
         num_second_better=int((d < 0).sum()),
         means=(a.mean().item(), b.mean().item()),
-        caveats=tuple(
-            f"The {which}: {sentence}"
-            for which, scores in (("first", first), ("second", second))
-            if isinstance(scores, (Evaluation, LogLikelihood)) and (sentence := scores.caveat())
+        caveats=(
+            *(
+                f"The {which}: {sentence}"
+                for which, scores in (("first", first), ("second", second))
+                if isinstance(scores, (Evaluation, LogLikelihood)) and (sentence := scores.caveat())
+            ),
+            *_unequal_particles(*likelihoods),
         ),
     )
+
+
+def _check_same_size(first: Any, second: Any) -> None:
+    size, other = (getattr(each, "num_dims", math.nan) for each in (first, second))  # values alone have none
+    if abs(size - other) > 1e-9 * size:
+        raise ValueError(f"second: found data of {other:g} dimensions, expected those of the first, {size:g}")
+
+
+def _unequal_particles(first: Any, second: Any) -> list[str]:
+    numbers = [getattr(each, "num_particles", None) for each in (first, second)]
+    if None in numbers or numbers[0] == numbers[1]:
+        return []
+    return [f"The first has {numbers[0]} particles, the second {numbers[1]}: the estimate by fewer is the lower one"]
 
 
 def _values_of(name: str, scores: Any) -> tuple[Tensor, Tensor]:
@@ -147,7 +167,27 @@ def _values_of(name: str, scores: Any) -> tuple[Tensor, Tensor]:
     return values, errors.double().cpu()
 
 
-def _p_value(mean: float, std_error: float) -> float:
+def _p_value(mean: float, std_error: float, num_free: int) -> float:
+    """Return the two-sided p value of Student's t."""
     if std_error == 0:  # all differences are the same
         return 1.0 if mean == 0 else 0.0
-    return math.erfc(abs(mean) / std_error / 2**0.5)
+    square = (mean / std_error) ** 2
+    log_x, log_y = -math.log1p(square / num_free), -math.log1p(num_free / square) if square else -math.inf
+    if square < 1:
+        return 1 - _incomplete_beta(0.5, num_free / 2, log_y, log_x)
+    return _incomplete_beta(num_free / 2, 0.5, log_x, log_y)
+
+
+def _incomplete_beta(a: float, b: float, log_x: float, log_y: float) -> float:
+    """Return the regularised incomplete beta function of x = 1 - y, by its continued fraction (DLMF 8.17.22)."""
+    x, above, below, fraction = math.exp(log_x), math.inf, 1.0, 1.0
+    for n in itertools.count(1):
+        m = n // 2
+        term = m * (b - m) / (a + 2 * m - 1) if n % 2 == 0 else -(a + m) * (a + b + m) / (a + 2 * m + 1)
+        term *= x / (a + 2 * m)
+        above, below = 1 + term / above, 1 / (1 + term * below)
+        fraction *= above * below
+        if abs(above * below - 1) < 1e-14:
+            break
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    return fraction * math.exp(a * log_x + b * log_y - log_beta) / a

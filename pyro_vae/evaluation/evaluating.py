@@ -12,6 +12,7 @@ posteriors fit them better (Cremer, Li and Duvenaud, 2018, section 5.5). With :m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pyro
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batch import Batch
+from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.data.held import first_data
+from pyro_vae.data.held import first_data, spaced_data
 from pyro_vae.data.loading import Splits
 from pyro_vae.errors import ProgramError
 from pyro_vae.evaluation.chunks import Size
@@ -78,7 +80,8 @@ def evaluate(
     num_iwae_particles
         K of the IWAE bound, also the draws of each datum for the ELBO and its layers.
     num_data
-        Evaluate the first so many test data; by default all. As many training data are taken.
+        Evaluate the first so many test data; by default all. As many training data are taken: at even distances, or the
+        first ones of a loader.
     num_refined
         Measure the approximation and the amortisation gap on the first so many test data; 0 leaves them out.
     annealed
@@ -139,17 +142,19 @@ def _to_anneal(score: LogLikelihood, annealed: Literal["auto"] | bool) -> Tensor
 def _held(programs: ProgramPair, data: Any, num_data: int | None, seed: int) -> tuple[Batch, Batch | None]:
     """Return the test data, and as many training data if there are any, after a look at all of them."""
     test, train = (data.test, data.train) if isinstance(data, Splits) else (data, None)
-    held = _checked(programs, test, num_data, seed)
-    return held, None if train is None else _checked(programs, train, len(held), seed)
+    held = _checked(programs, test, seed, lambda batches: first_data(batches, num_data, "data"))
+    if train is None:
+        return held, None
+    return held, _checked(programs, train, seed, lambda batches: spaced_data(batches, len(held), "data"))
 
 
-def _checked(programs: ProgramPair, data: Any, num_data: int | None, seed: int) -> Batch:
+def _checked(programs: ProgramPair, data: Any, seed: int, choose: Callable[[Batches], Batch]) -> Batch:
     device, dtype = programs.placement()
     pair = (programs.model, programs.guide)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "shuffle": False, "name": "data", "programs": pair}
     runs: list[PairTrace] = []
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(*pair):
-        held = first_data(as_batches(data, _BATCH_SIZE, **options), num_data, "data")
+        held = choose(as_batches(data, _BATCH_SIZE, **options))
         check_program(programs, as_batches(held, _BATCH_SIZE, **options), name="data", check_pair=runs.append)
     if runs[0].plate.dim is None:
         raise ProgramError("data: found programs without a plate of the data, expected one, to evaluate each datum")

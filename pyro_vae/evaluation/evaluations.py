@@ -124,8 +124,11 @@ class Evaluation:
     def sentences(self) -> list[str]:
         """Return what stands below the table."""
         num_data, num_heavy = len(self.elbos), len(heavy_data(self.importance))
-        share = "k̂ is not known: it takes more than 20 particles"
-        if not math.isnan(self.share_heavy()):
+        if self.importance.num_particles <= 20:
+            share = "k̂ is not known: it takes more than 20 particles"
+        elif num_unknown := int(self.importance.khat.isnan().sum()):
+            share = f"k̂ is not known for {num_unknown} of {num_data} data"
+        else:
             share = f"k̂ > {TRUSTED_KHAT} for {num_heavy} of {num_data} data ({100 * num_heavy / num_data:.1f} %)"
         marked = next((figure for figure in self.figures.values() if figure.num_heavy), None)
         return list(filter(None, [share, *self.notes, "" if marked is None else _caveat(marked)]))
@@ -175,5 +178,5 @@ def _caveat(figure: Figure) -> str:
         return ""
     return (
         f"† {figure.num_heavy} of {figure.num_data} data have a Pareto k̂ above {TRUSTED_KHAT}, or too low an ESS under "
-        "AIS: the estimate is too low and its Monte Carlo ± too small; 95 % intervals of such data hold 61 to 82 %"
+        "AIS: the estimate is too low and its Monte Carlo ± too small"
     )

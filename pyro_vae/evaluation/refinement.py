@@ -25,10 +25,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data.arrays import as_tensor
-from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.batch import Arguments, Batch, tensors_in, with_tensors
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
+from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
@@ -40,7 +41,7 @@ from pyro_vae.runtime.kinds import Integers
 from pyro_vae.runtime.objects import Arrays, Either, Instances
 from pyro_vae.runtime.state import evaluating, seeded
 
-__all__ = ["RefinedGuide", "Refinement", "improve", "refine"]
+__all__ = ["RefinedGuide", "Refinement", "differentiable", "improve", "refine"]
 
 
 _OneOrMore = Annotated[int, Integers("an integer of 1 or more", 1)]
@@ -73,6 +74,7 @@ class Refinement(NamedTuple):
 
 @checked
 @exclusive("refine")
+@torch.inference_mode(False)
 def refine(
     model: StochasticFunction,
     guide: StochasticFunction,
@@ -91,9 +93,10 @@ def refine(
     .. math:: \delta_b \leftarrow \delta_b + \eta\, \mathrm{Adam}\bigl(\nabla_{\delta_b}
               \mathcal{L}(x_b;\, q_{\phi(x_b) + \delta_b})\bigr)
 
-    Model and guide stay as they are, and run in eval mode. The offsets are added to the parameters of each latent's
-    distribution where these are unconstrained (to logarithms of scales, say). Of a flow they move the noise that it
-    starts with; of a latent that is drawn given another one they are the same for all draws of that.
+    Model and guide stay as they are, and run in eval mode; annealing counts nowhere. The offsets are added to the
+    parameters of each latent's distribution where these are unconstrained (to logarithms of scales, say). Of a flow
+    they move the noise that it starts with; of a latent that is drawn given another one they are the same for all draws
+    of that.
 
     Parameters
     ----------
@@ -134,6 +137,7 @@ def refine(
     >>> refinement.after.shape, refinement.gap() > -0.1
     (torch.Size([3]), True)
     """
+    model, guide = bare(model), bare(guide)
     programs = ProgramPair(model, guide)
     device, dtype = programs.placement()
     several = isinstance(x, (tuple, dict, Arguments))
@@ -141,7 +145,7 @@ def refine(
     batches = as_batches(x, _ALL, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with seeded(seed, device), pyro.validation_enabled(False), evaluating(model, guide):
         check_program(programs, batches, name="x")
-        batch = next(iter(batches))
+        batch = differentiable(next(iter(batches)))
         with failing_on("x", batch):
             refined = RefinedGuide(guide, batch, family)
         isolated = ProgramPair(model, refined, vectorize_particles="auto").isolated()
@@ -151,6 +155,11 @@ def refine(
         improve(isolated, refined, batch, num_steps, lr=lr, num_particles=num_particles, progress=progress)
         after, after_error = _bound(isolated, batch, eval_particles)
     return Refinement(refined, before, after, (before_error**2 + after_error**2).sqrt())
+
+
+def differentiable(x: Batch) -> Batch:
+    """Return data that a graph may hold: those that were made in inference mode are copied, outside of it."""
+    return with_tensors(x, [each.clone() if each.is_inference() else each for each in tensors_in(x)])
 
 
 def improve(
@@ -163,11 +172,12 @@ def improve(
     num_particles: int,
     progress: bool = False,
 ) -> None:
-    """Take steps of Adam on all that is refined, for the ELBO of an isolated pair."""
+    """Take steps of Adam on all that is refined, for the ELBO of an isolated pair, also under ``torch.no_grad()``."""
     optimizer = torch.optim.Adam(refined.offsets(), lr=lr)
     objective = ELBO(num_particles=num_particles)
     for _ in tqdm(range(num_steps), desc="refine", disable=not progress, leave=False):
-        loss = objective.estimate(programs.model, programs.guide, x).loss
+        with torch.enable_grad():
+            loss = objective.estimate(programs.model, programs.guide, x).loss
         for offset, gradient in zip(refined.offsets(), torch.autograd.grad(loss, refined.offsets()), strict=True):
             offset.grad = gradient
         optimizer.step()

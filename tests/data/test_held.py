@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae.data.batch import Arguments
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.data.held import first_data
+from pyro_vae.data.held import first_data, spaced_data
 from pyro_vae.data.split import Split
 
 X = torch.arange(20.0).reshape(10, 2)
@@ -35,6 +35,18 @@ def test_several_arguments_and_options():
     assert torch.equal(held.args[1], torch.arange(7))  # an integer still
     held = first_data(batches((X, torch.arange(10), 2.0), [lambda x, y, beta: None]), 7, "data")
     assert len(held) == 7 and held.args[2] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("num_data", "rows"), [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, range(10)), (99, range(10))]
+)
+def test_data_at_even_distances(num_data, rows):
+    rows = list(rows)
+    assert torch.equal(spaced_data(batches(X), num_data, "data"), X[rows].double())
+    held = spaced_data(batches((X, torch.arange(10), 2.0), [lambda x, y, beta: None]), num_data, "data")
+    assert held.args[1].tolist() == rows and held.args[2] == 2.0
+    of_a_loader = spaced_data(batches(DataLoader(X, batch_size=3)), num_data, "data")
+    assert torch.equal(of_a_loader, X[: len(rows)].double())  # to read on would take long
 
 
 def test_bits_are_drawn_once():

@@ -37,9 +37,27 @@ def test_against_scipy():
     b = a - generator.normal(0.2, 1, 150)
     comparison, paired = compare(a, torch.from_numpy(b)), stats.ttest_rel(a, b)
     assert comparison.mean / comparison.std_error == pytest.approx(paired.statistic, rel=1e-12)
-    assert comparison.p_value == pytest.approx(2 * stats.norm.sf(abs(paired.statistic)), rel=1e-12)
+    assert comparison.p_value == pytest.approx(paired.pvalue, rel=1e-12)
     other = compare(b, a)
     assert (other.mean, other.std_error, other.p_value) == (-comparison.mean, comparison.std_error, comparison.p_value)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 10, 101, 5000])
+def test_p_values_of_few_and_of_many_data(n):
+    """A mean of t standard errors, exactly."""
+    d = torch.arange(n, dtype=torch.float64)
+    d = (d - d.mean()) / d.std() * n**0.5  # mean 0, standard error 1
+    for t in (1e-6, 0.3, 0.999, 1.001, 1.96, 6.0, 40.0):
+        comparison = compare(d + t, torch.zeros(n))
+        expected = 2 * stats.t.sf(comparison.mean / comparison.std_error, n - 1)
+        assert comparison.p_value == pytest.approx(expected, rel=1e-10, abs=1e-280)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_equal_models_are_told_apart_in_five_of_a_hundred_cases(n):
+    d = torch.randn(4_000, n, dtype=torch.float64)
+    share = np.mean([compare(each, torch.zeros(n)).p_value < 0.05 for each in d])
+    assert abs(share - 0.05) < 5 * math.sqrt(0.05 * 0.95 / 4_000)
 
 
 def test_two_errors_of_the_interval_cover_the_difference():
@@ -77,14 +95,14 @@ def test_two_estimates_of_one_model_are_equal_and_those_of_two_models_are_not():
 class TestSentence:
     def test_neither_is_better(self):
         assert str(compare(torch.tensor([0.0, 1.0, 0.5]), torch.tensor([1.0, 0.25, 0.0]))) == (
-            "Neither is better: the first leads by 0.083 ± 0.546 nats (p = 0.88), 0.500 against 0.417; it is better on "
+            "Neither is better: the first leads by 0.083 ± 0.546 nats (p = 0.89), 0.500 against 0.417; it is better on "
             "2 of 3 data, the second on 1"
         )
 
     def test_the_second_is_better(self):
         text = str(compare(scored([1.0, 1.0, 1.0]), scored([2.0, 2.0, 2.5])))
         assert text == (
-            "The second is better by 1.167 ± 0.167 nats (p = 2.6e-12, 0.082 of it Monte Carlo), 2.167 against 1.000; "
+            "The second is better by 1.167 ± 0.167 nats (p = 0.02, 0.082 of it Monte Carlo), 2.167 against 1.000; "
             "it is better on 3 of 3 data, the first on 0"
         )
 
@@ -95,6 +113,14 @@ class TestSentence:
             f"The {which}: {heavy.caveat()}" for which in ("first", "second")
         ]
 
+    def test_unequal_numbers_of_particles_are_named(self):
+        few, many = scored([1.0, 2.0]), scored([1.5, 2.0])
+        few.num_particles, many.num_particles = 5, 50
+        assert compare(many, few).caveats == (
+            "The first has 50 particles, the second 5: the estimate by fewer is the lower one",
+        )
+        assert compare(few, few).caveats == compare(few, torch.zeros(2)).caveats == ()
+
     def test_equal_values(self):
         same, more = compare(scored([1.0, 2.0]), scored([1.0, 2.0])), compare(scored([2.0, 3.0]), scored([1.0, 2.0]))
         assert (same.p_value, more.p_value) == (1.0, 0.0)
@@ -102,6 +128,13 @@ class TestSentence:
     def test_values_alone_tell_no_monte_carlo_error(self):
         comparison = compare(torch.zeros(3), scored([1.0, 2.0, 3.0]))
         assert math.isnan(comparison.monte_carlo_error) and "Monte Carlo" not in str(comparison)
+
+
+def test_data_of_other_sizes_are_refused():
+    pairs = [(pyro_vae.VAE(data_shape=(size,), latent_dim=2, hidden_dims=(4,)), torch.ones(3, size)) for size in (4, 9)]
+    first, second = (pyro_vae.log_likelihood(vae.model, vae.guide, x, 5, seed=0) for vae, x in pairs)
+    with pytest.raises(ValueError, match="^second: found data of 9 dimensions, expected those of the first, 4$"):
+        compare(first, second)
 
 
 @pytest.mark.parametrize(

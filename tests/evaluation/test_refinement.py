@@ -87,6 +87,26 @@ def test_a_hierarchy_of_ones_own():
     assert log_w.shape == (50, 6) and torch.isfinite(log_w).all()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_needs_no_gradients_from_outside(double, mode):
+    vae = composed("diagonal", "standard").double()
+    expected = refine(vae.model, vae.guide, bits(NUM_DATA).double(), num_steps=5, progress=False)
+    with mode():
+        found = refine(vae.model, vae.guide, bits(NUM_DATA).double(), num_steps=5, progress=False)
+        assert torch.equal(found.after, expected.after)
+        again = refine(vae.model, vae.guide, (bits(NUM_DATA).double(),), num_steps=5, progress=False)
+        assert torch.equal(again.after, expected.after) and not torch.is_grad_enabled()
+
+
+def test_annealing_counts_nowhere(double):
+    vae, x = composed("diagonal", "standard").double(), bits(NUM_DATA).double()
+    pair = vae.model, vae.guide
+    annealed, expected = (
+        refine(*each, x, num_steps=20, lr=0.05, progress=False) for each in (pyro_vae.anneal_kl(*pair, 0.1), pair)
+    )
+    assert torch.equal(annealed.after, expected.after) and torch.equal(annealed.before, expected.before)
+
+
 def test_data_are_refined_independently_of_each_other(double):
     vae, x = composed("diagonal", "standard").double(), bits(2).double()
     torch.manual_seed(0)
