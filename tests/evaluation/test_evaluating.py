@@ -247,6 +247,10 @@ class TestParts:
         score = pyro_vae.log_likelihood(program.model, program.guide, bits(6), 100, seed=0)
         assert torch.equal(found.log_likelihood.values, score.values)
         assert found.log_likelihood.bits_per_dim() == score.bits_per_dim()
+        chunks = evaluate(program.model, program.guide, bits(6), chunk_size=7, **QUICK)
+        score = pyro_vae.log_likelihood(program.model, program.guide, bits(6), 100, chunk_size=7, seed=0)
+        assert torch.equal(chunks.log_likelihood.values, score.values)
+        assert not torch.equal(chunks.log_likelihood.values, found.log_likelihood.values)  # other draws
 
 
 @pytest.mark.parametrize(
