@@ -33,9 +33,7 @@ from pyro_vae.inference.pair import ProgramPair
 
 __all__ = ["gaps_of"]
 
-Tensors = tuple[Tensor, ...]
-
-FAMILIES: tuple[Family, ...] = ("own", "flow")
+_FAMILIES: tuple[Family, ...] = ("own", "flow")
 _STEPS = ((200, 0.01), (100, 0.001))  # numbers of steps and their sizes: what the first leave as noise, the last remove
 _NUM_PARTICLES = 10  # a step
 _EVAL_PARTICLES = 1000  # for each bound
@@ -48,26 +46,27 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: boo
     x = differentiable(x)
     num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x)  # of all: plates may have a fixed size
     size = even(len(x), max(_MOST_BYTES // max(num_bytes, 1), 1))
-    parts = []
+    bounds, scores = [], []
     for start in range(0, len(x), size):
         rows = slice(start, start + size)
-        parts.append(_bounds_of(programs, x[rows], score.rows(rows), progress))
-    *columns, scores = zip(*parts, strict=True)
-    (guides, guides_error), *bounds = ([torch.cat(each) for each in zip(*column, strict=True)] for column in columns)
+        bound, lighter = _bounds_of(programs, x[rows], score.rows(rows), progress)
+        bounds.append(bound)
+        scores.append(lighter)
     score = LogLikelihood.joined(scores, score.num_dims * len(x))
+    (guides, guides_error), *refined = torch.cat(bounds, -1).unbind()
     gaps: dict[str, Figure] = {}
-    for family, (best, error) in zip(FAMILIES, bounds, strict=True):
+    for family, (best, error) in zip(_FAMILIES, refined, strict=True):
         amortisation = Figure.of(best - guides, error.hypot(guides_error))
         approximation = Figure.of(score.values - best, score.std_error.hypot(error), int(score.is_heavy.sum()))
         gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
     return gaps
 
 
-def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> list[Tensors]:
-    """Return the bound of the guide and the best one of each family, with their errors, and log p(x)."""
+def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> tuple[Tensor, LogLikelihood]:
+    """Return the bounds of the guide and of the best of each family with their errors ``(3, 2, n)``, and log p(x)."""
     log_w = _weights(programs.isolated(), x)
     bounds, guide = [_mean(log_w)], programs.guide
-    for family in FAMILIES:
+    for family in _FAMILIES:
         guide = RefinedGuide(guide, x, family)
         if not guide.offsets():
             raise ProgramError("guide: found no latent, expected one or more to be refined")
@@ -77,7 +76,7 @@ def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: 
         log_w = _weights(refined, x)
         bounds.append(_mean(log_w))
         score = _lighter(score, log_w)
-    return [*bounds, score]
+    return torch.stack(bounds), score
 
 
 @torch.no_grad()
@@ -87,9 +86,9 @@ def _weights(programs: ProgramPair, x: Batch) -> Tensor:
     return torch.cat([weights_of(programs, x, size).double() for _ in range(0, _EVAL_PARTICLES, size)])
 
 
-def _mean(log_w: Tensor) -> Tensors:
-    """Return the ELBO of each datum and its standard error, ``(n,)`` each."""
-    return log_w.mean(0), log_w.std(0) / len(log_w) ** 0.5
+def _mean(log_w: Tensor) -> Tensor:
+    """Return the ELBO of each datum and its standard error, ``(2, n)``."""
+    return torch.stack([log_w.mean(0), log_w.std(0) / len(log_w) ** 0.5])
 
 
 def _lighter(score: LogLikelihood, log_w: Tensor) -> LogLikelihood:

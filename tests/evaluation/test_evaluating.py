@@ -163,18 +163,6 @@ class TestPrograms:
 
 
 class TestParts:
-    def test_gaps_do_not_depend_on_how_many_data_are_refined_at_once(self, monkeypatch):
-        program = vae()
-        options = QUICK | {"num_refined": 2, "num_particles": 5000}
-        monkeypatch.setattr(gaps, "_STEPS", ((100, 0.02), (40, 0.002)))
-        together = evaluate(program.model, program.guide, bits(6), **options)
-        monkeypatch.setattr(gaps, "_MOST_BYTES", 1)  # one by one
-        apart = evaluate(program.model, program.guide, bits(6), **options)
-        for name in GAPS:
-            difference, error = apart[name].mean - together[name].mean, apart[name].monte_carlo_error
-            assert 0 < abs(difference) < 5 * error + 0.01 < 0.3  # other draws, and what the last steps leave
-            assert apart[name].num_data == together[name].num_data == 2
-
     def test_what_fails_is_left_out_in_a_sentence(self, monkeypatch):
         def fails(*_):
             raise RuntimeError("no memory")
@@ -210,27 +198,6 @@ class TestParts:
         assert same(weights(program), before) and torch.equal(torch.get_rng_state(), generator) and program.training
         assert list(pyro.get_param_store().keys()) == []
 
-    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-    def test_it_needs_no_gradients_from_outside(self, few_steps, mode):
-        program, options = vae(), QUICK | {"num_refined": 3}
-        expected = evaluate(program.model, program.guide, bits(6), **options)
-        with mode():
-            found = evaluate(program.model, program.guide, bits(6), **options)
-        assert set(GAPS) < found.figures.keys() and found.as_dict() == expected.as_dict()
-
-    def test_programs_of_a_fixed_number_of_data(self, few_steps):
-        def model(x):
-            with pyro.plate("data", 6, dim=-1):
-                z = pyro.sample("z", dist.Normal(x.new_zeros(6, 2), 1.0).to_event(1))
-                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-        def guide(x):
-            with pyro.plate("data", 6, dim=-1):
-                pyro.sample("z", dist.Normal(x / 2, 0.6).to_event(1))
-
-        found = evaluate(model, guide, torch.randn(6, 2), **QUICK | {"num_refined": 6})
-        assert set(GAPS) < found.figures.keys() and found.notes == ()
-
     def test_training_data_are_taken_at_even_distances(self):
         program, data = vae(), bits(30)
         splits = Splits(Split(data[:20]), Split(data[20:]), Split(data[20:]), "bits")
@@ -247,6 +214,10 @@ class TestParts:
         score = pyro_vae.log_likelihood(program.model, program.guide, bits(6), 100, seed=0)
         assert torch.equal(found.log_likelihood.values, score.values)
         assert found.log_likelihood.bits_per_dim() == score.bits_per_dim()
+        chunks = evaluate(program.model, program.guide, bits(6), chunk_size=7, **QUICK)
+        score = pyro_vae.log_likelihood(program.model, program.guide, bits(6), 100, chunk_size=7, seed=0)
+        assert torch.equal(chunks.log_likelihood.values, score.values)
+        assert not torch.equal(chunks.log_likelihood.values, found.log_likelihood.values)  # other draws
 
 
 @pytest.mark.parametrize(
