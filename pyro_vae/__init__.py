@@ -70,6 +70,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
+from pyro_vae.sharing import export
 from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
@@ -150,6 +151,7 @@ __all__ = [
     "data",
     "diagnose",
     "evaluate",
+    "export",
     "fit",
     "impute",
     "likelihoods",

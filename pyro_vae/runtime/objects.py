@@ -111,7 +111,9 @@ class Arrays(Kind):
 
     def check(self, name: str, value: Any) -> None:
         if not self.accepts(value):
-            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}{advice(value)}")
+            raise TypeError(
+                f"{name}: found {shown(value)}, expected {self.expected}{'' if self.tensors_alone else advice(value)}"
+            )
 
 
 def _is_at_hand(x: Tensor, meta: bool = False) -> bool:
