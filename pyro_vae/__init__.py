@@ -65,6 +65,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity
+from pyro_vae.sharing import export
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
 from pyro_vae.training.history import History
@@ -136,6 +137,7 @@ __all__ = [
     "at_global_means",
     "data",
     "diagnose",
+    "export",
     "fit",
     "impute",
     "likelihoods",

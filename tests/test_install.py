@@ -19,10 +19,25 @@ SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 EXTRAS = {name: text.split() for name, text in SETUP["options.extras_require"].items()}
 # The modules of what the extras install.
-OPTIONAL = ["anndata", "matplotlib", "pandas", "PIL", "polars", "pyarrow", "scipy", "sklearn", "torchvision"]
+OPTIONAL = [
+    "anndata",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pandas",
+    "PIL",
+    "polars",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "torchvision",
+]
+
+COMMAND = SETUP["options.entry_points"]["console_scripts"].strip()
 
 BARE = f"""
-import sys
+import pkgutil, sys
 for name in {OPTIONAL}:
     sys.modules[name] = None  # importing it raises ModuleNotFoundError
 import torch, pyro_vae
@@ -32,6 +47,7 @@ x = torch.bernoulli(torch.full((20, 5), 0.5)).numpy()
 history = pyro_vae.fit(vae.model, vae.guide, x, num_epochs=1, batch_size=10, progress=False)
 print(len(history.records))
 print(pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=10).values.shape)
+print(pkgutil.resolve_name({COMMAND.split(" = ")[1]!r})([]))
 for use in ("pyro_vae.data.load('digits')", "pyro_vae.data.load('mnist')", "import pyro_vae.plots"):
     try:
         exec(use)
@@ -45,10 +61,12 @@ def test_fit_on_an_array_needs_no_extra_and_what_does_names_it():
     script = [sys.executable, "-W", "error", "-W", own, "-c", BARE]
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    records, shape, *messages = done.stdout.splitlines()
+    records, shape, *shown = done.stdout.splitlines()
     assert (records, shape) == ("1", "torch.Size([20])")
+    assert shown[0].startswith("usage: pyro-vae ") and COMMAND.startswith("pyro-vae = ")
+    assert shown[-4] == "0"  # the command's exit status, after its help
     for message, (name, extra) in zip(
-        messages, {"digits": "images", "mnist": "images", "plots": "report"}.items(), strict=True
+        shown[-3:], {"digits": "images", "mnist": "images", "plots": "report"}.items(), strict=True
     ):
         assert message.startswith(f"{name}: found ")
         assert name == "mnist" or message.endswith(f": {install(extra)}")

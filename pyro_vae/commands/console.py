@@ -16,6 +16,7 @@ from typing import Any
 import shtab
 
 from pyro_vae.commands.evaluating import evaluate
+from pyro_vae.commands.exporting import export
 from pyro_vae.commands.failures import exit_status
 from pyro_vae.commands.options import add_options, completed
 from pyro_vae.commands.sampling import sample
@@ -25,7 +26,7 @@ from pyro_vae.commands.training import run
 
 __all__ = ["main"]
 
-_COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "sample": sample, "score": score}
+_COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "sample": sample, "score": score, "export": export}
 _TRAIN = "Train a variational autoencoder on images, score it, and draw what it learnt, into a new folder under runs/."
 _EXAMPLES = {
     "train": """
@@ -46,6 +47,9 @@ _EXAMPLES = {
     "score": """
   pyro-vae score runs/mine                              # its test data
   pyro-vae score runs/mine --data new_images.npy --out scores.csv""",
+    "export": """
+  pyro-vae export runs/mine                             # encoder.onnx and decoder.onnx beside the weights
+  pyro-vae export runs/mine --format torch --out exported""",
 }
 _OVERVIEW = """Variational autoencoders as Pyro programs, from the command line.
 
