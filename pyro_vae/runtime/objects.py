@@ -149,7 +149,9 @@ class Either(Kind):
                 kind.check(name, value)  # a number that is out of range
         has_names = any(isinstance(kind, Names) for kind in self.kinds)
         if any(isinstance(kind, _Objects) for kind in self.kinds) and not (has_names and isinstance(value, str)):
-            hint = advice(value) if any(isinstance(kind, Arrays) and not kind.tensors_alone for kind in self.kinds) else ""
+            hint = (
+                advice(value) if any(isinstance(kind, Arrays) and not kind.tensors_alone for kind in self.kinds) else ""
+            )
             raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}{hint}")
         refuse(name, value, self.expected)
 

@@ -66,9 +66,11 @@ def export(vae: VAE, folder: PathLike, format: Format = "onnx") -> tuple[Path, P
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
     >>> vae = VAE(data_shape=(8, 8), latent_dim=3)
-    >>> encoder, decoder = export(vae, "exported", format="torch")
-    >>> mean, scale = torch.export.load(encoder).module()(torch.rand(5, 8, 8))
+    >>> with TemporaryDirectory() as folder:
+    ...     encoder, decoder = export(vae, folder, format="torch")
+    ...     mean, scale = torch.export.load(encoder).module()(torch.rand(5, 8, 8))
     >>> mean.shape, scale.shape
     (torch.Size([5, 3]), torch.Size([5, 3]))
     """
