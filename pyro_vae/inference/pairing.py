@@ -55,6 +55,8 @@ def misfit_of_latents(programs: ProgramPair, x: Batch) -> str | None:
         failed = None
         try:
             call(copied.model, x)
+        except ProgramError:  # which says what is wrong
+            return None
         except Exception as error:  # a program can raise anything
             failed = pyro_error_reason(error)
     guide, model = random_sites(drawn.trace), random_sites(own.trace)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.runtime.foreign import advice
-from pyro_vae.runtime.kinds import Integers, Kind, Names, Numbers, refuse, shown
+from pyro_vae.runtime.kinds import Floats, Integers, Kind, Names, Numbers, refuse, shown
 
 __all__ = ["Arrays", "Callables", "Data", "Devices", "Either", "Instances", "OrNone", "Sequences"]
 
@@ -111,9 +111,7 @@ class Arrays(Kind):
 
     def check(self, name: str, value: Any) -> None:
         if not self.accepts(value):
-            raise TypeError(
-                f"{name}: found {shown(value)}, expected {self.expected}{'' if self.tensors_alone else advice(value)}"
-            )
+            raise TypeError(f"{name}: found {shown(value)}, expected {self.expected}{advice(value)}")
 
 
 def _is_at_hand(x: Tensor, meta: bool = False) -> bool:
@@ -149,9 +147,9 @@ class Either(Kind):
                 kind.check(name, value)  # a number that is out of range
         has_names = any(isinstance(kind, Names) for kind in self.kinds)
         if any(isinstance(kind, _Objects) for kind in self.kinds) and not (has_names and isinstance(value, str)):
-            hint = (
-                advice(value) if any(isinstance(kind, Arrays) and not kind.tensors_alone for kind in self.kinds) else ""
-            )
+            takes_data = any(isinstance(kind, Arrays) for kind in self.kinds)
+            takes_numbers = any(isinstance(kind, (Floats, Integers, Numbers)) for kind in self.kinds)
+            hint = advice(value) if takes_data and not takes_numbers else ""
             raise TypeError(f"{name}: found {type(value).__name__}, expected {self.expected}{hint}")
         refuse(name, value, self.expected)
 
