@@ -33,7 +33,7 @@ def pyro_error_reason(error: Exception) -> str:
     return _reason_at_sample(error) or reason
 
 
-_OF_TUPLES = "'tuple' object has no attribute", "instances of Number, torch.Tensor"
+_OF_TUPLES = "'tuple' object has no attribute", "Number, torch.Tensor or objects implementing __torch_function__"
 
 
 def no_distribution(name: str, fn: Any) -> str | None:
