@@ -9,11 +9,15 @@ from typing import Any
 from torch import OutOfMemoryError, Tensor
 from torch.distributions import Distribution
 
-__all__ = ["ConcurrentRunError", "ProgramError", "failing_on", "no_distribution", "pyro_error_reason"]
+__all__ = ["ConcurrentRunError", "ProgramError", "RankError", "failing_on", "no_distribution", "pyro_error_reason"]
 
 
 class ConcurrentRunError(RuntimeError):
     """Raised when another thread of the process has a run under way."""
+
+
+class RankError(RuntimeError):
+    """Raised when another rank of the process group failed or died; the message names it."""
 
 
 class ProgramError(ValueError):

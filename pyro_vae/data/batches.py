@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,10 +14,14 @@ from pyro_vae.data.arrays import check_exact
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
+from pyro_vae.data.shares import Part, ShareSampler, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
+from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import generators, set_generators
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "Pick"]
+
+Pick: TypeAlias = Batch | slice | Part
 
 
 class _Begun(NamedTuple):
@@ -33,7 +37,9 @@ class Batches:
     """Batches on one device, floating point data in one type; each ``iter()`` goes through the data once.
 
     They are made by :func:`as_batches`. ``num_data`` is the number of data, or ``None`` where it is not known. Of an
-    iterable data set without a length, ``len()``, the number of batches, raises ``TypeError``.
+    iterable data set without a length, ``len()``, the number of batches, raises ``TypeError``. Those that are
+    :meth:`shared` among the ranks of a process group yield one rank's share of each batch; numbers are of whole batches
+    but where it says otherwise.
     """
 
     def __init__(
@@ -44,8 +50,12 @@ class Batches:
         dtype: torch.dtype,
         shuffle: bool,
         entries: Entries | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         self._source = source
+        is_shared = isinstance(source, DataLoader) and self.ranks.size > 1
+        self._loader: Any = sharing_loader(source, self.ranks) if is_shared else source
         self._batch_size = batch_size
         self._device = device
         self._dtype = dtype
@@ -64,6 +74,11 @@ class Batches:
     def batch_size(self) -> int | None:
         """The number of data in a whole batch, or ``None`` for a loader whose sampler decides it."""
         return self._source.batch_size if isinstance(self._source, DataLoader) else self._batch_size
+
+    @property
+    def share_size(self) -> int | None:
+        """The number of data that are this rank's in a whole batch."""
+        return self.batch_size and share_of(self.batch_size, self.ranks)[1]
 
     @property
     def resident(self) -> bool:
@@ -126,15 +141,35 @@ class Batches:
 
     @property
     def last_size(self) -> int | None:
-        """The size of the last batch of an epoch, or ``None`` where it cannot be known."""
+        """The number of data that are this rank's in the last batch of an epoch, or ``None`` where it is not known."""
         source, size = self._source, self.batch_size
-        if self.num_data is None or size is None or self.num_data % size == 0:
-            return size
-        return size if isinstance(source, DataLoader) and source.drop_last else self.num_data % size
+        if size is None or self.num_data is None or self.num_data % size == 0:
+            return self.share_size
+        if isinstance(source, DataLoader) and source.drop_last:
+            return self.share_size
+        return max(share_of(self.num_data % size, self.ranks)[1], 1)
 
     def in_order(self) -> Batches:
         """Return the same batches unshuffled; those of a ``DataLoader`` keep the loader's order."""
         return Batches(self._source, self._batch_size, self._device, self._dtype, shuffle=False, entries=self._entries)
+
+    def shared(self, ranks: Ranks) -> Batches:
+        """Return one rank's shares of the same batches.
+
+        Raises
+        ------
+        ValueError
+            If a batch has fewer data than there are ranks.
+        """
+        if ranks.size == 1:
+            return self
+        if self.batch_size is not None and self.batch_size < ranks.size:
+            raise ValueError(
+                f"batch_size: found {self.batch_size}, expected at least {ranks.size}, a datum for each rank"
+            )
+        return Batches(
+            self._source, self._batch_size, self._device, self._dtype, self._shuffle, self._entries, ranks
+        )
 
     def first(self) -> Any:
         """Return the first batch, or ``None`` if there is none; the next pass still begins with it.
@@ -147,7 +182,7 @@ class Batches:
         if not isinstance(self._source, DataLoader):
             x = next(iter(self), None)
         else:
-            batches = iter(self._source)
+            batches = iter(self._loader)
             try:
                 found = list(islice(batches, 1))
             except TypeError as error:
@@ -157,7 +192,7 @@ class Batches:
                     f"{self._entries.name}: found items that make no batch ({error}), expected tensors, arrays or "
                     "numbers; pyro_vae.data.load reads a data set of pictures, and torchvision's ToTensor converts one"
                 ) from error
-            x = self._on_device(self._entries.batch_of(found[0])) if found else None
+            x = self._on_device(self._share_of(found[0])[0]) if found else None
             self._begun = _Begun(before, self.generators(), chain(found, batches), x)
         self.set_generators(before)
         return x
@@ -167,9 +202,9 @@ class Batches:
 
         Such a loader draws a seed for its workers in its first pass alone.
         """
-        if isinstance(self._source, DataLoader) and self._source.persistent_workers and self._source._iterator is None:
+        if isinstance(self._source, DataLoader) and self._loader.persistent_workers and self._loader._iterator is None:
             before = self.generators()
-            iter(self._source)
+            iter(self._loader)
             self.set_generators(before)
 
     def check_first_pass(self, check: Callable[[Batch, int], None]) -> None:
@@ -182,20 +217,34 @@ class Batches:
         return -(-len(self._source) // self._batch_size)
 
     def __iter__(self) -> Iterator[Any]:  # of tensors, where the programs take one argument
-        return map(self.read, self.picks())
+        return (self.read(pick) for pick in self.picks() if not isinstance(pick, Part) or pick.num_data)
 
-    def picks(self) -> Iterator[Batch | slice]:
+    def picks(self) -> Iterator[Pick]:
         """Yield the rows of each batch of resident data, or each batch of the loader, for :meth:`read`."""
         if not isinstance(self._source, DataLoader):
-            yield from self._source.rows(self._batch_size, self._shuffle)
+            rows = self._source.rows(self._batch_size, self._shuffle)
+            if self.ranks.size == 1:
+                yield from rows
+            else:
+                yield from (rows_of(each, self._batch_size, len(self._source), self.ranks) for each in rows)
             return
         start = 0
         for batch in self._loaded():
-            x = self._entries.batch_of(batch)
+            x, count = self._share_of(batch)
+            if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
+                count = sampler.counts.popleft()
             self._start = start
-            yield x
+            yield x if self.ranks.size == 1 else Part(x, count)
             start += len(x)
         self._check = None
+
+    def _share_of(self, batch: Any) -> tuple[Batch, int]:
+        """Return a loader's batch, cut to this rank's share if it is whole, and how many of its data count."""
+        x = self._entries.batch_of(batch)
+        if self._loader is not self._source or self.ranks.size == 1:
+            return x, len(x)
+        share, count = share_of(len(x), self.ranks)
+        return x[share], count
 
     def _loaded(self) -> Iterator[Any]:
         """Return an iterator over the loader: the pass that :meth:`first` began, or a new one with a new order."""
@@ -208,10 +257,12 @@ class Batches:
                 return begun.batches
             if isinstance(self._source.dataset, IterableDataset):  # has no order to draw anew
                 return begun.batches
-        return iter(self._source)
+        return iter(self._loader)
 
-    def read(self, pick: Batch | slice) -> Any:
+    def read(self, pick: Pick) -> Any:
         """Return a batch on the device, from the rows or the loader's batch that :meth:`picks` yielded."""
+        if isinstance(pick, Part):
+            pick = pick.rows
         if not isinstance(self._source, DataLoader):
             assert not isinstance(pick, Arguments)
             return self._source.read(pick, self._dtype)

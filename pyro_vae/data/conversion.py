@@ -20,6 +20,7 @@ from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split, check_batch_size
 from pyro_vae.runtime.arguments import AnyData
 from pyro_vae.runtime.foreign import advice
+from pyro_vae.runtime.ranks import Ranks
 
 __all__ = ["as_batches"]
 
@@ -142,8 +143,11 @@ def training_batches(
     device: torch.device,
     dtype: torch.dtype,
     programs: Sequence[Callable[..., Any]] = (),
+    ranks: Ranks | None = None,
 ) -> tuple[Batches, Batches | None]:
     """Return the batches of training and of validation data, as :func:`pyro_vae.fit` takes them.
+
+    Those of several ranks are this rank's shares of them.
 
     Raises
     ------
@@ -155,8 +159,10 @@ def training_batches(
     batches = as_batches(train, batch_size, device=device, dtype=dtype, shuffle=True, programs=programs)
     if not isinstance(train, DataLoader) and batches.num_data is not None and batch_size > batches.num_data:
         raise ValueError(f"batch_size: found {batch_size}, expected at most the number of data, {batches.num_data}")
+    ranks = ranks or Ranks()
     if valid is None:
-        return batches, None
-    return batches, as_batches(
+        return batches.shared(ranks), None
+    valid_batches = as_batches(
         valid, batch_size, device=device, dtype=dtype, shuffle=False, name="valid", programs=programs
     )
+    return batches.shared(ranks), valid_batches.shared(ranks)

@@ -98,12 +98,14 @@ def mean_estimate(
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name, programs=(model, guide))
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     summed = summed_bounds(model, guide, objective) if summed is None else summed
+    seed = None if seed is None else seed + batches.ranks.rank
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         for batch in batches:
             with failing_on(name, batch):
                 (bounds,) = summed(batch)
             total += bounds
             count += len(batch)
+    total, count = batches.ranks.sum_(total), int(batches.ranks.table([count]).sum())
     if count == 0:
         raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")
     true_bound, bound = (total / count).tolist()

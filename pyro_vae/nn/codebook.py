@@ -28,6 +28,7 @@ from torch.distributions import constraints, register_kl
 
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.arguments import PositiveInteger
+from pyro_vae.runtime.batch_sums import of_first, summed
 from pyro_vae.runtime.kinds import Numbers
 
 __all__ = ["ChosenVectors", "CodeVectors", "Codebook"]
@@ -94,11 +95,11 @@ class Codebook(Rebuildable):
         """Update the moving averages by a batch of vectors, ``(*batch, code_dim)``, and restart dead codes."""
         z = z.reshape(-1, self.code_dim)  # (M, D)
         chosen = (self(z)[:, None] == torch.arange(self.num_codes, device=z.device)).to(z)  # (M, K)
-        counts = self.decay * self.counts + (1 - self.decay) * chosen.sum(0)  # (K,)
-        sums = self.decay * self.sums + (1 - self.decay) * chosen.T @ z  # (K, D)
+        counts = self.decay * self.counts + (1 - self.decay) * summed(chosen.sum(0))  # (K,)
+        sums = self.decay * self.sums + (1 - self.decay) * summed(chosen.T @ z)  # (K, D)
         mean = counts.mean()
         dead = counts < self.restart_below * mean
-        drawn = z[torch.randint(len(z), (self.num_codes,), device=z.device)]  # (K, D)
+        drawn = of_first(z[torch.randint(len(z), (self.num_codes,), device=z.device)])  # (K, D)
         self.counts.copy_(torch.where(dead, mean, counts))
         self.sums.copy_(torch.where(dead[:, None], mean * drawn, sums))
         self.vectors.copy_(self.sums / self.counts[:, None])

@@ -26,14 +26,15 @@ from torch import Tensor, nn
 from pyro_vae.compilation.compiled import Compiled, Kernels, Outputs
 from pyro_vae.compilation.guards import options_of
 from pyro_vae.data.batch import Arguments
-from pyro_vae.data.batches import Batches
+from pyro_vae.data.batches import Batches, Pick
 from pyro_vae.schedules import Schedule
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
 from pyro_vae.training.cuda_graph import Block, CapturedBlocks, OneStep, run_block
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import CompiledStep, Step
-from pyro_vae.training.update import Check, Pick, Update
+from pyro_vae.training.update import Check, Update
 
 __all__ = ["CompiledUpdate", "make_update"]
 
@@ -70,7 +71,7 @@ class CompiledUpdate:
         **options: Any,
     ) -> None:
         self.plain, self.step, self.schedules, self.captured = plain, step, list(schedules), captured
-        self.adam, self.batches, self.num_data = Adam(plain.optimizer), plain.batches, plain.batches.batch_size
+        self.adam, self.batches, self.num_data = Adam(plain.optimizer), plain.batches, plain.batches.share_size
         self.total, self.device = plain.total, plain.batches.device
         self.global_term: Tensor | None = None
         self.gradients = Compiled(
@@ -191,7 +192,7 @@ class CompiledUpdate:
         def step(rows: Tensor, factors: Tensor, values: Tensor) -> Outputs:
             for scheduled, value in zip(self.schedules, values.unbind(), strict=True):
                 scheduled.value.copy_(value)
-            outputs = gradients.run(rows, *gradients.trace.tensors)
+            outputs = self._averaged(gradients.run(rows, *gradients.trace.tensors))
             moves.run(factors, *[outputs[place] for place in order], *theta, *m, *v, *moves.trace.tensors)
             self.total.add_(outputs[-1])
             return outputs[len(places) : -1]
@@ -202,6 +203,20 @@ class CompiledUpdate:
                 outputs = run_block(step, block)
         (self.global_term,) = outputs or (None,)
         setattr(self.plain.optimizer, "_opt_called", True)  # noqa: B010  for torch's schedulers, which ask for a step
+
+    def _averaged(self, outputs: Outputs) -> Outputs:
+        """Return what a step gives, with the gradients of the whole batch where ranks share it."""
+        averaging = self.plain.averaging
+        if averaging is None:
+            return outputs
+        places = {id(parameter): place for place, parameter in enumerate(self._with_gradient)}
+        order = [places.get(id(parameter)) for parameter in averaging.parameters()]
+        means, _ = averaging([None if place is None else outputs[place] for place in order], self.num_data or 0)
+        averaged = list(outputs)
+        for place, mean in zip(order, means, strict=True):
+            if place is not None:
+                averaged[place] = mean
+        return tuple(averaged)
 
     def _replayed(self, gradients: Kernels, moves: Kernels, step: OneStep, block: Block) -> Outputs | None:
         """Run a block as a captured one and return what its last step gives; ``None`` if nothing was done."""
@@ -217,15 +232,15 @@ class CompiledUpdate:
 
 def make_update(
     state: RunState, batches: Batches, step: Step, clip_norm: float | None, schedules: Sequence[Schedule],
-    say: Callable[[str], None],
+    say: Callable[[str], None], averaging: Averaging | None = None,
 ) -> Update | CompiledUpdate:  # fmt: skip
     """Return the update of a run, compiled as a whole for resident data and torch's Adam if the step is compiled."""
     optimizer = state.optimizer
     whole = isinstance(step, CompiledStep) and batches.resident and Adam(optimizer).unfit() is None
     if not whole:
-        return Update(batches, step, optimizer, clip_norm, state.bounds)
+        return Update(batches, step, optimizer, clip_norm, state.bounds, averaging)
     assert isinstance(step, CompiledStep)
-    plain = Update(batches, step.eager, optimizer, clip_norm, state.bounds)
+    plain = Update(batches, step.eager, optimizer, clip_norm, state.bounds, averaging)
     captured = CapturedBlocks() if batches.device.type == "cuda" else None
     return CompiledUpdate(plain, step, schedules, captured, say=say)
 

@@ -29,7 +29,10 @@ from pyro_vae.objectives.objective import AnyObjective
 from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveInteger, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
+from pyro_vae.runtime.ranks import ranks, together
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
+from pyro_vae.training.averaging import Averaging
+from pyro_vae.training.batch_norms import statistics_of, without_batch_statistics
 from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.compiled_update import make_update
 from pyro_vae.training.history import History, Record
@@ -38,6 +41,7 @@ from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
 from pyro_vae.training.run_schedule import run_schedule
 from pyro_vae.training.run_state import RunState
+from pyro_vae.training.shared_state import make_state
 from pyro_vae.training.step import make_steps
 from pyro_vae.training.trained import Trained, find_trained, placed
 
@@ -48,6 +52,7 @@ _LONG_IF_KNOWN = 2_000  # if kernels are on disk, where it costs less
 
 
 @checked
+@together("fit")
 @exclusive("fit")
 def fit(
     model: StochasticFunction,
@@ -166,37 +171,41 @@ def fit(
     >>> history.records[1]["valid_bound"] > history.records[0]["valid_bound"]
     True
     """
-    objective = ELBO() if objective is None else objective
+    objective, group = ELBO() if objective is None else objective, ranks()
     model, guide = as_modules(model, guide)
     initial_lr = rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
-    batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide))
+    batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide), group)
     if patience is not None and valid_batches is None:
         raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
     trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
-    state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
+    state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
     folder = folder_of(checkpoint, resume)
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
-        refusing_others(module.parameters()), interruptible() as interrupted,
+        refusing_others(module.parameters()), statistics_of(group, module), interruptible() as interrupted,
     ):  # fmt: skip
         if folder is not None:
             facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report = batches.batch_size, make_reporter(progress)
+        else:
+            state.share()
+        size, report = batches.share_size, make_reporter(progress and group.is_first)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
         state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
+        state.compiled = state.compiled and without_batch_statistics(group, module, warns=compile is True)
         steps = make_steps(model, guide, module, objective, size, state.compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             schedule=run_schedule(state, batches, num_epochs, schedules, lr), objective=objective, batches=batches,
-            update=make_update(state, batches, steps.gradient_step, clip_norm, schedules, report), summed=steps.summed,
-            reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs, interrupted=interrupted,
-            checkpoint_seconds=checkpoint_seconds, progress=progress,
+            update=make_update(state, batches, steps.gradient_step, clip_norm, schedules, report,
+                               Averaging.of(module, group)),
+            summed=steps.summed, reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs, interrupted=interrupted,
+            checkpoint_seconds=checkpoint_seconds, progress=progress and group.is_first,
         )  # fmt: skip
         history = loop.all_epochs(valid_batches, patience, callbacks)
         if state.compiled and history.records and not loop.fallbacks():

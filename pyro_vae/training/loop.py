@@ -33,8 +33,11 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
 from pyro_vae.schedules import Schedule
+from pyro_vae.runtime.ranks import alone
+from pyro_vae.training.averaging import agree
 from pyro_vae.training.checkpoint import save
 from pyro_vae.training.compiled_update import CompiledUpdate
+from pyro_vae.training.decisions import Decisions
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
 from pyro_vae.training.progress import make_bar, show
@@ -47,6 +50,7 @@ from pyro_vae.training.validation import Interrupted, Validation
 __all__ = ["Loop"]
 
 _SECONDS_BETWEEN_READS = 0.5
+_SECONDS_BETWEEN_DECISIONS, _MOST_STEPS = 0.1, 64  # of ranks that share the data, where a step is Python
 
 
 @dataclass(kw_only=True)
@@ -74,11 +78,16 @@ class Loop:
     def __post_init__(self) -> None:
         self._written = time.monotonic()
         self._in_step = False
+        self._ranks = self.batches.ranks
+        self._longest = 1  # steps in a block of ranks that share the data
         self._untrained = Untrained(self.module, self.objective, self.trained)
         self._validate = Validation(
-            self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
+            self.model, self.guide, self.objective, self.schedules, self.summed,
+            self.interrupted if self._ranks.size == 1 else threading.Event(),  # else all of them stop after it
+        )  # fmt: skip
+        self._step_check = StepCheck(
+            self.model, self.guide, self.module, self.objective, self.state, self._ranks
         )
-        self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
@@ -93,7 +102,8 @@ class Loop:
                     if not self._epoch(bar):
                         history.interrupted = True
                         break
-                    record = self._record(valid)
+                    agree(self.module, self._ranks)
+                    record = self._same_on_all_ranks(self._record(valid))
                 except Interrupted:
                     history.interrupted = True
                     break
@@ -107,7 +117,7 @@ class Loop:
                         return history
                     break
                 except ValueError:  # of data that are checked as they come
-                    self._go_back(good)
+                    self._go_back(good, is_alone=True)
                     raise
                 except Diverged as error:
                     self._go_back(good)
@@ -116,27 +126,35 @@ class Loop:
                 show(bar, self.state, record["train_bound"])
                 if self.folder is not None:
                     self._write(self.folder, history)
-                for callback in callbacks:
-                    callback(record)
+                self._call(callbacks, record)
                 history.stopped_early = is_exhausted(history, patience)
         if self.folder is not None:
             self.state.write(self.folder)
-            if not history.records:
+            if not history.records and self._ranks.is_first:
                 save(self.module, self.folder)
         return history
+
+    def _call(self, callbacks: Sequence[Callable[[Record], None]], record: Record) -> None:
+        """Call the callbacks, on rank 0 alone; what they score is not shared."""
+        if self._ranks.is_first:
+            with alone():
+                for callback in callbacks:
+                    callback(record)
 
     def _ended_workers(self, error: Exception) -> bool:
         """Tell whether the signal that is to end the run has ended a loader's workers too, as one to a group does.
 
         Torch raises one error wherever Python happens to be when a worker dies; reading from a dead one raises others.
         """
+        if self._ranks.size > 1:  # which have to stop at the same step
+            return False
         is_of_workers = "DataLoader worker" in str(error) or not (self._in_step or self.batches.resident)
         return is_of_workers and self.interrupted.wait(timeout=1.0)
 
-    def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+    def _go_back(self, good: tuple[dict[str, Tensor], dict[str, Any]], is_alone: bool = False) -> None:
         """Go back to the beginning of the epoch, on disk too, where the state may have been written since."""
         self.state.restore(*good)
-        if self.folder is not None:
+        if self.folder is not None and not (is_alone and self._ranks.size > 1):
             self._write_state(self.folder)
 
     def _epoch(self, bar: tqdm, careful: bool = False) -> bool:
@@ -144,29 +162,31 @@ class Loop:
         state, started = self.state, time.monotonic()
         read, is_whole = started, self.state.epoch_step == 0
         self.model.train(), self.guide.train()
-        check, longest = (self._step_check, lambda: 1) if careful else (None, lambda: self.update.longest)
-        for picks in in_blocks(state.remaining(self.batches), self.batches.batch_size, longest):
+        check = self._step_check if careful else None
+        for picks in in_blocks(state.remaining(self.batches), self.batches.share_size, lambda: self._longest):
             self._in_step = True
+            begun = time.monotonic()
             num_data = self.update(picks, self.schedule, check)
             state.count_steps(len(picks), num_data)
             self._in_step = False
             if not careful:
                 self._untrained.count_steps(self.update.has_gradient)
-            bar.update(num_data)
             now = time.monotonic()
-            if now - read > _SECONDS_BETWEEN_READS:
+            done = self._decide(num_data, (now - begun) / len(picks), now - read, careful)
+            bar.update(done.num_data)
+            if done.reads:
                 read = now
                 show(bar, self.state, self._mean_bounds()[0])
-            if self.interrupted.is_set():
+            if done.stops:
                 state.seconds += now - started
                 return False
-            if self.folder is not None and not careful and now - self._written > self.checkpoint_seconds:
+            if done.writes:
                 state.seconds += now - started
                 self._check_finite()
                 self._write_state(self.folder)
                 started = time.monotonic()
         state.seconds += time.monotonic() - started
-        if state.count == 0:
+        if state.epoch_step == 0:
             raise ValueError(
                 f"data: found none in epoch {state.epoch + 1}, expected a data set that can be gone through at each "
                 "epoch; one that can be only once takes num_epochs=1"
@@ -175,6 +195,23 @@ class Loop:
         if is_whole and not careful:
             self._untrained.end_epoch()
         return True
+
+    def _same_on_all_ranks(self, record: Record) -> Record:
+        return self._ranks.first(lambda: record)
+
+    def _decide(self, num_data: int, seconds: float, since_read: float, careful: bool) -> Decisions:
+        """Return what to do after a block of steps that took so many seconds each."""
+        longest = self.update.longest
+        if self._ranks.size > 1 and isinstance(self.update, Update) and self.batches.resident:
+            longest = min(max(int(_SECONDS_BETWEEN_DECISIONS / seconds), 1), _MOST_STEPS)
+        writes = self.folder is not None and time.monotonic() - self._written > self.checkpoint_seconds
+        own = Decisions(
+            stops=self.interrupted.is_set(), reads=since_read > _SECONDS_BETWEEN_READS, writes=writes and not careful,
+            num_data=num_data, longest=1 if careful else longest,
+        )  # fmt: skip
+        done = own.of_all(self._ranks)
+        self._longest = done.longest
+        return done
 
     def _rerun(self) -> None:
         """Run the epoch under way again, checking every step."""
@@ -230,9 +267,10 @@ class Loop:
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
-        if history.best is history.records[-1]:
-            save(self.module, folder)
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
+        if self._ranks.is_first:
+            if history.best is history.records[-1]:
+                save(self.module, folder)
+            write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
         self._write_state(folder)
 
     def _write_state(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ run then goes back to the beginning of the epoch and repeats it, checking every 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.sites import density
 from pyro_vae.objectives import Objective
+from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import set_generators
 from pyro_vae.training.run_state import RunState
 
@@ -39,19 +40,27 @@ class StepCheck:
     module: nn.Module
     objective: Any  # a Pyro ELBO
     state: RunState
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __call__(self, x: Batch, bounds: Tensor, before: dict[str, Tensor]) -> None:
-        """Raise ``FloatingPointError`` for a bound or gradient that is not finite; it names the step and the site."""
+        """Raise ``FloatingPointError`` for a bound or gradient that is not finite; it names the step and the site.
+
+        It is raised on all ranks, and says what the first of them found.
+        """
+        for rank, found in enumerate(self.ranks.gather(self._found(x, bounds, before))):
+            if found is not None:
+                raise FloatingPointError(found + (f" (on rank {rank})" if self.ranks.size > 1 else ""))
+
+    def _found(self, x: Batch, bounds: Tensor, before: dict[str, Tensor]) -> str | None:
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         if not torch.isfinite(bounds).all():
             set_generators(before, self.state.device)
             site = self.first_bad_site(x)
-            raise FloatingPointError(
-                f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"
-            )
+            return f"{where}: found the bound {bounds[0].item()}; the first value not finite is {site}"
         for name, parameter in self.module.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-                raise FloatingPointError(f"{where}: found a gradient of {name!r} that is not finite")
+                return f"{where}: found a gradient of {name!r} that is not finite"
+        return None
 
     def first_bad_site(self, x: Batch) -> str:
         """Name the first site of a run on a batch whose value or log-probability is not finite."""

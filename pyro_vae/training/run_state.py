@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data.batch import Batch
-from pyro_vae.data.batches import Batches
+from pyro_vae.data.batches import Batches, Pick
 from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
@@ -69,7 +68,7 @@ class RunState:
         else:
             self.batches.set_generators(states)
 
-    def remaining(self, batches: Batches) -> Iterator[Batch | slice]:
+    def remaining(self, batches: Batches) -> Iterator[Pick]:
         """The picks of what is left of the epoch; generators end up where an uninterrupted epoch has them."""
         if self.epoch > 0:
             batches.start_workers()
@@ -166,7 +165,8 @@ class RunState:
             raise ValueError(
                 f"{source}: scheduler: found none or one too many, expected {type(self.scheduler).__name__}"
             )
-        kinds = r"(program|generator|epoch_generator)\..*|optimizer\.(0|[1-9][0-9]{0,8})\.[^.]+|bounds"
+        number = "(0|[1-9][0-9]{0,8})"
+        kinds = rf"(program|generator|epoch_generator|rank\.{number})\..*|optimizer\.{number}\.[^.]+|bounds"
         for name in tensors:
             if not re.fullmatch(kinds, name):
                 raise ValueError(f"{source}: found the tensor {name!r}, expected none of that name")
@@ -185,9 +185,14 @@ class RunState:
         now = self._generators()
         check_generators(source, "generator", named(tensors, "generator."), now)
         check_generators(source, "epoch_generator", named(tensors, "epoch_generator."), now)
+        for rank in {name.rpartition(".")[0] for name in tensors if name.startswith("rank.")}:
+            check_generators(source, rank, named(tensors, f"{rank}."), generators(self.device))
         bounds = tensors.get("bounds")
         if bounds is None or bounds.dtype != torch.float64 or bounds.shape != (2,) or not bounds.isfinite().all():
             raise ValueError(f"{source}: bounds: found {bounds}, expected two finite sums in float64")
+
+    def share(self) -> None:
+        """Do nothing: no other process has a part in this run."""
 
     def write(self, folder: Path) -> None:
         """Write the state to ``last.safetensors``, atomically.
@@ -199,9 +204,11 @@ class RunState:
         OSError
             If it cannot be written; the state before stays.
         """
+        self._write(folder, *self.snapshot())
+
+    def _write(self, folder: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         if folder == self._folder and not (folder / _FILE).is_file():
             raise FileNotFoundError(f"checkpoint: found no {_FILE} in {folder}, expected the one that this run wrote")
-        tensors, document = self.snapshot()
         write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
         self._folder = folder
 
@@ -222,14 +229,11 @@ class RunState:
         """
         self.facts = facts
         path = folder / _FILE
-        recipe_of(self.module)  # what cannot be saved later is refused now
         if not resume:
-            if path.exists() or (folder / WEIGHTS).exists():
-                raise FileExistsError(
-                    f"checkpoint: found another run in {folder}, expected resume=True or a new folder"
-                )
+            self._refuse_another(folder)
             self.write(folder)
             return
+        recipe_of(self.module)
         tensors, metadata = read_tensors(path)
         document = parse(path, metadata.get("run", "null"))
         if not isinstance(document, dict) or not isinstance(document.get("facts"), dict):
@@ -248,3 +252,8 @@ class RunState:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         self._folder = folder
+
+    def _refuse_another(self, folder: Path) -> None:
+        recipe_of(self.module)  # what cannot be saved later is refused now
+        if (folder / _FILE).exists() or (folder / WEIGHTS).exists():
+            raise FileExistsError(f"checkpoint: found another run in {folder}, expected resume=True or a new folder")

@@ -110,6 +110,11 @@ def find_trained(
     except (ValueError, IndexError, KeyError):
         check()  # which may know better what is wrong
         raise
+    if batches.ranks.size > 1 and run.pair.plate.dim is None:
+        raise ProgramError(
+            f"found programs without a plate of the data, which are one datum as a whole, and {batches.ranks.size} "
+            'ranks that share the data, expected pyro.plate("data", len(x)) around what belongs to single data'
+        )
     local = _local_latents(run, guide, len(x))
     trained = Trained(model, guide, _with_fixed_data(local, batches, valid, len(x)) if local else batches, run)
     if not trained.params and owned >= {id(p) for half in (model, guide) for p in half.parameters()}:
@@ -183,6 +188,11 @@ def _local_latents(run: FirstRun, guide: nn.Module, num_data: int) -> dict[str, 
 def _with_fixed_data(local: dict[str, str], batches: Batches, valid: Batches | None, num_data: int) -> Batches:
     """Return batches that are all of the data, in their order, for a guide with parameters for each datum."""
     name, kind = next(iter(local.items()))
+    if batches.ranks.size > 1:
+        raise ProgramError(
+            f"site {name!r}: found a latent of each datum in {kind}, with {batches.ranks.size} ranks that share the "
+            "data; expected one process, or a guide that takes them from the data"
+        )
     found = f"site {name!r}: found a latent of each datum in {kind}, which learns {num_data} of them"
     if batches.num_data not in (None, num_data):
         raise ProgramError(

@@ -14,21 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data.batch import Batch
-from pyro_vae.data.batches import Batches
+from pyro_vae.data.batches import Batches, Pick
+from pyro_vae.data.shares import Part
+from pyro_vae.runtime.batch_sums import sharing
 from pyro_vae.runtime.state import generators
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.step import CompiledStep, Step
 
-__all__ = ["Check", "Pick", "Update", "in_blocks"]
+__all__ = ["Check", "Update", "in_blocks"]
 
 Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
-Pick = Batch | slice
 
 
 class Update:
     """One update of the weights after the other, by any step and any optimiser.
 
-    The summed bounds of each, as a step returns them, are added to ``total``, ``(2,)`` in float64.
+    The summed bounds of each, as a step returns them, are added to ``total``, ``(2,)`` in float64. Where ranks share the
+    batches, these are the bounds of one share, and ``averaging`` makes the gradients those of a whole batch.
     """
 
     longest = 1  # picks in a call
@@ -40,7 +43,9 @@ class Update:
         optimizer: torch.optim.Optimizer,
         clip_norm: float | None,
         total: Tensor,
+        averaging: Averaging | None = None,
     ) -> None:
+        self.averaging = averaging
         self.batches, self.gradient_step, self.optimizer, self.clip_norm = batches, gradient_step, optimizer, clip_norm
         self.total = total
 
@@ -75,22 +80,27 @@ class Update:
         Returns
         -------
         int
-            The number of data.
+            The number of data, of this rank's share.
         """
         num_data = 0
         for ahead, pick in enumerate(picks):
             schedule.set(ahead)
             x = self.batches.read(pick)
             before = {} if check is None else generators(x.device)
-            bounds = self.gradient_step(x)
+            size = pick.num_data if isinstance(pick, Part) else len(x)
+            with sharing(self.batches.ranks, size):
+                bounds = self.gradient_step(x)
             if check is not None:
                 check(x, bounds, before)
+            if self.averaging is not None:
+                self.averaging.set_gradients(size)
             if self.clip_norm is not None:
                 stepped = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
                 nn.utils.clip_grad_norm_(stepped, self.clip_norm)
             self.optimizer.step()
-            self.total.add_(bounds)
-            num_data += len(x)
+            if size:
+                self.total.add_(bounds)
+            num_data += size
         return num_data
 
 
