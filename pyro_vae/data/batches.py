@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
-from typing import Any, NamedTuple, TypeAlias
+from itertools import chain
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from pyro_vae.data.arrays import check_exact
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
+from pyro_vae.data.loaders import Begun, first_of, own_generators
 from pyro_vae.data.shares import Part, ShareSampler, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.ranks import Ranks
@@ -22,15 +23,6 @@ from pyro_vae.runtime.state import generators, set_generators
 __all__ = ["Batches", "Pick"]
 
 Pick: TypeAlias = Batch | slice | Part
-
-
-class _Begun(NamedTuple):
-    """A pass through a loader whose first batch was read, and the generators' states before and after."""
-
-    before: dict[str, Tensor]
-    after: dict[str, Tensor]
-    batches: Iterator[Any]
-    x: Batch | None
 
 
 class Batches:
@@ -54,14 +46,13 @@ class Batches:
     ) -> None:
         self.ranks = ranks or Ranks()
         self._source = source
-        is_shared = isinstance(source, DataLoader) and self.ranks.size > 1
-        self._loader: Any = sharing_loader(source, self.ranks) if is_shared else source
+        self._loader: Any = sharing_loader(source, self.ranks) if isinstance(source, DataLoader) else source
         self._batch_size = batch_size
         self._device = device
         self._dtype = dtype
         self._shuffle = shuffle
         self._entries = entries or Entries()
-        self._begun: _Begun | None = None
+        self._begun: Begun | None = None
         self._check: Callable[[Batch, int], None] | None = None
         self._start = 0  # the index, in the epoch, of the first datum of the batch picked last
 
@@ -109,21 +100,13 @@ class Batches:
 
     def generators(self) -> dict[str, Tensor]:
         """Return the states of the generators that a pass draws from: torch's and the loader's own."""
-        return generators(self._device) | {name: own.get_state() for name, own in self._own_generators().items()}
+        return generators(self._device) | {name: own.get_state() for name, own in own_generators(self._source).items()}
 
     def set_generators(self, states: dict[str, Tensor]) -> None:
         """Restore the states that :meth:`generators` returned."""
         set_generators(states, self._device)
-        for name, own in self._own_generators().items():
+        for name, own in own_generators(self._source).items():
             own.set_state(states[name].to(own.device))
-
-    def _own_generators(self) -> dict[str, torch.Generator]:
-        samplers: list[Any] = [self._source]
-        if isinstance(self._source, DataLoader):
-            samplers += [self._source.sampler, getattr(self._source.batch_sampler, "sampler", None)]
-        found = [getattr(sampler, "generator", None) for sampler in samplers]
-        own = dict.fromkeys(each for each in found if isinstance(each, torch.Generator))
-        return {f"loader_{index}": each for index, each in enumerate(own)}
 
     @property
     def num_data(self) -> int | None:
@@ -141,13 +124,11 @@ class Batches:
 
     @property
     def last_size(self) -> int | None:
-        """The number of data that are this rank's in the last batch of an epoch, or ``None`` where it is not known."""
+        """The size of the last batch of an epoch, or ``None`` where it cannot be known."""
         source, size = self._source, self.batch_size
-        if size is None or self.num_data is None or self.num_data % size == 0:
-            return self.share_size
-        if isinstance(source, DataLoader) and source.drop_last:
-            return self.share_size
-        return max(share_of(self.num_data % size, self.ranks)[1], 1)
+        if self.num_data is None or size is None or self.num_data % size == 0:
+            return size
+        return size if isinstance(source, DataLoader) and source.drop_last else self.num_data % size
 
     def in_order(self) -> Batches:
         """Return the same batches unshuffled; those of a ``DataLoader`` keep the loader's order."""
@@ -167,9 +148,7 @@ class Batches:
             raise ValueError(
                 f"batch_size: found {self.batch_size}, expected at least {ranks.size}, a datum for each rank"
             )
-        return Batches(
-            self._source, self._batch_size, self._device, self._dtype, self._shuffle, self._entries, ranks
-        )
+        return Batches(self._source, self._batch_size, self._device, self._dtype, self._shuffle, self._entries, ranks)
 
     def first(self) -> Any:
         """Return the first batch, or ``None`` if there is none; the next pass still begins with it.
@@ -183,17 +162,9 @@ class Batches:
             x = next(iter(self), None)
         else:
             batches = iter(self._loader)
-            try:
-                found = list(islice(batches, 1))
-            except TypeError as error:
-                if not str(error).startswith("default_collate"):
-                    raise
-                raise TypeError(
-                    f"{self._entries.name}: found items that make no batch ({error}), expected tensors, arrays or "
-                    "numbers; pyro_vae.data.load reads a data set of pictures, and torchvision's ToTensor converts one"
-                ) from error
+            found = first_of(batches, self._entries.name)
             x = self._on_device(self._share_of(found[0])[0]) if found else None
-            self._begun = _Begun(before, self.generators(), chain(found, batches), x)
+            self._begun = Begun(before, self.generators(), chain(found, batches), x)
         self.set_generators(before)
         return x
 

@@ -81,6 +81,8 @@ def sharing_loader(loader: DataLoader[Any], ranks: Ranks) -> DataLoader[Any]:
     ValueError
         For a loader whose sampler shares the data already.
     """
+    if ranks.size == 1:
+        return loader
     if isinstance(loader.sampler, DistributedSampler):
         raise ValueError(
             "data: found a DataLoader with a DistributedSampler, expected one of all data: each batch is shared "

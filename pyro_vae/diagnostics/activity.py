@@ -6,7 +6,7 @@ r"""Active units: the units of a latent whose posterior mean moves with the data
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyro
 import torch
@@ -123,7 +123,7 @@ def num_draws_of(guide: StochasticFunction, batches: Batches) -> int:
     return max(10, min(100, math.ceil(1000 / (batches.num_data or 2500) ** 0.5)))
 
 
-def portions(batches: Batches, batch_size: int, num_draws: int) -> Iterator[Tensor]:
+def portions(batches: Iterable[Tensor], batch_size: int, num_draws: int) -> Iterator[Tensor]:
     """Yield the data in parts whose draws together make about one batch."""
     for batch in batches:
         yield from batch.split(max(1, batch_size // num_draws))

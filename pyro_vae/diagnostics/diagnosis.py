@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.diagnostics.activity import Table, active_units, num_draws_of, portions, posterior_means, update_means
-from pyro_vae.diagnostics.moments import Moments
+from pyro_vae.data.shared_work import SharedWork
+from pyro_vae.diagnostics.activity import active_units, num_draws_of, portions, posterior_means
 from pyro_vae.diagnostics.mutual_information import information
+from pyro_vae.diagnostics.sums import Sums
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.kl import analytic_kl, sampled_kl
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.state import evaluating, seeded
+from pyro_vae.runtime.ranks import together
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
 
@@ -93,6 +92,7 @@ class Diagnosis:
 
 
 @checked
+@together("diagnose")
 @exclusive("diagnose")
 @torch.no_grad()
 def diagnose(
@@ -161,20 +161,21 @@ def diagnose(
     programs = ProgramPair(model, guide, max_plate_nesting)
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    sums = _Sums()
-    with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
+    sums, work = Sums(), SharedWork(batches, seed)
+    with pyro.validation_enabled(False), work.seeded(), evaluating(model, guide):
         check_program(programs, batches, name="x", num_particles=2)
         # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.
         num_draws = max(2, num_draws_of(guide, batches))
-        for batch in portions(batches, batch_size, num_draws):
+        for batch in portions(work.batches(), batch_size, num_draws):
             pair = trace_pair(programs.isolated(), batch, num_draws)
             sums.update(pair)
+    if work.shares_batches:
+        sums = Sums.merged(work.ranks.gather(sums))
     elbo, terms, units = sums.elbo, sums.terms, sums.units
     if elbo.num_data < 2:
         raise ValueError("x: found 1 datum, expected 2 or more to see what moves with the data")
-    split = information(
-        model, guide, x, num_data=num_data_mi, batch_size=batch_size, seed=seed, max_plate_nesting=max_plate_nesting
-    )
+    sizes = {"num_data": num_data_mi, "batch_size": batch_size, "max_plate_nesting": max_plate_nesting}
+    split = information(model, guide, x, seed=work.seed, **sizes)
     bound = elbo.mean.item()
     shares = {name: -term.mean.item() if name in units else term.mean.item() for name, term in terms.items()}
     kls = {name: terms[name].mean.item() for name in units}
@@ -199,41 +200,10 @@ def diagnose(
         num_data_mi=split.num_data,
         warnings=[
             sentence
-            for name in pair.latents
+            for name in sums.latents
             if (sentence := _collapse(name, kls[name], active.get(name), len(activity.get(name, ()))))
         ],
     )
-
-
-class _Sums:
-    """Moments over the data: of the ELBO, of each site's term, of each unit's KL and of each unit's mean."""
-
-    def __init__(self) -> None:
-        self.elbo, self.terms, self.units, self.means = Moments(), Table(), Table(), Table()
-
-    def update(self, pair: PairTrace) -> None:
-        """Add the draws of a batch."""
-        log_w: Any = 0.0
-        for name in pair.observed:
-            log_p = pair.log_prob(pair.model_sites[name]).double()[..., None]  # (K, B, 1)
-            self.terms[name].update(log_p)
-            log_w = log_w + log_p
-        auxiliary = [name for name in pair.guide_sites if name not in pair.model_sites]
-        for name in (*pair.latents, *auxiliary):
-            kl = _kl(pair, name).double()  # (K, B, D)
-            self.units[name].update(kl)
-            self.terms[name].update(kl.sum(-1, keepdim=True))
-            log_w = log_w - kl.sum(-1, keepdim=True)
-        self.elbo.update(log_w)
-        update_means(self.means, pair)
-
-
-def _kl(pair: PairTrace, name: str) -> Tensor:
-    """Return the KL ``(K, B, D)`` of a latent site, by units if it factorises; of an auxiliary site, its log q."""
-    if name not in pair.model_sites:
-        return pair.log_prob(pair.guide_sites[name])[..., None]
-    kl = analytic_kl(pair, name)
-    return sampled_kl(pair, name) if kl is None else kl
 
 
 def _collapse(name: str, kl: float, active: int | None, units: int) -> str | None:

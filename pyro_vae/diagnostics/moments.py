@@ -25,12 +25,31 @@ class Moments:
         """Add a batch by the formulas of Chan, Golub and LeVeque (1979), without a difference of large sums."""
         S, B, _ = readings.shape
         values = readings.double().mean(0)  # (B, D)
-        if S > 1:
-            self._noise = self._noise + readings.double().var(0).sum(0) / S
-        mean, total = values.mean(0), self.num_data + B
+        noise = readings.double().var(0).sum(0) / S if S > 1 else torch.zeros_like(values[0])
+        mean = values.mean(0)
+        self._add(B, mean, (values - mean).square().sum(0), noise)
+
+    def merge(self, other: Moments) -> None:
+        """Add the data of other moments, on any device.
+
+        >>> first, second = Moments(), Moments()
+        >>> first.update(torch.tensor([[[2.0]]]))
+        >>> second.update(torch.tensor([[[6.0]]]))
+        >>> first.merge(second)
+        >>> first.mean, first.variance
+        (tensor([4.], dtype=torch.float64), tensor([8.], dtype=torch.float64))
+        """
+        if other.num_data:
+            device = (self if self.num_data else other).mean.device
+            moved = (each.to(device) for each in (other.mean, other._squares, other._noise))
+            self._add(other.num_data, *moved)
+
+    def _add(self, num_data: int, mean: Tensor, squares: Tensor, noise: Tensor) -> None:
+        total = self.num_data + num_data
         step = mean - self.mean
-        self._squares = self._squares + (values - mean).square().sum(0) + step**2 * (self.num_data * B / total)
-        self.mean = self.mean + step * (B / total)
+        self._noise = self._noise + noise
+        self._squares = self._squares + squares + step**2 * (self.num_data * num_data / total)
+        self.mean = self.mean + step * (num_data / total)
         self.num_data = total
 
     @property

@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 
 from pyro_vae.compilation.compiled import Compile
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.evaluation.annealer import Annealer, Annealing, batch_size_for
 from pyro_vae.evaluation.chunks import Size
-from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
+from pyro_vae.evaluation.estimates import LogLikelihood, joined, num_dims_of
 from pyro_vae.evaluation.temperatures import Schedule
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.global_means import refuse_global_means
@@ -35,7 +36,8 @@ from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import precise
-from pyro_vae.runtime.state import evaluating, seeded
+from pyro_vae.runtime.ranks import together
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["Start", "ais", "pair_from"]
 
@@ -43,6 +45,7 @@ Start = Literal["guide", "prior"]
 
 
 @checked
+@together("ais")
 @exclusive("ais")
 @torch.inference_mode(False)  # in which no gradient could be had
 @torch.no_grad()
@@ -133,26 +136,27 @@ def ais(
     annealing = Annealing(num_chains, num_temperatures, schedule, num_leapfrog_steps)
     size = batch_size_for(x, num_chains, device) if batch_size == "auto" else batch_size
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
-    parts: list[LogLikelihood] = []
-    num_dims = 0.0  # summed over the data
+    work = SharedWork(batches, seed)
+    parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
+    shown = progress and work.ranks.is_first
     with (
         pyro.validation_enabled(False),
-        seeded(seed, device),
+        work.seeded(),
         evaluating(model, guide),
         precise("highest", device),
-        tqdm(desc="AIS", unit="move", disable=not progress, leave=False, smoothing=0.05) as bar,
+        tqdm(desc="AIS", unit="move", disable=not shown, leave=False, smoothing=0.05) as bar,
     ):
         first = check_program(programs, batches, name="x", num_particles=num_chains)
         assert first is not None
-        num_data = batches.num_data or 0
-        annealer = Annealer(programs, first, annealing, compile=compile, num_data=num_data, progress=progress)
-        if num_data:
-            bar.total = -(-num_data // len(first)) * annealer.num_ticks()
-        for batch in batches:
+        num_data = (batches.num_data or 0) // work.ranks.size
+        annealer = Annealer(programs, first, annealing, compile=compile, num_data=num_data, progress=shown, work=work)
+        if num := work.num():
+            bar.total = num * annealer.num_ticks()
+        for batch in work.batches():
             step_sizes = annealer.pilot(batch, bar.update)
-            parts.append(annealer.forwards(batch, step_sizes, bar.update))
-            num_dims += num_dims_of(programs, batch)
-    return LogLikelihood.joined(parts, num_dims)
+            estimate = annealer.forwards(batch, step_sizes, bar.update)
+            parts.append((estimate, num_dims_of(programs, batch)))
+    return joined(work.of_all(parts), device)
 
 
 def pair_from(start: Start, model: StochasticFunction, guide: StochasticFunction) -> ProgramPair:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
 from pyro_vae.data.batch import Arguments, Batch
+from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.evaluation.annealed_run import anneal, pilot
 from pyro_vae.evaluation.chunks import chunk_size_for, even, is_worth_compiling, most_draws, num_data_in
 from pyro_vae.evaluation.estimates import LogLikelihood
-from pyro_vae.evaluation.streaming import StreamingWeights, least_ess
+from pyro_vae.evaluation.streaming import StreamingWeights, least_ess, merged
 from pyro_vae.evaluation.temperatures import Schedule, temperatures
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.noise_space import NoiseSpace, Point, at_noise
@@ -62,6 +63,8 @@ class Annealer:
         Whether to compile, see :func:`~pyro_vae.evaluation.chunks.is_worth_compiling`, by the number of all data.
     progress
         Say what has been compiled.
+    work
+        What this rank does of the chains of a batch; ``None`` is all of them.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class Annealer:
         compile: Compile = "auto",
         num_data: int = 0,
         progress: bool = False,
+        work: SharedWork | None = None,
     ) -> None:
+        self.work = work
         self.programs = programs.isolated()
         self.size = len(x)
         num_chains = annealing.num_chains
@@ -125,12 +130,16 @@ class Annealer:
         num_chains = sum(self.chunks)
         weights = StreamingWeights(num_chains)
         accepted = torch.zeros((), dtype=torch.float64)
-        for size in self.chunks:
+        work = self.work
+        for size in self.chunks if work is None else work.chunks(self.chunks):
             log_weight, acceptance = anneal(
                 evaluate(start(size)), evaluate, betas, step_sizes, self.num_leapfrog_steps, tick
             )
             weights.update(log_weight)
             accepted = accepted + acceptance * size / num_chains
+        if work is not None:
+            all_weights, all_accepted = zip(*work.of_batch((weights, accepted)), strict=True)
+            weights, accepted = merged(all_weights), sum(each.to(x.device) for each in all_accepted)
         whole = LogLikelihood.of(weights)
         whole.acceptance = accepted
         too_few = ~(whole.ess >= least_ess(num_chains))  # NaN is too few

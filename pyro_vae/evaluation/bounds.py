@@ -27,6 +27,7 @@ from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.ranks import ranks, together
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 
 
 @checked
+@together("mean_bound")
 @exclusive("mean_bound")
 @torch.no_grad()
 def mean_bound(
@@ -70,7 +72,7 @@ def mean_bound(
         check_program(run, batches, name="x", enumerated=own is None, each_datum=False, check_pair=pairs.append)
     around = around_batches(pairs[0], batches.num_data)
     summed = summed_bounds(model, guide, objective, around)
-    return mean_estimate(model, guide, batches, objective, seed=seed, summed=summed)[0]
+    return mean_estimate(model, guide, batches.shared(ranks()), objective, seed=seed, summed=summed)[0]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from pyro_vae.programs.labelled import LabelledModel
 from pyro_vae.runtime.arguments import PositiveInteger, checked
 from pyro_vae.runtime.state import seeded
 
-__all__ = ["LogLikelihood", "num_dims_of"]
+__all__ = ["LogLikelihood", "joined", "num_dims_of"]
 
 
 class _Estimates(NamedTuple):
@@ -145,6 +145,17 @@ class LogLikelihood(_Estimates):
         levels, see :mod:`pyro_vae.data.dequantisation`.
         """
         return bits_per_dim(self.mean(), self.num_dims, num_levels)
+
+
+def joined(parts: Sequence[tuple[LogLikelihood, float]], device: torch.device) -> LogLikelihood:
+    """Return the estimates of several batches as one on a device; with each is the number of dimensions of its data."""
+    for part, _ in parts:
+        part.acceptance = None if part.acceptance is None else part.acceptance.to(device)
+        part._heavy = None if part._heavy is None else part._heavy.to(device)
+    moved = [LogLikelihood(*(column.to(device) for column in part)) for part, _ in parts]
+    for new, (old, _) in zip(moved, parts, strict=True):
+        vars(new).update(vars(old))
+    return LogLikelihood.joined(moved, sum(num_dims for _, num_dims in parts))
 
 
 def num_dims_of(programs: ProgramPair, x: Batch) -> float:

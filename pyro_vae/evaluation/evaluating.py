@@ -37,6 +37,7 @@ from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeInteger, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.ranks import ranks, together
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["evaluate"]
@@ -46,6 +47,7 @@ _BATCH_SIZE = 500  # in which data are read
 
 
 @checked
+@together("evaluate")
 @exclusive("evaluate")
 def evaluate(
     model: StochasticFunction,
@@ -114,7 +116,7 @@ def evaluate(
     """
     programs = ProgramPair(bare(model), bare(guide), vectorize_particles="auto")
     test, train = _held(programs, data, num_data, seed)
-    run = Run(programs, num_particles, num_iwae_particles, chunk_size, seed, progress)
+    run = Run(programs, num_particles, num_iwae_particles, chunk_size, seed, progress and ranks().is_first)
     with evaluating(model, guide):
         terms, score = run.terms(test), run.log_p(test)
         run.add_bounds(terms, score)

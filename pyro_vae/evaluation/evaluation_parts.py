@@ -11,7 +11,7 @@ import pyro
 from torch import Tensor
 
 from pyro_vae.data.batch import Batch
-from pyro_vae.errors import pyro_error_reason
+from pyro_vae.errors import RankError, pyro_error_reason
 from pyro_vae.evaluation.annealed_importance import ais
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Figure, likelihood_figure
@@ -59,6 +59,8 @@ class Run:
             return None
         try:
             return part()
+        except RankError:
+            raise
         except KeyboardInterrupt:
             self.is_stopped = True
             self.notes.append(f"Left out: {name} and what comes after, since the run was interrupted")

@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from pyro_vae.compilation.compiled import Compile, Compiled, make_reporter
 from pyro_vae.data.batch import Batch
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.evaluation.chunks import Size, batch_size_for, chunk_size_for, is_worth_compiling, most_draws
-from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
-from pyro_vae.evaluation.streaming import StreamingWeights
+from pyro_vae.evaluation.estimates import LogLikelihood, joined, num_dims_of
+from pyro_vae.evaluation.streaming import StreamingWeights, merged
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import weights_of
@@ -29,12 +30,14 @@ from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.precision import Precision, precise
-from pyro_vae.runtime.state import evaluating, seeded
+from pyro_vae.runtime.ranks import together
+from pyro_vae.runtime.state import evaluating
 
 __all__ = ["log_likelihood"]
 
 
 @checked
+@together("log_likelihood")
 @exclusive("log_likelihood")
 @torch.no_grad()
 def log_likelihood(
@@ -114,18 +117,19 @@ def log_likelihood(
     device, dtype = programs.placement()
     size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
-    parts: list[LogLikelihood] = []
-    num_dims = 0.0  # summed over the data
+    work = SharedWork(batches, seed)
+    parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
+    shown = progress and work.ranks.is_first
 
     def weigh(x: Batch, size: int) -> list[Tensor]:
         return [weights_of(isolated, x, size)]
 
     with (
         pyro.validation_enabled(False),
-        seeded(seed, device),
+        work.seeded(),
         evaluating(model, guide),
         precise(precision, device),
-        tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, leave=False) as bar,
+        tqdm(work.batches(), desc="log p(x)", unit="batch", disable=not shown, leave=False, total=work.num()) as bar,
     ):
         first = check_program(programs, batches, name="x", num_particles=num_particles)
         assert first is not None
@@ -136,16 +140,16 @@ def log_likelihood(
         sizes = [chunk_size] * (num_particles // chunk_size)
         sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
         chunks = None
-        num_draws = (batches.num_data or 0) * num_particles
+        num_draws = (batches.num_data or 0) * num_particles // work.ranks.size
         if num_particles >= chunk_size and is_worth_compiling(compile, num_draws, device):
             weigh_chunk = functools.partial(weigh, size=chunk_size)
-            modules, say = (*owners(model), *owners(guide)), make_reporter(progress)
+            modules, say = (*owners(model), *owners(guide)), make_reporter(shown)
             chunks = Compiled(weigh_chunk, modules, num_data=len(first), name="likelihood", say=say)
         for batch in bar:
             weights = StreamingWeights(num_particles)
-            for size in sizes:
+            for size in work.chunks(sizes):
                 (log_w,) = weigh(batch, size) if chunks is None or size != chunk_size else chunks(batch)
                 weights.update(log_w)
-            parts.append(LogLikelihood.of(weights))
-            num_dims += num_dims_of(programs, batch)
-    return LogLikelihood.joined(parts, num_dims)
+            weights = merged(work.of_batch(weights))
+            parts.append((LogLikelihood.of(weights), num_dims_of(programs, batch)))
+    return joined(work.of_all(parts), device)

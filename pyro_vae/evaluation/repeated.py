@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_vae.compilation.compiled import Compiled
 from pyro_vae.data.arrays import check_array, check_exact
 from pyro_vae.data.batch import Batch
+from pyro_vae.data.shared_work import reseed
 from pyro_vae.evaluation.chunks import batch_size_for, chunk_size_for, most_draws
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.likelihood import log_likelihood
@@ -86,6 +87,8 @@ class RepeatedLikelihood:
             if chunk_size_for(self.num_particles, len(x), known.most_draws) < self.num_particles:
                 return None
             known.check(x, 0)
+            if self.seed is not None:
+                reseed(self.seed, 0, 0, device=device)  # the first chunk of the first batch
             weights = StreamingWeights(self.num_particles)
             weights.update(*(self._weigh if self._compiled is None else self._compiled)(x))
         estimate = LogLikelihood.of(weights)

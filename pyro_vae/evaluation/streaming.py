@@ -21,11 +21,21 @@ Distribution*, 2009.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["TRUSTED_KHAT", "StreamingWeights", "annealed_caveat", "caveat", "least_ess", "mixed_caveat", "pareto_khat"]
+__all__ = [
+    "TRUSTED_KHAT",
+    "StreamingWeights",
+    "annealed_caveat",
+    "caveat",
+    "least_ess",
+    "merged",
+    "mixed_caveat",
+    "pareto_khat",
+]
 
 TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
 _FEW = 0.1  # the part of the data that may be above it
@@ -58,15 +68,32 @@ class StreamingWeights:
         """Add a chunk of log weights ``(chunk, B)``."""
         self.rounding = max(self.rounding, torch.finfo(log_w.dtype).eps)
         log_w = log_w.detach().double()
-        total, total_of_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
-        largest = log_w.T  # (B, chunk)
+        self._add(log_w.logsumexp(0), (2 * log_w).logsumexp(0), log_w.T, len(log_w))
+
+    def merge(self, other: StreamingWeights) -> None:
+        """Add the weights that another one has of the same data, on any device.
+
+        >>> weights, other = StreamingWeights(2), StreamingWeights(2)
+        >>> weights.update(torch.tensor([[0.0]]))
+        >>> other.update(torch.tensor([[math.log(3.0)]]))
+        >>> weights.merge(other)
+        >>> weights.log_mean()
+        tensor([0.6931], dtype=torch.float64)
+        """
+        self.rounding = max(self.rounding, other.rounding)
+        if other.count:
+            device = (self if self.count else other)._log_sum.device
+            sums = other._log_sum, other._log_sum_of_squares, other._largest
+            self._add(sums[0].to(device), sums[1].to(device), sums[2].to(device), other.count)
+
+    def _add(self, total: Tensor, total_of_squares: Tensor, largest: Tensor, count: int) -> None:
         if self.count:
             total = torch.logaddexp(total, self._log_sum)
             total_of_squares = torch.logaddexp(total_of_squares, self._log_sum_of_squares)
             largest = torch.cat([largest, self._largest], 1)
         self._log_sum, self._log_sum_of_squares = total, total_of_squares
         self._largest = largest.topk(min(self.tail_size + 1, largest.shape[1]), 1).values  # (B, tail_size + 1), falling
-        self.count += len(log_w)
+        self.count += count
 
     def log_mean(self) -> Tensor:
         """The log of the mean weight, nats."""
@@ -99,6 +126,14 @@ class StreamingWeights:
         lost = (quartile - peak).exp() - (threshold - peak).exp() <= 0
         khat = torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
         return torch.where(self._log_sum.isfinite(), khat, math.inf)
+
+
+def merged(parts: Sequence[StreamingWeights]) -> StreamingWeights:
+    """Return the weights that several have of the same data as one."""
+    first, *others = parts
+    for other in others:
+        first.merge(other)
+    return first
 
 
 def caveat(khat: Tensor) -> str:

@@ -68,6 +68,16 @@ class Averaging:
         ]
         return means, tail[:-1]
 
+    def of_some(
+        self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None], num_data: int
+    ) -> list[Tensor]:
+        """Return the mean gradients of some of the parameters; the others have none, on any rank."""
+        places = {id(parameter): place for place, parameter in enumerate(parameters)}
+        order = [places.get(id(parameter)) for parameter in self.parameters()]
+        means, _ = self([None if place is None else gradients[place] for place in order], num_data)
+        found = {place: mean for place, mean in zip(order, means, strict=True) if place is not None}
+        return [found[place] for place in range(len(parameters))]
+
     def set_gradients(self, num_data: int) -> None:
         """Replace the gradients of the parameters by their mean over the ranks."""
         parameters = self.parameters()
@@ -87,13 +97,15 @@ def agree(module: nn.Module, ranks: Ranks) -> None:
     sums = [(each.double().sum(), each.double().square().sum()) for each in tensors.values()]
     found = ranks.table(torch.stack([each for pair in sums for each in pair]).tolist() if sums else [])
     same = (found == found[0]) | (found.isnan() & found[0].isnan())
-    names = [name for name, is_same in zip(tensors, same.all(0).reshape(-1, 2).all(1).tolist(), strict=True) if not is_same]
+    names = [
+        name for name, is_same in zip(tensors, same.all(0).reshape(-1, 2).all(1).tolist(), strict=True) if not is_same
+    ]
     for name in names:
         tensors[name].copy_(ranks.sum_(tensors[name].clone() if ranks.is_first else torch.zeros_like(tensors[name])))
     if names:
         warnings.warn(
-            f"found other values of {', '.join(names[:3])} on another rank at the end of an epoch, expected what all of "
-            "a batch says of them: each rank has a share of it; those of rank 0 are taken",
+            f"found other values of {', '.join(names[:3])} on another rank at the end of an epoch, expected what a "
+            "whole batch says of them: each rank has a share of it; those of rank 0 are taken",
             UserWarning,
             stacklevel=6,
         )

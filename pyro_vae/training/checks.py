@@ -124,6 +124,8 @@ def _check_last_batch(
         have a fixed size.
     """
     size, x = batches.last_size, batches.first()
+    if batches.ranks.size > 1 and size is not None and x is not None:  # whose share of it may have fewer
+        size = min(size, len(x))
     if size is None or x is None or len(x) < size or len(x) == size > 1:
         return
     model, guide = (with_copied_buffers(isolated(half)) for half in (programs.model, programs.guide))

@@ -28,13 +28,13 @@ from pyro_vae.compilation.guards import options_of
 from pyro_vae.data.batch import Arguments
 from pyro_vae.data.batches import Batches, Pick
 from pyro_vae.schedules import Schedule
-from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.cuda_graph import Block, CapturedBlocks, OneStep, run_block
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.step import CompiledStep, Step
-from pyro_vae.training.update import Check, Update
+from pyro_vae.training.update import Check, Update, clipped
 
 __all__ = ["CompiledUpdate", "make_update"]
 
@@ -206,17 +206,11 @@ class CompiledUpdate:
 
     def _averaged(self, outputs: Outputs) -> Outputs:
         """Return what a step gives, with the gradients of the whole batch where ranks share it."""
-        averaging = self.plain.averaging
-        if averaging is None:
+        if self.plain.averaging is None:
             return outputs
-        places = {id(parameter): place for place, parameter in enumerate(self._with_gradient)}
-        order = [places.get(id(parameter)) for parameter in averaging.parameters()]
-        means, _ = averaging([None if place is None else outputs[place] for place in order], self.num_data or 0)
-        averaged = list(outputs)
-        for place, mean in zip(order, means, strict=True):
-            if place is not None:
-                averaged[place] = mean
-        return tuple(averaged)
+        number = len(self._with_gradient)
+        gradients = self.plain.averaging.of_some(self._with_gradient, outputs[:number], self.num_data or 0)
+        return (*gradients, *outputs[number:])
 
     def _replayed(self, gradients: Kernels, moves: Kernels, step: OneStep, block: Block) -> Outputs | None:
         """Run a block as a captured one and return what its last step gives; ``None`` if nothing was done."""
@@ -232,10 +226,10 @@ class CompiledUpdate:
 
 def make_update(
     state: RunState, batches: Batches, step: Step, clip_norm: float | None, schedules: Sequence[Schedule],
-    say: Callable[[str], None], averaging: Averaging | None = None,
+    say: Callable[[str], None],
 ) -> Update | CompiledUpdate:  # fmt: skip
     """Return the update of a run, compiled as a whole for resident data and torch's Adam if the step is compiled."""
-    optimizer = state.optimizer
+    optimizer, averaging = state.optimizer, Averaging.of(state.module, batches.ranks)
     whole = isinstance(step, CompiledStep) and batches.resident and Adam(optimizer).unfit() is None
     if not whole:
         return Update(batches, step, optimizer, clip_norm, state.bounds, averaging)
@@ -243,15 +237,6 @@ def make_update(
     plain = Update(batches, step.eager, optimizer, clip_norm, state.bounds, averaging)
     captured = CapturedBlocks() if batches.device.type == "cuda" else None
     return CompiledUpdate(plain, step, schedules, captured, say=say)
-
-
-def clipped(gradients: Sequence[Tensor], largest: float | None) -> list[Tensor]:
-    """Return gradients whose global norm is at most ``largest``, if it is one."""
-    if largest is None:
-        return list(gradients)
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    return [gradient * factor for gradient in gradients]
 
 
 def _wait(device: torch.device) -> None:

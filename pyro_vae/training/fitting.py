@@ -31,7 +31,6 @@ from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.ranks import ranks, together
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
-from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.batch_norms import statistics_of, without_batch_statistics
 from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.compiled_update import make_update
@@ -189,11 +188,8 @@ def fit(
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
         refusing_others(module.parameters()), statistics_of(group, module), interruptible() as interrupted,
     ):  # fmt: skip
-        if folder is not None:
-            facts = _facts(model, objective, state, trained, clip_norm)
-            state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        else:
-            state.share()
+        facts = _facts(model, objective, state, trained, clip_norm)
+        state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.share_size, make_reporter(progress and group.is_first)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
         state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
@@ -202,10 +198,9 @@ def fit(
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
             schedule=run_schedule(state, batches, num_epochs, schedules, lr), objective=objective, batches=batches,
-            update=make_update(state, batches, steps.gradient_step, clip_norm, schedules, report,
-                               Averaging.of(module, group)),
-            summed=steps.summed, reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs, interrupted=interrupted,
-            checkpoint_seconds=checkpoint_seconds, progress=progress and group.is_first,
+            update=make_update(state, batches, steps.gradient_step, clip_norm, schedules, report),
+            summed=steps.summed, reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs,
+            interrupted=interrupted, checkpoint_seconds=checkpoint_seconds, progress=progress and group.is_first,
         )  # fmt: skip
         history = loop.all_epochs(valid_batches, patience, callbacks)
         if state.compiled and history.records and not loop.fallbacks():

@@ -32,25 +32,22 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
-from pyro_vae.schedules import Schedule
 from pyro_vae.runtime.ranks import alone
+from pyro_vae.schedules import Schedule
 from pyro_vae.training.averaging import agree
 from pyro_vae.training.checkpoint import save
 from pyro_vae.training.compiled_update import CompiledUpdate
-from pyro_vae.training.decisions import Decisions
+from pyro_vae.training.decisions import Decider
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
 from pyro_vae.training.progress import make_bar, show
-from pyro_vae.training.run_schedule import RunSchedule
+from pyro_vae.training.run_schedule import RunSchedule, capacity_of
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.untrained import Untrained
 from pyro_vae.training.update import Update, in_blocks
 from pyro_vae.training.validation import Interrupted, Validation
 
 __all__ = ["Loop"]
-
-_SECONDS_BETWEEN_READS = 0.5
-_SECONDS_BETWEEN_DECISIONS, _MOST_STEPS = 0.1, 64  # of ranks that share the data, where a step is Python
 
 
 @dataclass(kw_only=True)
@@ -76,18 +73,16 @@ class Loop:
     progress: bool
 
     def __post_init__(self) -> None:
-        self._written = time.monotonic()
+        seconds = None if self.folder is None else self.checkpoint_seconds
+        self._decider = Decider(self.update, self.batches, self.interrupted, seconds)
         self._in_step = False
         self._ranks = self.batches.ranks
-        self._longest = 1  # steps in a block of ranks that share the data
         self._untrained = Untrained(self.module, self.objective, self.trained)
         self._validate = Validation(
             self.model, self.guide, self.objective, self.schedules, self.summed,
             self.interrupted if self._ranks.size == 1 else threading.Event(),  # else all of them stop after it
         )  # fmt: skip
-        self._step_check = StepCheck(
-            self.model, self.guide, self.module, self.objective, self.state, self._ranks
-        )
+        self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state, self._ranks)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
@@ -103,7 +98,7 @@ class Loop:
                         history.interrupted = True
                         break
                     agree(self.module, self._ranks)
-                    record = self._same_on_all_ranks(self._record(valid))
+                    record = self._record(valid)
                 except Interrupted:
                     history.interrupted = True
                     break
@@ -159,11 +154,11 @@ class Loop:
 
     def _epoch(self, bar: tqdm, careful: bool = False) -> bool:
         """Train from the state's position to the epoch's end; return False if interrupted before it."""
-        state, started = self.state, time.monotonic()
-        read, is_whole = started, self.state.epoch_step == 0
+        state, started, is_whole = self.state, time.monotonic(), self.state.epoch_step == 0
+        self._decider.begin()
         self.model.train(), self.guide.train()
         check = self._step_check if careful else None
-        for picks in in_blocks(state.remaining(self.batches), self.batches.share_size, lambda: self._longest):
+        for picks in in_blocks(state.remaining(self.batches), self.batches.share_size, lambda: self._decider.longest):
             self._in_step = True
             begun = time.monotonic()
             num_data = self.update(picks, self.schedule, check)
@@ -171,17 +166,15 @@ class Loop:
             self._in_step = False
             if not careful:
                 self._untrained.count_steps(self.update.has_gradient)
-            now = time.monotonic()
-            done = self._decide(num_data, (now - begun) / len(picks), now - read, careful)
+            done = self._decider.after(len(picks), num_data, begun, careful)
             bar.update(done.num_data)
             if done.reads:
-                read = now
                 show(bar, self.state, self._mean_bounds()[0])
             if done.stops:
-                state.seconds += now - started
+                state.seconds += time.monotonic() - started
                 return False
-            if done.writes:
-                state.seconds += now - started
+            if done.writes and self.folder is not None:
+                state.seconds += time.monotonic() - started
                 self._check_finite()
                 self._write_state(self.folder)
                 started = time.monotonic()
@@ -196,25 +189,9 @@ class Loop:
             self._untrained.end_epoch()
         return True
 
-    def _same_on_all_ranks(self, record: Record) -> Record:
-        return self._ranks.first(lambda: record)
-
-    def _decide(self, num_data: int, seconds: float, since_read: float, careful: bool) -> Decisions:
-        """Return what to do after a block of steps that took so many seconds each."""
-        longest = self.update.longest
-        if self._ranks.size > 1 and isinstance(self.update, Update) and self.batches.resident:
-            longest = min(max(int(_SECONDS_BETWEEN_DECISIONS / seconds), 1), _MOST_STEPS)
-        writes = self.folder is not None and time.monotonic() - self._written > self.checkpoint_seconds
-        own = Decisions(
-            stops=self.interrupted.is_set(), reads=since_read > _SECONDS_BETWEEN_READS, writes=writes and not careful,
-            num_data=num_data, longest=1 if careful else longest,
-        )  # fmt: skip
-        done = own.of_all(self._ranks)
-        self._longest = done.longest
-        return done
-
     def _rerun(self) -> None:
         """Run the epoch under way again, checking every step."""
+        self._decider.longest = 1
         with tqdm(disable=True) as bar:
             self._epoch(bar, careful=True)
 
@@ -225,8 +202,7 @@ class Loop:
             raise Diverged
 
     def _mean_bounds(self) -> list[float]:
-        means = self.state.mean_bounds()
-        if not all(map(math.isfinite, means)):
+        if not all(map(math.isfinite, means := self.state.mean_bounds())):
             raise Diverged
         return means
 
@@ -243,7 +219,7 @@ class Loop:
             "valid_bound": None,
             "valid_loss": None,
             **kl_weights(self.model),
-            **self._capacity(),
+            **capacity_of(self.objective),
             **({} if self.update.global_term is None else {"global_term": self.update.global_term.item()}),
             "learning_rate": state.optimizer.param_groups[0]["lr"],
             "seconds": round(state.seconds, 3),
@@ -254,16 +230,12 @@ class Loop:
             if not math.isfinite(bound):
                 site = self._step_check.first_bad_site(next(iter(valid)))
                 raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
-        return record | ({"fallback": "; ".join(self.fallbacks())} if self.fallbacks() else {})
+        record |= {"fallback": "; ".join(self.fallbacks())} if self.fallbacks() else {}
+        return self._ranks.first(lambda: record)
 
     def fallbacks(self) -> list[str]:
         """Return why what was to be compiled is not, as far as that is known."""
         return [*self.update.reasons(), *self.reasons()]
-
-    def _capacity(self) -> dict[str, float]:
-        capacity = getattr(self.objective, "capacity", None)
-        value = capacity.value.item() if isinstance(capacity, Schedule) else capacity
-        return {} if value is None else {"capacity": value}
 
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
@@ -275,4 +247,4 @@ class Loop:
 
     def _write_state(self, folder: Path) -> None:
         self.state.write(folder)
-        self._written = time.monotonic()
+        self._decider.wrote()

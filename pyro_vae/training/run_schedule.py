@@ -11,7 +11,7 @@ from pyro_vae.schedules import Schedule
 from pyro_vae.training.optimizers import rate_at
 from pyro_vae.training.run_state import RunState
 
-__all__ = ["RunSchedule", "run_schedule"]
+__all__ = ["RunSchedule", "capacity_of", "run_schedule"]
 
 
 class RunSchedule:
@@ -82,3 +82,10 @@ def run_schedule(
 
     rate = lr if callable(lr) else None
     return RunSchedule(state.optimizer, schedules, rate, lambda ahead: state.step + ahead, fraction)
+
+
+def capacity_of(objective: object) -> dict[str, float]:
+    """Return the capacity of an objective as an entry of a record; none if it has none."""
+    capacity = getattr(objective, "capacity", None)
+    value = capacity.value.item() if isinstance(capacity, Schedule) else capacity
+    return {} if value is None else {"capacity": value}

@@ -24,11 +24,9 @@ from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
 from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
 from pyro_vae.training.optimizer_check import check_groups, check_scheduler, check_slots, slots_of
 from pyro_vae.training.plain import keys_back, keys_kept, named, slots_from
-from pyro_vae.training.state_check import check_generators, check_position
+from pyro_vae.training.state_check import check_facts, check_generators, check_position
 
-__all__ = [
-    "RunState",
-]
+__all__ = ["RunState"]
 
 _FILE = "last.safetensors"
 _FORMAT = 2  # 1 had no losses in its records
@@ -191,9 +189,6 @@ class RunState:
         if bounds is None or bounds.dtype != torch.float64 or bounds.shape != (2,) or not bounds.isfinite().all():
             raise ValueError(f"{source}: bounds: found {bounds}, expected two finite sums in float64")
 
-    def share(self) -> None:
-        """Do nothing: no other process has a part in this run."""
-
     def write(self, folder: Path) -> None:
         """Write the state to ``last.safetensors``, atomically.
 
@@ -212,8 +207,8 @@ class RunState:
         write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
         self._folder = folder
 
-    def open(self, folder: Path, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
-        """Start a run in ``folder``, or take up the one that is there. ``facts`` must be the same when it is taken up.
+    def open(self, folder: Path | None, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
+        """Start a run in ``folder``, if one is given, or take up the one that is there, which must have the same facts.
 
         With ``keep_rates`` the optimiser keeps the learning rates that it has, so that a run may go on with another.
 
@@ -228,6 +223,8 @@ class RunState:
             if the program could not be saved, as a part of it was replaced after it was built.
         """
         self.facts = facts
+        if folder is None:
+            return
         path = folder / _FILE
         if not resume:
             self._refuse_another(folder)
@@ -236,14 +233,7 @@ class RunState:
         recipe_of(self.module)
         tensors, metadata = read_tensors(path)
         document = parse(path, metadata.get("run", "null"))
-        if not isinstance(document, dict) or not isinstance(document.get("facts"), dict):
-            raise ValueError(f"{path}: not the state of a training run: found {str(document)[:100]}")
-        found, form = document["facts"], document.get("format")
-        if type(form) is not int or form != _FORMAT:
-            raise ValueError(f"{path}: found a run in format {form!r}, expected {_FORMAT}: begin it anew")
-        for name, value in facts.items():
-            if found.get(name) != value:
-                raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {folder}")
+        check_facts(path, document, facts, _FORMAT)
         self.check(tensors, document, path)
         remove_leftovers(folder)
         rates = [group["lr"] for group in self.optimizer.param_groups]

@@ -63,18 +63,18 @@ class SharedRunState(RunState):
         tensors["bounds"], document["position"]["count"] = totals[:2].clone(), int(totals[2])
         self.ranks.first(lambda: self._write(folder, tensors, document))
 
-    def open(self, folder: Path, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
+    def open(self, folder: Path | None, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
         """Start or take up a run as rank 0 finds it in its folder; an error is raised on all ranks."""
         self.facts, take_up = facts, super().open
         if resume:
             self.ranks.first(lambda: take_up(folder, True, facts, keep_rates))
-        else:
+        elif folder is not None:
             self.ranks.first(lambda: self._refuse_another(folder))
-        self.share()
-        if not resume:
+        self._share()
+        if folder is not None and not resume:
             self.write(folder)
 
-    def share(self) -> None:
+    def _share(self) -> None:
         """Take the state of rank 0, with generators of this rank's own."""
         tensors, document = self.ranks.first(self._of_first)
         if self.ranks.is_first:

@@ -9,6 +9,7 @@ generators, and a position in training that its own records bear out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from pyro_vae.training.plain import described, is_count, is_number, short
 
 __all__ = [
+    "check_facts",
     "check_generators",
     "check_position",
 ]
@@ -43,6 +45,24 @@ def check_generators(source: object, name: str, states: Mapping[str, Tensor], ex
             torch.Generator("cuda" if owner == "cuda" else "cpu").set_state(state)
         except RuntimeError as error:
             raise ValueError(f"{source}: {name}.{owner}: found no state of a generator: {error}") from error
+
+
+def check_facts(path: Path, document: Any, facts: Mapping[str, Any], expected: int) -> None:
+    """Refuse what is no run's document in the expected format, or that of a run with other facts.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("facts"), dict):
+        raise ValueError(f"{path}: not the state of a training run: found {str(document)[:100]}")
+    found, form = document["facts"], document.get("format")
+    if type(form) is not int or form != expected:
+        raise ValueError(f"{path}: found a run in format {form!r}, expected {expected}: begin it anew")
+    for name, value in facts.items():
+        if found.get(name) != value:
+            raise ValueError(f"{name}: found {value}, expected {found.get(name)} as in the run in {path.parent}")
 
 
 def check_position(source: object, position: Any, records: Any) -> None:

@@ -22,7 +22,7 @@ from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.step import CompiledStep, Step
 
-__all__ = ["Check", "Update", "in_blocks"]
+__all__ = ["Check", "Update", "clipped", "in_blocks"]
 
 Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bounds, the generators before its draws
 
@@ -30,8 +30,8 @@ Check = Callable[[Batch, Tensor, dict[str, Tensor]], None]  # a batch, its bound
 class Update:
     """One update of the weights after the other, by any step and any optimiser.
 
-    The summed bounds of each, as a step returns them, are added to ``total``, ``(2,)`` in float64. Where ranks share the
-    batches, these are the bounds of one share, and ``averaging`` makes the gradients those of a whole batch.
+    The summed bounds of each, as a step returns them, are added to ``total``, ``(2,)`` in float64. Where ranks share
+    the batches, these are the bounds of one share, and ``averaging`` makes the gradients those of a whole batch.
     """
 
     longest = 1  # picks in a call
@@ -122,3 +122,12 @@ def in_blocks(picks: Iterator[Pick], size: int | None, longest: Callable[[], int
             block = []
     if block:
         yield block
+
+
+def clipped(gradients: Sequence[Tensor], largest: float | None) -> list[Tensor]:
+    """Return gradients whose global norm is at most ``largest``, if it is one."""
+    if largest is None:
+        return list(gradients)
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * factor for gradient in gradients]

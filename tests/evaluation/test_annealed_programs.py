@@ -46,7 +46,7 @@ class TestSupports:
     def test_every_kind_of_posterior(self, name, double):
         torch.manual_seed(1)
         vae, x = parts.composed(name, "standard").double(), parts.data("bernoulli").double()
-        check(ais(vae.model, vae.guide, x, 400, 8, num_leapfrog_steps=1, seed=0), quadrature(vae, x, 81)[0], 0.2)
+        check(ais(vae.model, vae.guide, x, 1600, 8, num_leapfrog_steps=1, seed=0), quadrature(vae, x, 81)[0], 0.2)
 
     @pytest.mark.parametrize("name", ["mixture", "vamp", "flow"])
     def test_every_kind_of_prior(self, name, double):
@@ -65,7 +65,7 @@ class TestLayouts:
         log_p = log_normal(x, weight @ bias, weight @ weight.T + 0.49 * torch.eye(fixed_noise.D).double())
         if name == "masked":
             log_p[-1] = 0.0
-        check(ais(model, guide, x, 1500, 4, num_leapfrog_steps=2, batch_size=6, seed=0), log_p, 0.05)
+        check(ais(model, guide, x, 6000, 4, num_leapfrog_steps=2, batch_size=6, seed=0), log_p, 0.05)
 
     def test_numbers(self):
         model, guide, x = MOVABLE["numbers"]()

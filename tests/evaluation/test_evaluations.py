@@ -48,7 +48,7 @@ class TestHeavyWeights:
         return dist.Normal(0.0, 2**0.5).log_prob(self.x[:, 0])
 
     def found(self, **options):
-        return evaluate(self.model, self.guide, self.x, num_particles=2000, num_refined=0, progress=False, **options)
+        return evaluate(self.model, self.guide, self.x, num_particles=20_000, num_refined=0, progress=False, **options)
 
     def test_annealed_importance_sampling_takes_exactly_these(self, double, few_temperatures):
         found = self.found()
@@ -99,13 +99,13 @@ class TestHeavyWeights:
             "† 3 of 6 data have a Pareto k̂ above 0.7, or too low an ESS under AIS: the estimate is too low and its "
             "Monte Carlo ± too small"
         )
-        comparison = compare(found, pyro_vae.log_likelihood(self.model, self.guide, self.x, 2000, seed=1))
+        comparison = compare(found, pyro_vae.log_likelihood(self.model, self.guide, self.x, 20_000, seed=1))
         assert comparison.caveats[0] == f"The first: {found.caveat()}"
         assert torch.equal(compare(found, found.log_likelihood).differences, torch.zeros(6))
 
     def test_gaps_take_log_p_from_the_lighter_weights_of_the_refined_posteriors(self, double):
         """The guide's family holds the posterior: refined, its weights are equal, and no gap of the family is left."""
-        found = evaluate(self.model, self.guide, self.x, num_particles=2000, annealed=False, progress=False)
+        found = evaluate(self.model, self.guide, self.x, num_particles=20_000, annealed=False, progress=False)
         loss = 0.5 * (math.log(20) + 1 / 20 - 1) / 2  # of the narrow half, KL(q ‖ posterior)
         amortisation = found["amortisation_gap_own"]
         assert abs(amortisation.mean - loss) < 5 * amortisation.monte_carlo_error < 0.2

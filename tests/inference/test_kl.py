@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, training
-from pyro_vae.training import loop
+from pyro_vae.training import decisions
 from tests.support.programs import named, same, weights
 
 NUM_DATA, BATCH = 12, 4  # three steps an epoch
@@ -71,7 +71,7 @@ def fit(pair, data=None, **options):
 def test_it_names_site_and_step_and_keeps_the_last_good_epoch(
     pair, objective, from_epoch, reads, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READS", -1.0 if reads == "each step" else float("inf"))
+    monkeypatch.setattr(decisions, "_SECONDS_BETWEEN_READS", -1.0 if reads == "each step" else float("inf"))
     good, bounds = [weights(*pair)], []
 
     def callback(record):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyro_vae.training.adam import Adam
-from pyro_vae.training.compiled_update import clipped
+from pyro_vae.training.update import clipped
 
 RATES = [0.1, 0.05, 0.0, 0.02, 0.01]
 

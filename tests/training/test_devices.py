@@ -76,7 +76,7 @@ def test_no_step_waits_for_the_device(compile, monkeypatch):
     """An epoch reads as much of two steps as of four; the first one also checks all data, batch by batch."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr(pyro_vae.training.loop, "_SECONDS_BETWEEN_READS", float("inf"))
+    monkeypatch.setattr(pyro_vae.training.decisions, "_SECONDS_BETWEEN_READS", float("inf"))
     monkeypatch.setattr(pyro_vae.compilation.compiled, "inductor", lambda graph, inputs: graph)
     vae, x = make(torch.device("cuda"))
     waits = []

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import pyro_vae
 from pyro_vae import M2, VAE, LadderVAE, fit
 from pyro_vae.compilation import compiled as compilation
-from pyro_vae.training import loop
+from pyro_vae.training import decisions
 from pyro_vae.training.run_state import RunState
 from tests.support.programs import weights
 
@@ -107,7 +107,7 @@ class TestTime:
         assert [position for position in positions if position[1]] == []
 
     def test_after_divergence_the_state_is_that_of_the_last_good_epoch(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READS", float("inf"))
+        monkeypatch.setattr(decisions, "_SECONDS_BETWEEN_READS", float("inf"))
         with pytest.raises(FloatingPointError):
             train(vae(), checkpoint=tmp_path, checkpoint_seconds=1e-9, lr=lambda done: 1e38 if done > 0.6 else 1e-3)
         resumed = vae()

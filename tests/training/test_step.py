@@ -14,7 +14,7 @@ from torch import nn
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE
-from pyro_vae.training import loop
+from pyro_vae.training import decisions
 from tests.support.programs import Stream, bits, fit, vae
 
 X = bits(24)
@@ -76,7 +76,7 @@ class TestSteps:
 
     def test_no_step_waits_for_the_device(self, monkeypatch):
         # Whatever turns a tensor into a Python number waits for the device. Reading the bound now and then is put off.
-        monkeypatch.setattr(loop, "_SECONDS_BETWEEN_READS", float("inf"))
+        monkeypatch.setattr(decisions, "_SECONDS_BETWEEN_READS", float("inf"))
         calls = []
         for name in ("item", "tolist", "numpy", "cpu", "nonzero", "__float__", "__int__", "__bool__", "__index__"):
             original = getattr(torch.Tensor, name)

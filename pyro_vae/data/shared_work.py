@@ -1,0 +1,106 @@
+"""The batches of an estimate, shared among the ranks of a process group.
+
+Each batch, and each chunk of particles of it, is estimated on draws of a seed of its own, made from the seed of the
+whole and its place. So an estimate is the same, whoever makes which part of it. Ranks share the batches; where there
+are fewer batches than ranks, they share the chunks of each batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from pyro_vae.data.batches import Batches
+from pyro_vae.runtime.ranks import ranks
+from pyro_vae.runtime.state import seeded
+
+__all__ = ["SharedWork", "reseed"]
+
+_T = TypeVar("_T")
+
+
+class SharedWork:
+    """What this rank does of the work on some batches.
+
+    Parameters
+    ----------
+    batches
+        The same ones on all ranks.
+    seed
+        Of all draws; ``None`` draws one from torch's generator.
+
+    Attributes
+    ----------
+    seed
+        The seed of the whole, on all ranks.
+    """
+
+    def __init__(self, batches: Batches, seed: int | None) -> None:
+        self._batches, self.ranks = batches, ranks()
+        self._before = torch.get_rng_state()
+        self.seed = self.ranks.first(lambda: int(torch.randint(2**63 - 1, ())) if seed is None else seed)
+        self._index = 0
+        try:
+            self.shares_batches = self.ranks.size == 1 or len(batches) >= self.ranks.size
+        except TypeError:  # of unknown length
+            self.shares_batches = True
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Give the generators back after a block; if it fails, as they were before a seed was drawn."""
+        try:
+            with seeded(self.seed, self._batches.device):
+                yield
+        except BaseException:
+            torch.set_rng_state(self._before)
+            raise
+
+    def num(self) -> int | None:
+        """Return the number of batches that this rank works on, ``None`` where it is not known."""
+        try:
+            number = len(self._batches)
+        except TypeError:
+            return None
+        return len(range(self.ranks.rank, number, self.ranks.size)) if self.shares_batches else number
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the batches that this rank works on, with the generators seeded for each."""
+        for index, pick in enumerate(self._batches.picks()):
+            if self.shares_batches and index % self.ranks.size != self.ranks.rank:
+                continue
+            self._index = index
+            reseed(self.seed, index, device=self._batches.device)
+            yield self._batches.read(pick)
+
+    def chunks(self, chunks: Iterable[_T]) -> Iterator[_T]:
+        """Yield the chunks of a batch that this rank works on, with the generators seeded for each."""
+        for place, chunk in enumerate(chunks):
+            if self.shares_batches or place % self.ranks.size == self.ranks.rank:
+                reseed(self.seed, self._index, place, device=self._batches.device)
+                yield chunk
+
+    def of_batch(self, part: _T) -> list[_T]:
+        """Return what all ranks that share the chunks of a batch have made of it."""
+        return [part] if self.shares_batches else self.ranks.gather(part)
+
+    def of_all(self, parts: list[_T]) -> list[_T]:
+        """Return the parts of all batches, in order, given those of the ones that this rank worked on."""
+        if self.ranks.size == 1 or not self.shares_batches:
+            return parts
+        gathered = self.ranks.gather(parts)
+        number = sum(map(len, gathered))
+        return [gathered[index % self.ranks.size][index // self.ranks.size] for index in range(number)]
+
+
+def reseed(seed: int, *place: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of a device for a part of an estimate: a batch, or a chunk of one."""
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    own = int.from_bytes(digest[:8], "big") >> 1
+    torch.default_generator.manual_seed(own)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(own)

@@ -1,0 +1,227 @@
+"""What processes of a group do in the tests, each by its own rank, and one process alone for comparison."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import pyro_vae
+from pyro_vae.evaluation.bounds import mean_bound
+from pyro_vae.runtime.ranks import alone, ranks
+
+N, B, D = 50, 8, 3  # the last batch has two data: with three ranks, one of them has none
+
+
+class GivenNoise(nn.Module):
+    """A pair whose draws come with the data, so that it does the same however these are shared."""
+
+    def __init__(self, normalised=False, is_given=True):
+        super().__init__()
+        self.is_given = is_given
+        torch.manual_seed(4)
+        self.encoder = nn.Linear(D, 4, bias=not normalised).double()  # which normalisation would take out again
+        self.decoder = nn.Linear(2, D).double()
+        self.norm = nn.BatchNorm1d(4).double() if normalised else nn.Identity()
+        self.at_step = {}  # the number of a gradient -> what to do then
+        self.num_steps = 0
+
+    def model(self, x, noise):
+        pyro.module("pair", self)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.7).to_event(1), obs=x)
+
+    def guide(self, x, noise):
+        pyro.module("pair", self)
+        if torch.is_grad_enabled() and self.training:
+            self.num_steps += 1
+            self.at_step.get(self.num_steps, lambda: None)()
+        with pyro.plate("data", len(x), dim=-1):
+            loc, scale = self.norm(self.encoder(x)).chunk(2, -1)
+            q = dist.Normal(loc, nn.functional.softplus(scale) + 0.1).to_event(1)
+            z = q.base_dist.loc + q.base_dist.scale * noise
+            given = dist.Delta(z, log_density=q.log_prob(z), event_dim=1)
+            pyro.sample("z", given if self.is_given else q)
+
+
+def data(num=N):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(num, D, generator=generator).double(), torch.randn(num, 2, generator=generator).double()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(*data(), strict=True)
+
+
+class Rows(Dataset):
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return tuple(each[index] for each in data())
+
+
+FORMS = {
+    "arrays": data,
+    "a data set": Rows,
+    "a loader": lambda: DataLoader(Rows(), B, shuffle=True, generator=torch.Generator().manual_seed(9)),
+    "a stream": lambda: DataLoader(Stream(), B),
+}
+
+
+def fit(pair, x=None, **options):
+    options = {"num_epochs": 3, "batch_size": B, "lr": 0.01, "seed": 1, "progress": False} | options
+    return pyro_vae.fit(pair.model, pair.guide, data() if x is None else x, **options)
+
+
+def result(pair, history):
+    records = [{k: v for k, v in record.items() if k != "seconds" and v is not None} for record in history.records]
+    return {"weights": {k: v.clone() for k, v in pair.state_dict().items()}, "records": records}
+
+
+def fit_forms():
+    """Train on data of every form, with validation and clipping."""
+    found = {}
+    for name, make in FORMS.items():
+        pair = GivenNoise()
+        found[name] = result(pair, fit(pair, make(), valid=data(20), clip_norm=0.5))
+    return found
+
+
+def fit_compiled():
+    pair = GivenNoise()
+    return result(pair, fit(pair, compile=True))
+
+
+def fit_normalised():
+    """Train with batch normalisation, whose statistics are of whole batches."""
+    pair = GivenNoise(normalised=True)
+    return result(pair, fit(pair, compile="auto"))
+
+
+def estimates():
+    """Estimate log p(x) and what else is shared, by batches, or by chunks where there are fewer batches than ranks."""
+    torch.manual_seed(5)
+    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    pair, x = (vae.model, vae.guide), data()[0]
+    found = {"likelihood": pyro_vae.log_likelihood(*pair, x, 40, batch_size=7, seed=2)}
+    found["likelihood of few"] = pyro_vae.log_likelihood(*pair, x[:2], 50, chunk_size=8, seed=2)
+    found["annealed"] = pyro_vae.ais(*pair, x[:9], 4, 5, batch_size=2, seed=2)
+    found["annealed, few"] = pyro_vae.ais(*pair, x[:1], 1200, 2, seed=2)
+    tables = {name: [*each, each.acceptance, each.num_dims] for name, each in found.items()}
+    diagnosis = pyro_vae.diagnose(*pair, x, batch_size=7)
+    evaluation = pyro_vae.evaluate(*pair, x, num_particles=30, num_refined=0, annealed=False, progress=False)
+    tables["diagnosis"] = [diagnosis.elbo, diagnosis.elbo_error, diagnosis.kl["z"], diagnosis.activity["z"]]
+    tables["evaluation"] = [evaluation["log_p"].mean, evaluation["elbo"].mean]
+    return tables
+
+
+def bound():
+    """Take the mean bound of data that ranks share."""
+    pair = GivenNoise()
+    return mean_bound(pair.model, pair.guide, data(), pyro_vae.ELBO(), batch_size=B)
+
+
+def stop(rank, signum=signal.SIGTERM):
+    """Send a signal to the process of one rank."""
+    if ranks().rank == rank:
+        os.kill(os.getpid(), signum)
+
+
+def interrupted(folder):
+    """Train until rank 1, or one process alone, is told to stop in the second epoch."""
+    pair = GivenNoise()
+    pair.at_step = {10: lambda: stop(ranks().size - 1)}
+    history = fit(pair, checkpoint=folder)
+    return {"interrupted": history.interrupted, "records": len(history.records), "step": pair.num_steps}
+
+
+def kept(folder):
+    """Copy an interrupted run twice, for other numbers of ranks to go on with."""
+    for name in ("kept", "kept for one") if ranks().is_first else ():
+        shutil.copytree(folder, Path(folder).with_name(name))
+
+
+def resumed(folder):
+    pair = GivenNoise()
+    return result(pair, fit(pair, checkpoint=folder, resume=True))
+
+
+def draws(folder):
+    """Train a program with draws of its own, in one go and with an interruption; each process has its own weights."""
+    kept = []
+    for name in ("whole", "parts", "parts"):
+        pair = GivenNoise(is_given=False)
+        nn.init.normal_(pair.encoder.weight, generator=torch.Generator().manual_seed(ranks().rank))
+        if len(kept) == 1:
+            pair.at_step = {10: lambda: stop(1)}
+        fit(pair, checkpoint=Path(folder) / name, resume=len(kept) == 2)
+        kept.append({name: value.clone() for name, value in pair.state_dict().items()})
+    return dict(zip(("whole", "interrupted", "resumed"), kept, strict=True))
+
+
+def diverged():
+    """Train until the weights are infinite on all ranks; return what is said of it."""
+    pair = GivenNoise()
+    try:
+        fit(pair, lr=1e200)
+    except FloatingPointError as error:
+        return str(error)
+    return None
+
+
+def callbacks():
+    """Score in a callback, which rank 0 alone is called with."""
+    pair, seen = GivenNoise(), []
+
+    def callback(record):
+        seen.append(mean_bound(pair.model, pair.guide, data(), pyro_vae.ELBO(), seed=0))
+
+    fit(pair, num_epochs=2, callbacks=[callback])
+    with alone():
+        size = ranks().size
+    return {"seen": seen, "size alone": size}
+
+
+def killed(folder):
+    """Train until rank 1 is killed in the middle of an epoch."""
+    pair = GivenNoise()
+    pair.at_step = {10: lambda: stop(1, signal.SIGKILL)}
+    return _error(lambda: fit(pair, checkpoint=folder))
+
+
+def failing():
+    """Train until rank 1 alone meets an error in its program."""
+
+    def fail():
+        if ranks().rank == 1:
+            raise ZeroDivisionError("of rank 1")
+
+    pair = GivenNoise()
+    pair.at_step = {5: fail}
+    return _error(lambda: fit(pair))
+
+
+def different():
+    """Call one function on rank 0 and another one on the others."""
+    pair = GivenNoise()
+    if ranks().is_first:
+        return _error(lambda: fit(pair))
+    return _error(lambda: pyro_vae.diagnose(pair.model, pair.guide, data()))
+
+
+def _error(function):
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,58 @@
+"""A rank that fails or dies ends the others, which name it; a launcher starts them again, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import torch
+
+from pyro_vae.runtime.tensor_files import read_tensors
+from tests.ranks import scenarios
+from tests.support import groups
+
+
+def said(folder, name, rank):
+    path = folder / f"{name}.{rank}.pt"
+    return torch.load(path) if path.exists() else None
+
+
+class TestFailures:
+    """In one group after the other; each takes a second or two, and the seconds in which all might fail alike."""
+
+    def test_a_rank_that_is_killed(self, tmp_path):
+        started = time.monotonic()
+        first, second = groups.start(2, tmp_path, f"killed={tmp_path / 'run'}")
+        assert (first.returncode, second.returncode) == (0, -9) and time.monotonic() - started < 60
+        assert said(tmp_path, "killed", 0) == "RankError: fit: rank 0 of 2 stopped: rank 1 has died"
+        position = read_tensors(tmp_path / "run" / "last.safetensors")[1]["run"]
+        assert '"epoch": 1' in position  # the last whole epoch is on disk
+
+    def test_ranks_in_different_calls_and_an_error_on_one(self, tmp_path):
+        groups.start(2, tmp_path, "different", "failing")
+        for rank, name in enumerate(["fit", "diagnose"]):
+            assert said(tmp_path, "different", rank) == (
+                f"RankError: {name}: found ranks in different calls, ['fit', 'diagnose'], expected all of them in the "
+                "same one"
+            )
+        assert said(tmp_path, "failing", 1) == "ZeroDivisionError: of rank 1"
+        expected = "RankError: fit: rank 0 of 2 stopped: rank 1 failed with ZeroDivisionError: of rank 1"
+        assert said(tmp_path, "failing", 0) == expected
+
+
+def test_torchrun_starts_the_training_script_again(tmp_path):
+    """The first start is killed on rank 1 after an epoch; the second ends with what one process comes to."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
+        f"--master-port={groups.free_port()}",
+        "tests/ranks/killed_training.py", str(tmp_path / "run"),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(groups.ROOT)}
+    done = subprocess.run(command, env=environment, cwd=groups.ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found, pair = torch.load(tmp_path / "run.pt"), scenarios.GivenNoise()
+    scenarios.fit(pair)
+    assert found["restarts"] == 1
+    torch.testing.assert_close(found["weights"], dict(pair.state_dict()), rtol=0, atol=1e-9)

@@ -1,0 +1,146 @@
+"""Ranks that share a run do what one process does, on the same draws: weights, records, estimates, files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from pyro_vae.runtime.ranks import Ranks, ranks
+from tests.ranks import scenarios
+from tests.support import groups
+
+SHARED = ("fit_forms", "fit_normalised", "estimates", "bound", "diverged", "callbacks")
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The results of all scenarios on two ranks, and the run that they were interrupted in."""
+    folder = tmp_path_factory.mktemp("two")
+    run, kept = folder / "run", folder / "kept"
+    _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}")
+    return 2, folder, kept
+
+
+@pytest.fixture(scope="module")
+def three(two, tmp_path_factory):
+    """The results on three ranks, which go on with the run of two."""
+    folder, kept = tmp_path_factory.mktemp("three"), two[2]
+    _finished(3, folder, *SHARED, f"interrupted={folder / 'run'}", f"resumed={kept}", f"draws={folder / 'mixed'}")
+    return 3, folder, kept
+
+
+@pytest.fixture(params=["two", "three"])
+def shared(request):
+    """The number of ranks, and the folder of their results."""
+    return request.getfixturevalue(request.param)[:2]
+
+
+def _finished(size, folder, *calls):
+    for process in groups.start(size, folder, *calls):
+        assert process.returncode == 0, process.stderr
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process does, each scenario once."""
+    kept = {}
+
+    def of(name):
+        if name not in kept:
+            kept[name] = getattr(scenarios, name)()
+        return kept[name]
+
+    return of
+
+
+def same(found, expected, tolerance=1e-9):
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=0, atol=tolerance)
+    for one, other in zip(found["records"], expected["records"], strict=True):
+        assert one == pytest.approx(other, rel=0, abs=tolerance)
+
+
+@pytest.mark.parametrize("form", scenarios.FORMS)
+def test_training(shared, alone, form):
+    size, folder = shared
+    expected = alone("fit_forms")[form]
+    first, *others = groups.results(folder, "fit_forms", size)
+    same(first[form], expected)
+    for other in others:  # bit by bit
+        assert all(torch.equal(first[form]["weights"][name], each) for name, each in other[form]["weights"].items())
+        assert other[form]["records"] == first[form]["records"]
+
+
+def test_batch_normalisation(shared, alone):
+    size, folder = shared
+    for found in groups.results(folder, "fit_normalised", size):
+        same(found, alone("fit_normalised"))
+
+
+def test_estimates(shared, alone):
+    size, folder = shared
+    for found in groups.results(folder, "estimates", size):
+        torch.testing.assert_close(found, alone("estimates"), rtol=0, atol=1e-9, equal_nan=True)
+
+
+def test_mean_bound(shared, alone):
+    size, folder = shared
+    assert groups.results(folder, "bound", size) == pytest.approx([alone("bound")] * size, rel=1e-12)
+
+
+def test_divergence_is_found_by_all(shared, alone):
+    size, folder = shared
+    found = groups.results(folder, "diverged", size)
+    assert len(set(found)) == 1 and found[0].partition(" (on rank")[0].startswith("epoch 1, ")
+    assert found[0].partition(":")[0] == alone("diverged").partition(":")[0]
+
+
+def test_callbacks_are_those_of_rank_0_and_score_alone(shared, alone):
+    size, folder = shared
+    first, *others = groups.results(folder, "callbacks", size)
+    assert first["seen"] == pytest.approx(alone("callbacks")["seen"], abs=1e-9) and len(first["seen"]) == 2
+    assert [other["seen"] for other in others] == [[]] * (size - 1)
+    assert first["size alone"] == 1
+
+
+class TestInterruption:
+    def test_all_stop_when_one_is_told_to(self, shared):
+        size, folder = shared
+        found = groups.results(folder, "interrupted", size)
+        assert found == [{"interrupted": True, "records": 1, "step": found[0]["step"]}] * size
+        assert 10 <= found[0]["step"] < 14
+
+    def test_the_run_goes_on_as_if_nothing_had_been(self, shared, alone):
+        size, folder = shared
+        pair = scenarios.GivenNoise()
+        expected = scenarios.result(pair, scenarios.fit(pair))
+        for found in groups.results(folder, "resumed", size):
+            same(found, expected)
+
+    def test_one_process_goes_on_with_the_run_of_two(self, two, tmp_path):
+        folder = shutil.copytree(two[2].with_name("kept for one"), tmp_path / "run")
+        pair = scenarios.GivenNoise()
+        same(scenarios.resumed(folder), scenarios.result(pair, scenarios.fit(pair)))
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+    def test_own_draws_go_on_bit_by_bit(self, shared):
+        size, folder = shared
+        found = groups.results(folder, "draws", size)
+        for each in found:
+            assert all(torch.equal(each["whole"][name], value) for name, value in each["resumed"].items())
+            assert not torch.equal(each["interrupted"]["decoder.weight"], each["whole"]["decoder.weight"])
+            assert all(torch.equal(found[0]["whole"][name], value) for name, value in each["whole"].items())
+
+
+def test_without_a_launcher_there_is_one_rank():
+    assert (ranks().rank, ranks().size) == (0, 1) and not torch.distributed.is_initialized()
+
+
+def test_shares_are_all_of_a_batch():
+    for num in range(1, 12):
+        for size in range(1, 6):
+            rows = [row for rank in range(size) for row in range(num)[Ranks(rank, size).share(num)]]
+            assert rows == list(range(num))
