@@ -10,7 +10,7 @@ Pick or write a model and a guide. Every bound, estimate of log p(x) and diagnos
 from pyro_vae import data, likelihoods, schedules
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
-from pyro_vae.errors import ConcurrentRunError, ProgramError
+from pyro_vae.errors import ConcurrentRunError, ProgramError, RankError
 from pyro_vae.evaluation.annealed_importance import ais
 from pyro_vae.evaluation.bidirectional import Sandwich, sandwich
 from pyro_vae.evaluation.comparison import Comparison, compare
@@ -128,6 +128,7 @@ __all__ = [
     "Objective",
     "Poisson",
     "ProgramError",
+    "RankError",
     "Refinement",
     "RenyiBound",
     "ReweightedWakeSleep",
