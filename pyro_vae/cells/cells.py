@@ -216,7 +216,8 @@ class Cells:
             vae, self._rows, (torch.from_numpy(groups[0]), torch.from_numpy(groups[1])), code=code,
             pseudocount=pseudocount, num_samples=num_samples, num_particles=num_particles, seed=seed,
         )  # fmt: skip
-        counts = [np.asarray(self.matrix[group].mean(0)).reshape(-1)[: len(self.design.genes)] for group in groups]
+        totals = [np.asarray(self.matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups]
+        counts = [total[: len(self.design.genes)] / len(group) for total, group in zip(totals, groups, strict=True)]
         columns = summary(changes, counts, delta, self.design.typical_library)
         frame = self._frame("differential_expression", columns, self.design.genes)
         frame.attrs = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,

@@ -140,8 +140,6 @@ class Design(NamedTuple):
         """
         if genes is None:
             return list(range(len(self.genes)))
-        if isinstance(genes, str):
-            raise TypeError(f"genes: found {genes!r}, expected a list of names, [{genes!r}]")
         places = {name: place for place, name in enumerate(self.genes)}
         if (unknown := [name for name in genes if name not in places]) or len(genes) == 0:
             raise ValueError(f"genes: found {_listed(unknown) or 'none'}, expected names of the {len(places)} genes")

@@ -49,9 +49,7 @@ def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
             raise ValueError(f"{name}: found a mask of {len(values)} cells, expected {adata.n_obs}")
         values = values.nonzero()[0]
     if not len(values) or values.min() < 0 or values.max() >= adata.n_obs:
-        raise ValueError(
-            f"{name}: found no cell, or indices outside of 0 to {adata.n_obs - 1}, expected a cell or more"
-        )
+        raise ValueError(f"{name}: found no cell, or indices outside of 0 to {adata.n_obs - 1}, expected cells")
     return np.unique(values).astype(np.int64)
 
 

@@ -143,7 +143,7 @@ class CellVAE(Program):
         categories: Widths = (),
         num_continuous: NonNegativeInteger = 0,
         inverse_dispersion: GeneDispersion = "gene",
-        activation: Activation = "relu",
+        activation: Activation = "tanh",
         typical_library: PositiveNumber = 1e4,
         prior: Part | None = None,
         posterior: Part | None = None,
