@@ -29,7 +29,7 @@ from pyro_vae.runtime.optional import imported, install
 __all__ = ["Cells"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Cells:
     """The cells of an AnnData, their :class:`~pyro_vae.cells.design.Design` and their matrix.
 
@@ -46,6 +46,8 @@ class Cells:
     >>> history = pyro_vae.fit(vae.model, vae.guide, cells.data, num_epochs=2, batch_size=20, progress=False)
     >>> cells.encode(vae, key="X_pyro_vae").shape, adata.obsm["X_pyro_vae"].shape
     ((60, 2), (60, 2))
+    >>> cells
+    Cells(60 x 5 genes; batch: 'one', 'two'; no continuous covariates)
     """
 
     adata: Any
@@ -98,6 +100,9 @@ class Cells:
     def __len__(self) -> int:
         return int(self.matrix.shape[0])
 
+    def __repr__(self) -> str:
+        return f"Cells({len(self)} x {self.design})"
+
     @property
     def data(self) -> SparseSplit | Tensor:
         """The data for :func:`pyro_vae.fit`, :func:`pyro_vae.log_likelihood` and so on, ``(N, width)``."""
@@ -105,8 +110,8 @@ class Cells:
 
     def program(self, latent_dim: PositiveInteger = 10, **options: Any) -> CellVAE:
         """Return a program of these cells; further options are those of :class:`pyro_vae.CellVAE`."""
-        sizes = self.design.layout._asdict()
-        return CellVAE(latent_dim=latent_dim, typical_library=self.design.typical_library, **sizes, **options)
+        sizes = {**self.design.layout._asdict(), "typical_library": self.design.typical_library}
+        return CellVAE(latent_dim=latent_dim, **sizes, **options)
 
     @checked
     def encode(self, vae: CellVAE, *, key: str | None = None, batch_size: PositiveInteger = 1000) -> Any:
@@ -117,7 +122,7 @@ class Cells:
         ValueError
             With a ``key``, if the AnnData is a view of another one.
         """
-        self._check(vae)
+        self.design.check(vae.layout)
         found = vae.encode(self.data, batch_size=batch_size).cpu().numpy()
         if key is not None:
             if self.adata.is_view:
@@ -156,7 +161,7 @@ class Cells:
         ValueError
             For a batch or gene that there is not, and a program of other cells.
         """
-        self._check(vae)
+        self.design.check(vae.layout)
         code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
         rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
         place = len(self.design.genes)
@@ -209,7 +214,7 @@ class Cells:
         ValueError
             For groups that are empty or share a cell, names that there are not, and a program of other cells.
         """
-        self._check(vae)
+        self.design.check(vae.layout)
         groups = two_groups(self.adata, group1, group2, groupby)
         code = None if batch is None else self.design.code_of(batch)
         changes = fold_changes(
@@ -230,7 +235,7 @@ class Cells:
         Its columns are the ``log_likelihood``, its Monte Carlo ``std_error``, ``ess`` and ``khat``. The arguments are
         those of :func:`pyro_vae.log_likelihood`. On what it is conditional is said in :mod:`pyro_vae.cells.likelihood`.
         """
-        self._check(vae)
+        self.design.check(vae.layout)
         found = log_likelihood(vae.model, vae.guide, self.data, num_particles, **options)
         names = ("log_likelihood", "std_error", "ess", "khat")
         columns = {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
@@ -243,8 +248,3 @@ class Cells:
     def _rows(self, rows: slice | Tensor, columns: slice = slice(None)) -> Tensor:
         found = self.matrix[rows.numpy() if isinstance(rows, Tensor) else rows, columns]
         return torch.from_numpy(found.toarray() if is_sparse(found) else found)
-
-    def _check(self, vae: CellVAE) -> None:
-        """Raise ``ValueError`` for a program of cells with other genes or covariates."""
-        if vae.layout != self.design.layout:
-            raise ValueError(f"vae: found a program of {vae.layout}, expected one of these cells, {self.design.layout}")

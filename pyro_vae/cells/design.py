@@ -94,6 +94,11 @@ class Design(NamedTuple):
         """The names of the batches, none without a batch."""
         return next(iter(self.categories.values()), ())
 
+    def check(self, layout: Layout) -> None:
+        """Raise ``ValueError`` for the layout of a program of cells with other genes or covariates."""
+        if layout != self.layout:
+            raise ValueError(f"vae: found a program of {layout}, expected one of these cells, {self.layout}")
+
     def covariates(self, adata: Any, library: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the library size, codes and standardised numbers of cells, ``(N, num_covariates)``.
 
@@ -116,6 +121,12 @@ class Design(NamedTuple):
         for key, (mean, scale) in self.continuous.items():
             columns.append((_numbers(adata, key) - mean) / scale)
         return np.stack(columns, 1)
+
+    def __str__(self) -> str:
+        shown = [f"{key}: {_listed(names)}" for key, names in self.categories.items()] or ["no categories"]
+        return (
+            f"{len(self.genes)} genes; {'; '.join(shown)}; {', '.join(self.continuous) or 'no continuous covariates'}"
+        )
 
     def code_of(self, batch: str) -> int:
         """Return the code of a batch.
