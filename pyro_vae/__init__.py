@@ -8,6 +8,7 @@ Pick or write a model and a guide. Every bound, estimate of log p(x) and diagnos
 """
 
 from pyro_vae import data, likelihoods, schedules
+from pyro_vae.cells import Cells, CellVAE
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.errors import ConcurrentRunError, ProgramError, RankError
@@ -93,6 +94,8 @@ __all__ = [
     "Bernoulli",
     "Binomial",
     "Categorical",
+    "CellVAE",
+    "Cells",
     "Codebook",
     "Comparison",
     "ConcurrentRunError",

@@ -159,10 +159,11 @@ def joined(parts: Sequence[tuple[LogLikelihood, float]], device: torch.device) -
 
 
 def num_dims_of(programs: ProgramPair, x: Batch) -> float:
-    """How many entries of a batch have a density: neither those that are missing, nor labels packed with the data."""
+    """How many entries of a batch have a density: neither those that are missing, nor what is packed with the data."""
     program = bare(programs.model)
-    if isinstance(program, LabelledModel):
-        return float(len(x) * math.prod(program.data_shape))
+    data_shape: Any = getattr(program, "data_shape", None)
+    if isinstance(program, LabelledModel) or (hasattr(program, "recipe") and data_shape is not None):
+        return float(len(x) * math.prod(data_shape))  # labels or covariates are packed with the data, and given
     if isinstance(x, Arguments):
         with seeded(0, x.device):
             pair = trace_pair(programs.isolated(), x)

@@ -1,0 +1,250 @@
+r"""Cells of an AnnData: their counts and covariates as data of a program, and what it says of them by their names.
+
+.. math:: \text{AnnData} \to (x, l, s) \to \texttt{CellVAE} \to \mathbb{E}[z | x, l, s],\quad \rho,\quad
+          \beta,\quad \log p(x | l, s)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.cells.design import Design
+from pyro_vae.cells.differential import fold_changes, summary
+from pyro_vae.cells.expression import mean_expression
+from pyro_vae.cells.groups import two_groups
+from pyro_vae.cells.program import CellVAE
+from pyro_vae.cells.reading import read_cells
+from pyro_vae.data.sparse import SparseSplit, is_sparse
+from pyro_vae.evaluation.likelihood import log_likelihood
+from pyro_vae.likelihoods.output import TwoOrMore
+from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, PositiveNumber, Seed, checked
+from pyro_vae.runtime.optional import imported, install
+
+__all__ = ["Cells"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cells:
+    """The cells of an AnnData, their :class:`~pyro_vae.cells.design.Design` and their matrix.
+
+    :meth:`from_anndata` makes them. The matrix has counts and covariates ``(N, width)`` in float32, and is sparse by
+    rows if the counts are.
+
+    Examples
+    --------
+    >>> import anndata, pyro_vae
+    >>> adata = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (60, 5)).astype("float32"))
+    >>> adata.obs["batch"] = ["one", "two"] * 30
+    >>> cells = Cells.from_anndata(adata, batch_key="batch")
+    >>> vae = cells.program(latent_dim=2, hidden_dims=(8,))
+    >>> history = pyro_vae.fit(vae.model, vae.guide, cells.data, num_epochs=2, batch_size=20, progress=False)
+    >>> cells.encode(vae, key="X_pyro_vae").shape, adata.obsm["X_pyro_vae"].shape
+    ((60, 2), (60, 2))
+    >>> cells
+    Cells(60 x 5 genes; batch: 'one', 'two'; no continuous covariates)
+    """
+
+    adata: Any
+    design: Design
+    matrix: Any
+    layer: str | None = None
+
+    @classmethod
+    @checked
+    def from_anndata(
+        cls,
+        adata: Any,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] = (),
+        continuous_covariate_keys: Sequence[str] = (),
+        design: Design | None = None,
+    ) -> Cells:
+        """Read counts and covariates.
+
+        Parameters
+        ----------
+        adata
+            An AnnData of raw counts, dense or sparse.
+        layer
+            The layer with the counts, ``None`` for ``adata.X``.
+        batch_key
+            The column of ``adata.obs`` that names the batch of each cell.
+        categorical_covariate_keys, continuous_covariate_keys
+            The columns of further covariates, such as the donor, and the age.
+        design
+            The design of other cells, to code these alike; the keys are its own then.
+
+        Raises
+        ------
+        TypeError
+            For anything but an AnnData.
+        ValueError
+            For counts that are none, a cell without a count, two genes of one name, other genes than the design's, and
+            covariates that are missing, are the same in all cells, or do not fit the design.
+        """
+        categorical = [*([] if batch_key is None else [batch_key]), *categorical_covariate_keys]
+        design, matrix = read_cells(adata, layer, categorical, continuous_covariate_keys, design)
+        return cls(adata, design, matrix, layer)
+
+    def of(self, adata: Any) -> Cells:
+        """Return other cells under the same design, such as test data: ``cells.of(adata[rows])``."""
+        return Cells.from_anndata(adata, self.layer, design=self.design)
+
+    def __len__(self) -> int:
+        return int(self.matrix.shape[0])
+
+    def __repr__(self) -> str:
+        return f"Cells({len(self)} x {self.design})"
+
+    @property
+    def data(self) -> SparseSplit | Tensor:
+        """The data for :func:`pyro_vae.fit`, :func:`pyro_vae.log_likelihood` and so on, ``(N, width)``."""
+        return SparseSplit(self.matrix) if is_sparse(self.matrix) else torch.from_numpy(self.matrix)
+
+    def program(self, latent_dim: PositiveInteger = 10, **options: Any) -> CellVAE:
+        """Return a program of these cells; further options are those of :class:`pyro_vae.CellVAE`."""
+        sizes = {**self.design.layout._asdict(), "typical_library": self.design.typical_library}
+        return CellVAE(latent_dim=latent_dim, **sizes, **options)
+
+    @checked
+    def encode(self, vae: CellVAE, *, key: str | None = None, batch_size: PositiveInteger = 1000) -> Any:
+        """Return the posterior means ``(N, latent_dim)`` as an array; with ``key``, also put them in ``adata.obsm``.
+
+        Raises
+        ------
+        ValueError
+            With a ``key``, if the AnnData is a view of another one.
+        """
+        self.design.check(vae.layout)
+        found = vae.encode(self.data, batch_size=batch_size).cpu().numpy()
+        if key is not None:
+            if self.adata.is_view:
+                raise ValueError("key: found cells that are a view of an AnnData, expected a copy, adata[rows].copy()")
+            self.adata.obsm[key] = found
+        return found
+
+    @checked
+    def normalized_expression(
+        self,
+        vae: CellVAE,
+        library_size: PositiveNumber | Literal["observed"] = 1e4,
+        *,
+        batch: str | None = None,
+        genes: Sequence[str] | None = None,
+        num_particles: PositiveInteger = 25,
+        seed: Seed | None = None,
+    ) -> Any:
+        """Return the posterior mean expression of genes, a frame ``(N, genes)``, see :mod:`pyro_vae.cells.expression`.
+
+        Parameters
+        ----------
+        vae
+            The program.
+        library_size
+            The sum of a row over all genes: a number, or ``"observed"``, that of each cell.
+        batch
+            The batch in which all cells are to be seen; by default each is in its own.
+        genes
+            The names of the genes to return; by default all, which takes 4 bytes a cell and gene.
+        num_particles, seed
+            K, the number of latents drawn for a cell, and the seed of the draws.
+
+        Raises
+        ------
+        ValueError
+            For a batch or gene that there is not, and a program of other cells.
+        """
+        self.design.check(vae.layout)
+        code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
+        rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
+        place = len(self.design.genes)
+        library = (
+            self._rows(slice(None), slice(place, place + 1)).numpy() if library_size == "observed" else library_size
+        )
+        names = [self.design.genes[place] for place in places]
+        return self._frame("normalized_expression", rho * library, self.adata.obs_names, names)
+
+    @checked
+    def differential_expression(
+        self,
+        vae: CellVAE,
+        group1: Any,
+        group2: Any = None,
+        groupby: str | None = None,
+        *,
+        delta: PositiveNumber = 0.25,
+        batch: str | None = None,
+        pseudocount: NonNegativeNumber = 0.0,
+        num_samples: TwoOrMore = 2000,
+        num_particles: PositiveInteger = 10,
+        seed: Seed | None = None,
+    ) -> Any:
+        """Compare the expression of genes in two groups of cells, and return a frame with a row for each gene.
+
+        :mod:`pyro_vae.cells.differential` has the formulas and lists the columns. ``attrs`` of the frame has the
+        settings and the mean effective sample size of K.
+
+        Parameters
+        ----------
+        vae
+            The program.
+        group1, group2
+            Categories of the column ``groupby``, each a name or a list; without it, masks ``(N,)`` or indices. By
+            default all other cells are the second group.
+        groupby
+            A column of ``adata.obs``.
+        delta
+            The least log₂ fold change that counts as one.
+        batch
+            The batch in which all cells are seen; by default that of a random cell of either group, for both alike.
+        pseudocount
+            What is added to the shares ρ, which add up to 1. It damps the changes of genes that are hardly expressed.
+        num_samples, num_particles, seed
+            M, the number of draws, each of 4 bytes a gene; K, of which one is taken; and the seed of the draws.
+
+        Raises
+        ------
+        ValueError
+            For groups that are empty or share a cell, names that there are not, and a program of other cells.
+        """
+        self.design.check(vae.layout)
+        groups = two_groups(self.adata, group1, group2, groupby)
+        code = None if batch is None else self.design.code_of(batch)
+        changes = fold_changes(
+            vae, self._rows, (torch.from_numpy(groups[0]), torch.from_numpy(groups[1])), code=code,
+            pseudocount=pseudocount, num_samples=num_samples, num_particles=num_particles, seed=seed,
+        )  # fmt: skip
+        totals = [np.asarray(self.matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups]
+        counts = [total[: len(self.design.genes)] / len(group) for total, group in zip(totals, groups, strict=True)]
+        columns = summary(changes, counts, delta, self.design.typical_library)
+        frame = self._frame("differential_expression", columns, self.design.genes)
+        frame.attrs = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,
+                       "num_particles": num_particles, "ess": changes.ess}  # fmt: skip
+        return frame
+
+    def log_likelihood(self, vae: CellVAE, num_particles: PositiveInteger = 5000, **options: Any) -> Any:
+        """Return log p(x | l, s) of each cell with its error in nats, a frame with a row for each cell.
+
+        Its columns are the ``log_likelihood``, its Monte Carlo ``std_error``, ``ess`` and ``khat``. The arguments are
+        those of :func:`pyro_vae.log_likelihood`. On what it is conditional is said in :mod:`pyro_vae.cells.likelihood`.
+        """
+        self.design.check(vae.layout)
+        found = log_likelihood(vae.model, vae.guide, self.data, num_particles, **options)
+        names = ("log_likelihood", "std_error", "ess", "khat")
+        columns = {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
+        return self._frame("log_likelihood", columns, self.adata.obs_names)
+
+    def _frame(self, name: str, values: Any, index: Any, columns: Any = None) -> Any:
+        pandas = imported("pandas", "pandas", name, install("cells"))
+        return pandas.DataFrame(values, index=pandas.Index(index), columns=columns)
+
+    def _rows(self, rows: slice | Tensor, columns: slice = slice(None)) -> Tensor:
+        found = self.matrix[rows.numpy() if isinstance(rows, Tensor) else rows, columns]
+        return torch.from_numpy(found.toarray() if is_sparse(found) else found)

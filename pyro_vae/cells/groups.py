@@ -1,0 +1,65 @@
+"""Two groups of cells, by the names of their categories, as masks, or as indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["two_groups"]
+
+Indices = npt.NDArray[np.int64]
+
+
+def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> tuple[Indices, Indices]:
+    """Return the indices of the cells of two groups; all other cells are the second by default.
+
+    Raises
+    ------
+    ValueError
+        For a column or a category that there is not, a mask or indices that do not fit, and groups that are empty or
+        share a cell.
+    """
+    first = _indices(adata, group1, groupby, "group1")
+    if group2 is None:
+        second = np.setdiff1d(np.arange(adata.n_obs), first)
+        if not len(second):
+            raise ValueError("group1: found all cells, expected a group and others to compare it with")
+        return first, second
+    second = _indices(adata, group2, groupby, "group2")
+    if len(shared := np.intersect1d(first, second)):
+        raise ValueError(
+            f"group1, group2: found {len(shared)} cells in both, such as {adata.obs_names[shared[0]]!r}, expected none"
+        )
+    return first, second
+
+
+def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
+    if groupby is not None:
+        return _of_categories(adata, group, groupby, name)
+    values = np.asarray(group)
+    if values.dtype.kind not in "biu" or values.ndim != 1:
+        raise ValueError(
+            f"{name}: found {type(group).__name__} without groupby, expected a mask or indices, or groupby= to name "
+            "the column of adata.obs that has the groups"
+        )
+    if values.dtype.kind == "b":
+        if len(values) != adata.n_obs:
+            raise ValueError(f"{name}: found a mask of {len(values)} cells, expected {adata.n_obs}")
+        values = values.nonzero()[0]
+    if not len(values) or values.min() < 0 or values.max() >= adata.n_obs:
+        raise ValueError(f"{name}: found no cell, or indices outside of 0 to {adata.n_obs - 1}, expected cells")
+    return np.unique(values).astype(np.int64)
+
+
+def _of_categories(adata: Any, group: Any, groupby: str, name: str) -> Indices:
+    if groupby not in adata.obs:
+        raise ValueError(f"groupby: found {groupby!r}, expected a column of obs, one of {list(adata.obs.columns)}")
+    values = adata.obs[groupby].astype(str).to_numpy()
+    names = [str(each) for each in ([group] if isinstance(group, str) or np.ndim(group) == 0 else group)]
+    there = sorted(set(values))
+    if not names or (unknown := [each for each in names if each not in there]):
+        shown = ", ".join(map(repr, there[:8])) + ", ..." * (len(there) > 8)
+        raise ValueError(f"{name}: found {unknown if names else 'no category'}, expected those of {groupby!r}: {shown}")
+    return np.isin(values, names).nonzero()[0].astype(np.int64)
