@@ -30,8 +30,10 @@ from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveIntege
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
+from pyro_vae.training.callbacks import telling
 from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
 from pyro_vae.training.compiled_update import make_update
+from pyro_vae.training.described import run_of
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
@@ -130,7 +132,8 @@ def fit(
     resume
         Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
     callbacks
-        Called with each epoch's record.
+        Called with each epoch's record. A :class:`~pyro_vae.training.callbacks.Callback` is also told of the start and
+        the end; :mod:`pyro_vae.training.services` has those for TensorBoard, Weights & Biases, MLflow and trackio.
     progress
         Show a progress bar with the bound and the data a second.
 
@@ -179,13 +182,12 @@ def fit(
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = RunState(module, made, make_scheduler(scheduler, made), device, batches)
-    folder = folder_of(checkpoint, resume)
+    folder, facts = folder_of(checkpoint, resume), _facts(model, objective, state, trained, clip_norm)
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
         refusing_others(module.parameters()), interruptible() as interrupted,
     ):  # fmt: skip
         if folder is not None:
-            facts = _facts(model, objective, state, trained, clip_norm)
             state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.batch_size, make_reporter(progress)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
@@ -198,7 +200,8 @@ def fit(
             reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs, interrupted=interrupted,
             checkpoint_seconds=checkpoint_seconds, progress=progress,
         )  # fmt: skip
-        history = loop.all_epochs(valid_batches, patience, callbacks)
+        with telling(callbacks, partial(run_of, loop, facts, resume, lr, patience, precision, seed), loop.history):
+            history = loop.all_epochs(valid_batches, patience, callbacks)
         if state.compiled and history.records and not loop.fallbacks():
             remember(mark())
         return history

@@ -79,11 +79,12 @@ class Loop:
             self.model, self.guide, self.objective, self.schedules, self.summed, self.interrupted
         )
         self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state)
+        self.history = History(self.state.records)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
     ) -> History:
-        history = History(self.state.records)
+        history = self.history
         with make_bar(self.state, self.num_epochs, self.batches.num_data, self.progress) as bar:
             history.stopped_early = is_exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
