@@ -33,7 +33,7 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.inference.annealing import kl_weights
 from pyro_vae.runtime.files import write_text
 from pyro_vae.schedules import Schedule
-from pyro_vae.training.checkpoint import save
+from pyro_vae.training.checkpoint import write_program
 from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.history import History, Record, is_exhausted
 from pyro_vae.training.nonfinite import Diverged, StepCheck, explain
@@ -123,7 +123,7 @@ class Loop:
         if self.folder is not None:
             self.state.write(self.folder)
             if not history.records:
-                save(self.module, self.folder)
+                write_program(self.module, self.folder)
         return history
 
     def _ended_workers(self, error: Exception) -> bool:
@@ -232,7 +232,7 @@ class Loop:
     def _write(self, folder: Path, history: History) -> None:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
         if history.best is history.records[-1]:
-            save(self.module, folder)
+            write_program(self.module, folder)
         write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
         self._write_state(folder)
 

@@ -23,13 +23,12 @@ from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
 from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
+from pyro_vae.training.modules import warn_of_own_parts
 from pyro_vae.training.optimizer_check import check_groups, check_scheduler, check_slots, slots_of
 from pyro_vae.training.plain import keys_back, keys_kept, named, slots_from
 from pyro_vae.training.state_check import check_generators, check_position
 
-__all__ = [
-    "RunState",
-]
+__all__ = ["RunState"]
 
 _FILE = "last.safetensors"
 _FORMAT = 2  # 1 had no losses in its records
@@ -222,13 +221,14 @@ class RunState:
         """
         self.facts = facts
         path = folder / _FILE
-        recipe_of(self.module)  # what cannot be saved later is refused now
+        recipe = recipe_of(self.module)  # what cannot be saved later is refused now
         if not resume:
             if path.exists() or (folder / WEIGHTS).exists():
                 raise FileExistsError(
                     f"checkpoint: found another run in {folder}, expected resume=True or a new folder"
                 )
             self.write(folder)
+            warn_of_own_parts(self.module, recipe, stacklevel=5)
             return
         tensors, metadata = read_tensors(path)
         document = parse(path, metadata.get("run", "null"))
