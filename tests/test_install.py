@@ -21,6 +21,7 @@ EXTRAS = {name: text.split() for name, text in SETUP["options.extras_require"].i
 # The modules of what the extras install.
 OPTIONAL = [
     "anndata",
+    "huggingface_hub",
     "matplotlib",
     "onnx",
     "onnxruntime",

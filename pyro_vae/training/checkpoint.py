@@ -41,7 +41,7 @@ __all__ = [
     "write_program",
 ]
 
-WEIGHTS, _PROGRAM, _PARAMS = "checkpoint.safetensors", "program.json", "params"
+WEIGHTS, PROGRAM, _PARAMS = "checkpoint.safetensors", "program.json", "params"
 _FORMAT = 1
 
 
@@ -129,7 +129,7 @@ def write_program(module: nn.Module, folder: Path) -> None:
     metadata = {"recipe": json.dumps(recipe)}
     if params := params_of(module):
         metadata[_PARAMS] = json.dumps(params.descriptions())
-    write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
+    write_text(folder / PROGRAM, json.dumps(description, indent=2) + "\n")
     write_tensors(folder / WEIGHTS, module.state_dict(), metadata)
 
 
@@ -167,9 +167,9 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     tensors, metadata = read_tensors(path, verify=verify)
     if program is None:
         try:
-            program = _rebuilt(folder / _PROGRAM, metadata.get("recipe"), tensors, verify)
+            program = _rebuilt(folder / PROGRAM, metadata.get("recipe"), tensors, verify)
         except RecursionError:
-            raise ValueError(f"{folder / _PROGRAM}: found parts in parts without end, expected a program's") from None
+            raise ValueError(f"{folder / PROGRAM}: found parts in parts without end, expected a program's") from None
         check_tensors(program, tensors, path)
         program.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None))
     device = placement(*program)[0] if is_pair(program) else None
