@@ -31,7 +31,14 @@ from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
 from pyro_vae.training.callbacks import telling
-from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
+from pyro_vae.training.checks import (
+    check_pictures,
+    check_programs,
+    check_schedules,
+    check_validation,
+    folder_of,
+    schedules_of,
+)
 from pyro_vae.training.compiled_update import make_update
 from pyro_vae.training.described import run_of
 from pyro_vae.training.history import History, Record
@@ -174,9 +181,9 @@ def fit(
     initial_lr = rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
+    check_pictures(model, data, valid)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide))
-    if patience is not None and valid_batches is None:
-        raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
+    check_validation(patience, valid_batches)
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
     trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
