@@ -71,7 +71,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
-from pyro_vae.sharing import export
+from pyro_vae.sharing import export, from_hub, model_card, push_to_hub
 from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
 from pyro_vae.training.fitting import fit
@@ -157,14 +157,17 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "from_hub",
     "impute",
     "likelihoods",
     "load",
     "log_likelihood",
     "log_weights",
+    "model_card",
     "observed_only",
     "pack",
     "perplexity",
+    "push_to_hub",
     "refine",
     "sandwich",
     "save",

@@ -18,22 +18,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.nn.mlp import MLP
 from pyro_vae.programs.vae import VAE
 from pyro_vae.runtime.arguments import PositiveInteger, PositiveNumber, Widths, check
 from pyro_vae.runtime.kinds import Numbers
+from pyro_vae.runtime.optional import imported, install
 from pyro_vae.runtime.state import seeded
 from pyro_vae.training.fitting import fit
+
+if find_spec("sklearn") is None:
+    imported("sklearn", "scikit-learn", "estimator", install("images"))  # raises, with how to install it
+
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 try:
     from sklearn.utils.validation import validate_data

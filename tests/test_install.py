@@ -21,6 +21,7 @@ EXTRAS = {name: text.split() for name, text in SETUP["options.extras_require"].i
 # The modules of what the extras install.
 OPTIONAL = [
     "anndata",
+    "huggingface_hub",
     "matplotlib",
     "onnx",
     "onnxruntime",
@@ -48,7 +49,8 @@ history = pyro_vae.fit(vae.model, vae.guide, x, num_epochs=1, batch_size=10, pro
 print(len(history.records))
 print(pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=10).values.shape)
 print(pkgutil.resolve_name({COMMAND.split(" = ")[1]!r})([]))
-for use in ("pyro_vae.data.load('digits')", "pyro_vae.data.load('mnist')", "import pyro_vae.plots"):
+for use in ("pyro_vae.data.load('digits')", "pyro_vae.data.load('mnist')", "import pyro_vae.plots",
+            "import pyro_vae.estimator"):
     try:
         exec(use)
     except ImportError as error:
@@ -64,10 +66,9 @@ def test_fit_on_an_array_needs_no_extra_and_what_does_names_it():
     records, shape, *shown = done.stdout.splitlines()
     assert (records, shape) == ("1", "torch.Size([20])")
     assert shown[0].startswith("usage: pyro-vae ") and COMMAND.startswith("pyro-vae = ")
-    assert shown[-4] == "0"  # the command's exit status, after its help
-    for message, (name, extra) in zip(
-        shown[-3:], {"digits": "images", "mnist": "images", "plots": "report"}.items(), strict=True
-    ):
+    assert shown[-5] == "0"  # the command's exit status, after its help
+    extras = {"digits": "images", "mnist": "images", "plots": "report", "estimator": "images"}
+    for message, (name, extra) in zip(shown[-4:], extras.items(), strict=True):
         assert message.startswith(f"{name}: found ")
         assert name == "mnist" or message.endswith(f": {install(extra)}")
 

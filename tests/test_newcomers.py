@@ -223,3 +223,15 @@ def test_why_programs_fail_is_looked_for_without_a_trace():
 
     with pytest.raises(ValueError, match="^x: found data of shape .*, on which the programs fail: of its own$"):
         pyro_vae.log_weights(model, failing, X)
+
+
+def test_a_missing_entry_of_a_loader_is_told_what_to_do():
+    x = torch.zeros(6, 4)
+    x[4, 1] = torch.nan
+    vae = small()
+    message = r"^data: found the value nan at \(4, 1\), expected finite .* pyro_vae.pack\(x\) .*pyro_vae.observed_only$"
+    with pytest.raises(ValueError, match=message):
+        pyro_vae.fit(vae.model, vae.guide, torch.utils.data.DataLoader(x, batch_size=3), num_epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"found the value inf at \(4, 1\), expected finite numbers$"):
+        x[4, 1] = torch.inf
+        pyro_vae.fit(vae.model, vae.guide, torch.utils.data.DataLoader(x, batch_size=3), num_epochs=1, progress=False)

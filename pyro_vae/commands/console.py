@@ -21,7 +21,7 @@ from pyro_vae.commands.failures import exit_status
 from pyro_vae.commands.options import add_options, completed
 from pyro_vae.commands.sampling import sample
 from pyro_vae.commands.scoring import score
-from pyro_vae.commands.signatures import Parser, add_parameters
+from pyro_vae.commands.signatures import ConfigFile, Parser, add_parameters
 from pyro_vae.commands.training import run
 
 __all__ = ["main"]
@@ -33,6 +33,8 @@ _EXAMPLES = {
   pyro-vae train                                        # 8 x 8 digits, nothing to download
   pyro-vae train --data mnist --data-root DATA --latent-dim 50
   pyro-vae train --data my_images.npy --out runs/mine
+  pyro-vae train --data photos --size 64                # a folder of pictures
+  pyro-vae train --data people.csv --labels region      # a table, with its strings and its holes
   pyro-vae train --objective iwae --num-particles 5 --gradient dreg
   pyro-vae train --program ladder --latent-dims 100 50
   pyro-vae train --config run.yaml --epochs 60          # epochs: 60, whatever run.yaml says
@@ -80,7 +82,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     for name, examples in _EXAMPLES.items():
         first_line = _TRAIN if name == "train" else str(_COMMANDS[name].__doc__).partition("\n")[0]
         parsers[name] = part = Parser(description=first_line, epilog=f"examples:{examples}")
-        part.add_argument("--config", action="config", metavar="FILE", help="options by name, in YAML or JSON")
+        part.add_argument("--config", action=ConfigFile, metavar="FILE", help="options by name, in YAML or JSON")
         if name == "train":
             add_options(part)
         else:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pyro_vae.commands.runs import Device, best_device, load_data, load_run
+from pyro_vae.commands.tables import pair_of
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluating import evaluate as evaluate_pair
@@ -63,9 +64,10 @@ def evaluate(
     vae.to(best_device(device))
     data = load_data(config)
     x = data.test[:num_data]
+    model, guide = pair_of(vae, config)
     evaluation = evaluate_pair(
-        vae.model,
-        vae.guide,
+        model,
+        guide,
         data if full else data.test,
         num_particles=num_particles,
         num_data=num_data,
@@ -75,7 +77,7 @@ def evaluate(
         seed=seed,
     )
     score = evaluation.importance
-    diagnosis = diagnose(vae.model, vae.guide, x, num_data_mi=num_data_mi, seed=seed, threshold=THRESHOLD)
+    diagnosis = diagnose(model, guide, x, num_data_mi=num_data_mi, seed=seed, threshold=THRESHOLD)
     summary = {"data": config["data"]} | summarise(score)
     whole = summary | {"diagnosis": as_json(diagnosis), "evaluation": evaluation.as_dict()}
     write_text(folder / "evaluation.json", json.dumps(whole, indent=2) + "\n")

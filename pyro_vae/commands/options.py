@@ -6,10 +6,11 @@ An option that only some programs or objectives take has a default for each of t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
+from pyro_vae.commands.option import Option, widths
+from pyro_vae.data.channels import Channels
 from pyro_vae.nn.layers import Activation
 from pyro_vae.objectives import (
     CIWAE,
@@ -44,77 +45,28 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "wake-sleep": WakeSleep,
     "reweighted-wake-sleep": ReweightedWakeSleep,
 }
+LIKELIHOODS = ("bernoulli", "gaussian", "real", "counts", "columns")
 SLEEPING = ("wake-sleep", "reweighted-wake-sleep")  # these have gradients of their own, and take no --gradient
 CHOOSERS = {"model": "program", "bound": "objective"}  # of a group: the option that decides who takes the others
-
-
-def widths(text: str | int | list[int]) -> int | list[int]:
-    """Return a width, or the widths of one layer, which have commas between them; numbers stay as they are."""
-    if not isinstance(text, str):
-        return text
-    numbers = [int(number) for number in text.split(",")]
-    return numbers if "," in text else numbers[0]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of the command line."""
-
-    default: Any  # or a default for each program or objective that takes the option
-    help: str
-    type: Callable[[str], Any] = str
-    choices: Iterable[str] | None = None
-    nargs: str | None = None
-    metavar: str | None = None
-    least: int | None = None
-    unset: str = "none"  # what the help says of a default of None
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Return the default of each program or objective that takes the option; empty if all do."""
-        return self.default if isinstance(self.default, dict) else {}
-
-    @property
-    def initial(self) -> Any:
-        """Return the value of the option where it is not given."""
-        return None if self.defaults else self.default
-
-    def describe(self) -> str:
-        """Return the help with the default."""
-        if not self.defaults:
-            return f"{self.help} (default: {self.unset if self.default is None else shown(self.default)})"
-        takers: dict[str, list[str]] = {}
-        for taker, default in self.defaults.items():
-            takers.setdefault(shown(default), []).append(taker)
-        defaults = "; ".join(f"{default} for {', '.join(names)}" for default, names in takers.items())
-        return f"{self.help} (default: {defaults})"
-
-    def keywords(self) -> dict[str, Any]:
-        """Return the arguments of ``add_argument``; argparse's result then holds only what is given."""
-        keywords = {"help": self.describe(), "default": argparse.SUPPRESS}
-        if self.type is bool:
-            return keywords | {"action": "store_true"}
-        choices = None if self.choices is None else list(self.choices)
-        others = {"type": self.type, "choices": choices, "nargs": self.nargs, "metavar": self.metavar}
-        return keywords | {name: value for name, value in others.items() if value is not None}
-
-
-def shown(default: Any) -> str:
-    """Return a default as one would write it on the command line."""
-    if isinstance(default, list):
-        return " ".join(map(str, default))
-    return f"{default:g}" if isinstance(default, float) else "no" if default is False else str(default)
 
 
 # fmt: off
 OPTIONS: dict[str, dict[str, Option]] = {
     "data": {
-        "data": Option("digits", "digits, mnist, fashion_mnist, frey_faces, or a .npy file of your own, one datum a "
-                       "row", metavar="NAME|FILE.npy"),
+        "data": Option("digits", "digits, mnist, fashion_mnist, frey_faces, or data of your own: a folder of pictures "
+                       "(PNG, JPEG), a table (.csv, .tsv, .parquet), or .npy, .npz, .h5ad", metavar="NAME|PATH"),
         "data_root": Option(None, "folder with the data files, or where to download them to", metavar="DIR",
                             unset="$PYRO_VAE_DATA, else a cache folder"),
         "binarize": Option("auto", "how grey pixels become black and white; auto: dynamic for the black and white "
                            "sets, none for others", choices=("auto", "dynamic", "static", "threshold", "none")),
+        "labels": Option(None, "of data of your own: the column of a table or of obs of an .h5ad file, or the array of "
+                         "an .npz file, that holds their labels", metavar="NAME"),
+        "key": Option(None, "the array of an .npz file, or the layer of an .h5ad file, that holds the data",
+                      metavar="NAME"),
+        "size": Option(None, "height and width, or one number, to which pictures of a folder are resized", int,
+                       nargs="+", metavar="PIXELS"),
+        "channel_order": Option("auto", "where the colours of an array of pictures are; auto refuses what looks as if "
+                                "they were last", choices=get_args(Channels)),
     },
     "model": {
         "program": Option("vae", "one layer of latents, or a hierarchy of them", choices=PROGRAMS),
@@ -137,8 +89,9 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "channels": Option({"conv-ladder": [32, 64, 64]}, "channels of each level's features",
                            int, nargs="+", metavar="COUNT"),
         "num_blocks": Option({"conv-ladder": 1}, "residual blocks of each level on the way up", int, least=1),
-        "likelihood": Option(None, "p(x|z): bernoulli for black and white pixels, gaussian for real ones in [0, 1]",
-                             choices=("bernoulli", "gaussian"), unset="what suits the data"),
+        "likelihood": Option(None, "p(x|z): bernoulli for black and white pixels, gaussian for numbers in [0, 1], real "
+                             "for standardised ones, counts for whole ones, columns for a table",
+                             choices=LIKELIHOODS, unset="what suits the data"),
     },
     "bound": {
         "objective": Option("elbo", "what to maximise", choices=OBJECTIVES),

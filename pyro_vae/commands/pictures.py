@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyro_vae.data.loading import Splits
+from pyro_vae.likelihoods import Heterogeneous
 from pyro_vae.plots import latent_grid, latent_space, layers, learning_curve, manifold, reconstructions, samples
 from pyro_vae.programs.vae import VAE
 from pyro_vae.runtime.files import replacing
@@ -20,7 +21,9 @@ __all__ = ["draw"]
 def draw(vae: Any, splits: Splits, history: History, folder: Path) -> None:
     """Draw the pictures; data that are not images get the learning curve alone."""
     figures = {"learning_curve": learning_curve(history.records)}
-    images = len(splits.data_shape) == 2 or (len(splits.data_shape) == 3 and splits.data_shape[0] in (1, 3))
+    images = not isinstance(vae.likelihood, Heterogeneous) and (  # which stands on the columns of tables
+        len(splits.data_shape) == 2 or (len(splits.data_shape) == 3 and splits.data_shape[0] in (1, 3))
+    )
     if images:
         x = splits.test[:10]
         figures["reconstructions"] = reconstructions(x, vae.reconstruct(x))

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 
+from pyro_vae.commands.likelihoods import likelihood_for, vae_of_numbers
 from pyro_vae.commands.options import COMPILE, PROGRAMS, own_options
 from pyro_vae.commands.settings import read_config
-from pyro_vae.data.loading import Splits, load
+from pyro_vae.commands.tables import packed, pair_of, table_of, with_table
+from pyro_vae.data.files import Archive
+from pyro_vae.data.loading import Split, Splits, load, load_whole
+from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.inference.annealing import anneal_kl
 from pyro_vae.programs.conv_ladder import ConvLadderVAE
 from pyro_vae.runtime.allocation import BoundedAllocation
@@ -18,17 +21,54 @@ from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.schedules import Linear, Schedule
 from pyro_vae.training import checkpoint
 
-__all__ = ["Device", "best_device", "build", "load_data", "load_run", "speed", "weighed"]
+__all__ = ["Device", "best_device", "build", "load_data", "load_new", "load_run", "prepared", "speed", "weighed"]
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
+def prepared(config: dict[str, Any]) -> tuple[dict[str, Any], Splits]:
+    """Return the settings of a run with all that its data decide, and the data."""
+    config = with_table(config)
+    splits = load_data(config)
+    return config | {"likelihood": likelihood_for(config, splits)}, splits
+
+
 def load_data(config: dict[str, Any]) -> Splits:
-    """Load the data of a run."""
-    name = config["data"]
-    source = np.load(name, allow_pickle=False) if name.endswith(".npy") else name
-    binarize = None if config["binarize"] == "none" else config["binarize"]
-    return load(source, config["data_root"], binarize, seed=config["seed"])
+    """Load the data of a run, rows of a table packed with their mask."""
+    if "table" in config:
+        rows, labels = packed(config, config["data"])
+        return load(rows, labels=labels, seed=config["seed"])
+    return load(config["data"], config["data_root"], _binarize(config), seed=config["seed"], **_reading(config))
+
+
+def load_new(config: dict[str, Any], path: str, seed: int) -> Split | SparseSplit | torch.Tensor:
+    """Load all data of a file or folder as the run has them; of a program without settings, as they are."""
+    if "table" in config:
+        return packed(config, path, is_new=True)[0]
+    reading = _reading(config)
+    is_beside = path.endswith(".npz") and reading["labels"] in Archive(Path(path)).names
+    binarize = _binarize(config) if config else None
+    return load_whole(
+        path,
+        None if binarize == "auto" else binarize,
+        seed=seed,
+        **reading | {"labels": reading["labels"] if is_beside else None},
+    )
+
+
+def _binarize(config: dict[str, Any]) -> Any:
+    return None if config["binarize"] == "none" else config["binarize"]
+
+
+def _reading(config: dict[str, Any]) -> dict[str, Any]:
+    """Return how data of one's own are read."""
+    size = config.get("size")
+    return {
+        "labels": config.get("labels"),
+        "key": config.get("key"),
+        "size": size[0] if size is not None and len(size) == 1 else size,
+        "channels": config.get("channel_order", "auto"),
+    }
 
 
 def load_run(run: str) -> tuple[dict[str, Any], Any]:
@@ -46,20 +86,27 @@ def best_device(name: str) -> torch.device:
 def build(config: dict[str, Any], splits: Splits, resumed: Path | None = None) -> Any:
     """Make the program; of a run that is resumed, it may take no more memory than the run's weights."""
     torch.manual_seed(config["seed"])
-    make = PROGRAMS[config["program"]]
-    arguments = {name: config[name] for name in (*own_options("model", config["program"]), "likelihood")}
     if resumed is None:
-        vae: Any = make(splits.data_shape, **arguments)
+        vae: Any = _made(config, splits)
     else:
         tensors, _ = read_tensors(resumed / "last.safetensors")
         try:
             with BoundedAllocation(tensors.values()):
-                vae = make(splits.data_shape, **arguments)
+                vae = _made(config, splits)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{resumed / 'config.json'}: {error}") from error
-    if config["likelihood"] == "bernoulli" and make is not ConvLadderVAE:
+    if config["likelihood"] == "bernoulli" and not isinstance(vae, ConvLadderVAE):
         vae.likelihood.start_at_mean(splits.train.mean())
     return vae
+
+
+def _made(config: dict[str, Any], splits: Splits) -> Any:
+    own = {name: config[name] for name in own_options("model", config["program"])}
+    if (table := table_of(config)) is not None:
+        return table.vae(**own)
+    if config["likelihood"] in ("real", "counts"):
+        return vae_of_numbers(config, splits)
+    return PROGRAMS[config["program"]](splits.data_shape, **own, likelihood=config["likelihood"])
 
 
 def weighed(vae: Any, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -68,8 +115,8 @@ def weighed(vae: Any, num_steps: int, config: dict[str, Any]) -> tuple[torch.nn.
     if config["warm_up"]:
         weight = Linear(config["warm_up"] * num_steps, end=config["kl_weight"])
     elif weight == 1:
-        return vae.model, vae.guide
-    return anneal_kl(vae.model, vae.guide, weight)
+        return pair_of(vae, config)
+    return anneal_kl(*pair_of(vae, config), weight)
 
 
 def speed(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 
 from pyro_vae.commands.options import SETTINGS, flag, own_options, parse
+from pyro_vae.data.sources import Name
 
 BLACK_AND_WHITE = ("digits", "mnist", "fashion_mnist")
 # These came after version 0.1.0: a config.json without one means its default, which is what there was before.
-LATER = ("program", "clip_norm", "precision", "compile")
+LATER = ("program", "clip_norm", "precision", "compile", "labels", "key", "size", "channel_order")
 
 
 def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
@@ -38,7 +40,8 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         config[name] = default if config[name] is None else config[name]
     if config["likelihood"] is None:
         binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
-        config["likelihood"] = "bernoulli" if binary else "gaussian"
+        of_others = "gaussian" if args.data in get_args(Name) else None  # to be decided when they are read
+        config["likelihood"] = "bernoulli" if binary else of_others
     return config | {"pyro_vae": import_module("pyro_vae").__version__, "torch": torch.__version__}, folder
 
 
@@ -49,8 +52,9 @@ def own_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def with_whole_paths(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with absolute paths, since --resume and others may run in another folder."""
-    own_file = str(settings.get("data")).endswith(".npy")
-    paths = [name for name in ("data_root", *(["data"] if own_file else [])) if settings.get(name)]
+    data = str(settings.get("data"))
+    is_own = data not in get_args(Name) and (bool(Path(data).suffix) or os.sep in data or Path(data).exists())
+    paths = [name for name in ("data_root", *(["data"] if is_own else [])) if settings.get(name)]
     return settings | {name: str(Path(settings[name]).resolve()) for name in paths}
 
 

@@ -12,15 +12,16 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
 import yaml
 
-__all__ = ["Parser", "add_parameters"]
+__all__ = ["ConfigFile", "Parser", "add_parameters"]
 
-_NOT_OPTIONS = ("pyro_vae", "torch")  # the versions in config.json
+_NOT_OPTIONS = ("pyro_vae", "torch", "table")  # what config.json has beside options: versions, fitted columns
 
 
 def _settings(text: str, **_: Any) -> Any:
@@ -45,8 +46,27 @@ class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormat
         return f"{action.help} (default: {action.default})"
 
 
+class ConfigFile(jsonargparse.ActionConfigFile):  # type: ignore[name-defined]
+    """Options from a file, which the parser remembers, so that an error can name it."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            options = _settings(Path(values).read_text(encoding="utf-8"))
+            if not isinstance(options, dict):
+                raise ValueError(f"found {type(options).__name__}, expected options by name")
+            known = {action.dest for action in parser._actions}
+            if unknown := [name for name in options if name not in known]:
+                raise ValueError(f"found the option {unknown[0]!r}, which there is not, expected those of --help")
+            parser.file = str(values), options  # now, as what follows may end by an error of the parser
+            super().__call__(parser, cfg, values, option_string)
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            raise TypeError(f"{values}: {error}") from error
+
+
 class Parser(jsonargparse.ArgumentParser):
     """A parser that reports an error in one line, without the usage, and exits with status 2."""
+
+    file: tuple[str, dict[str, Any]] = ("", {})  # of --config, and the options in it
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         keywords["formatter_class"] = _Help
@@ -56,6 +76,12 @@ class Parser(jsonargparse.ArgumentParser):
         line = " ".join(message.split())
         line = re.sub(r'Parser key "([\w.]+)": ?', lambda key: f"--{key[1].replace('_', '-')}: ", line)
         line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"found \2, expected \1", line)
+        path, options = self.file
+        option = re.match(r"(?:argument )?--([\w-]+): (?:argument --[\w-]+: )?", line)
+        if option is not None and (value := options.get(option[1].replace("-", "_"))) is not None:
+            values = value if isinstance(value, list) else [value]
+            if any(str(each) in line[option.end() :] for each in values):  # and not what the command line has instead
+                line = f"{path}: {line}"
         print(f"{self.prog.replace(' [options]', '')}: {line}", file=sys.stderr)
         sys.exit(2)
 

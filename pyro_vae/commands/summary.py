@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from pyro_vae.commands.runs import speed
+from pyro_vae.commands.tables import pair_of
 from pyro_vae.data.loading import Splits
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import diagnose
@@ -18,13 +19,14 @@ __all__ = ["print_scores", "score"]
 
 def score(vae: Any, splits: Splits, config: dict[str, Any]) -> dict[str, Any]:
     """Return the scores on the test data, as metrics.json has them."""
-    elbo = mean_bound(vae.model, vae.guide, splits.test, ELBO(num_particles=10), seed=config["seed"])
+    model, guide = pair_of(vae, config)
+    elbo = mean_bound(model, guide, splits.test, ELBO(num_particles=10), seed=config["seed"])
     estimate = log_likelihood(
-        vae.model, vae.guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True,
+        model, guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True,
         **speed(config),
     )  # fmt: skip
-    diagnosis = diagnose(vae.model, vae.guide, splits.test[:1000], num_data_mi=100, seed=config["seed"])
-    active = active_units(vae.guide, splits.test)
+    diagnosis = diagnose(model, guide, splits.test[:1000], num_data_mi=100, seed=config["seed"])
+    active = active_units(guide, splits.test)
     return {
         "test_elbo": elbo,
         "test_log_likelihood": estimate.mean(),

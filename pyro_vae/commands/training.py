@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.commands.options import OBJECTIVES, own_options
-from pyro_vae.commands.runs import best_device, build, load_data, speed, weighed
+from pyro_vae.commands.runs import best_device, build, prepared, speed, weighed
 from pyro_vae.commands.settings import configure
 from pyro_vae.commands.summary import print_scores, score
+from pyro_vae.commands.tables import table_of
 from pyro_vae.data.loading import Splits
+from pyro_vae.inference.annealing import Annealed
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.optional import install
 from pyro_vae.runtime.tensor_files import read_tensors
@@ -35,8 +37,12 @@ def train(vae: Any, splits: Splits, config: dict[str, Any], folder: Path, resume
         if before != repr(objective):
             raise ValueError(f"{folder / 'config.json'}: objective: found {objective}, expected {before} as before")
     model, guide = weighed(vae, math.ceil(len(splits.train) / config["batch_size"]), config)
-    kl = "" if model is vae.model else f" under {model}"
-    print(f"{len(splits.train)} training data {splits.data_shape}, {type(vae).__name__}, {objective}{kl}, "
+    kl = f" under {model}" if isinstance(model, Annealed) else ""
+    shape = f"{splits.data_shape}"
+    if (table := table_of(config)) is not None:
+        print(table)
+        shape = f"of {len(table.columns)} columns"
+    print(f"{len(splits.train)} training data {shape}, {type(vae).__name__}, {objective}{kl}, "
           f"on {next(vae.parameters()).device}; results in {folder}", flush=True)  # fmt: skip
     if not resume:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -69,7 +75,7 @@ def _run(config: dict[str, Any], folder: Path, resume: bool, command: str) -> in
     has_pictures = find_spec("matplotlib") is not None
     if not has_pictures:
         print(f"no pictures will be drawn: found no matplotlib; {install('report')} brings it", file=sys.stderr)
-    splits = load_data(config)
+    config, splits = prepared(config)
     begun = resume and (folder / "last.safetensors").is_file()
     if resume and not begun:  # killed after its first file
         print(f"the run in {folder} had not begun, and begins now", file=sys.stderr)

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from pyro_vae.runtime.foreign import advice
 
-__all__ = ["as_tensor", "check_array", "check_exact", "check_finite", "check_whole", "kind_of"]
+__all__ = ["MISSING", "as_tensor", "check_array", "check_exact", "check_finite", "check_whole", "kind_of"]
+
+
+# What to do about NaN, behind a message.
+MISSING = (
+    "; if it stands for a missing entry, pyro_vae.pack(x) keeps a mask beside the data, for the programs of "
+    "pyro_vae.observed_only"
+)
 
 
 def check_array(x: object, name: str, start: int = 0) -> Tensor:
@@ -54,11 +61,10 @@ def check_finite(x: Tensor, name: str, start: int = 0) -> None:
         return
     first, *others = (int(i) for i in np.unravel_index(int(finite.flatten().byte().argmin()), x.shape))
     value, where = x[(first, *others)], (start + first, *others)
-    missing = "; if it stands for a missing entry, pyro_vae.pack(x) keeps a mask beside the data, for the programs of "
     shape = f" of shape {tuple(x.shape)}" if start == 0 else ""
     raise ValueError(
         f"{name}: found {value.item()} at index {where}{shape}, expected finite numbers"
-        f"{missing + 'pyro_vae.observed_only' if value.isnan() else ''}"
+        f"{MISSING if value.isnan() else ''}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["Channels", "channels_first"]
+__all__ = ["Channels", "channels_first", "check_channels"]
 
 Channels: TypeAlias = Literal["auto", "first", "last"]
 
@@ -37,10 +37,17 @@ def channels_first(x: Tensor | npt.NDArray[Any], channels: Channels) -> Tensor |
         if len(shape) != 4:
             raise ValueError(f"channels: found 'last' for data of shape {shape}, expected (N, H, W, C)")
         return x.permute(0, 3, 1, 2) if isinstance(x, Tensor) else x.transpose(0, 3, 1, 2)
-    if channels == "auto" and len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1], shape[2]) > 4:
+    if channels == "auto":
+        check_channels(x, "or channels='last'; channels='first' takes the data as they are")
+    return x
+
+
+def check_channels(x: Tensor | npt.NDArray[Any], others: str, name: str = "data") -> None:
+    """Raise ``ValueError`` if the channels of an array seem to be last; ``others`` is what else one can do."""
+    shape = tuple(x.shape)
+    if len(shape) == 4 and shape[3] in (1, 3, 4) and min(shape[1], shape[2]) > 4:
         move = "x.permute(0, 3, 1, 2)" if isinstance(x, Tensor) else "x.transpose(0, 3, 1, 2)"
         raise ValueError(
-            f"data: found shape {shape}, which looks like pictures (N, H, W, C) with their channels last, expected "
-            f"channels first: give {move}, or channels='last'; channels='first' takes the data as they are"
+            f"{name}: found shape {shape}, which looks like pictures (N, H, W, C) with their channels last, expected "
+            f"channels first: give {move}, {others}"
         )
-    return x

@@ -29,7 +29,7 @@ from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.kinds import Integers, Sizes
 from pyro_vae.runtime.objects import Data, Instances, OrNone
 
-__all__ = ["Binarize", "Split", "Splits", "load"]
+__all__ = ["Binarize", "Split", "Splits", "load", "load_whole"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,16 @@ def load(
         start += num_data
     train, valid, test = splits
     return Splits(train, valid, test, title, classes)
+
+
+def load_whole(
+    data: Any, binarize: Binarize | None = None, *, seed: int = 0, labels: Any = None, key: str | None = None,
+    size: int | Sequence[int] | None = None, channels: Channels = "auto",
+) -> Split | SparseSplit:  # fmt: skip
+    """Return data of one's own as :func:`load` returns test data: all of them, in their order, with bits drawn once."""
+    own = read_own(data, Options(labels, key, _height_and_width(size), channels))
+    source, _ = own_source(own.values, own.labels, seed, is_split=False)
+    return _split(source, torch.from_numpy(source.order), binarize, dequantize=False, part=2, seed=seed)
 
 
 def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:

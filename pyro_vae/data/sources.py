@@ -57,11 +57,14 @@ def named_source(name: str, folder: Path) -> Source:
     raise ValueError(f"name: found {name!r}, expected one of {get_args(Name)}, or a tensor or array")
 
 
-def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[str, ...] | None]:
-    """Return an array or a sparse matrix of the user's own, in an order drawn by ``seed``, and the names of classes."""
+def own_source(data: object, labels: object, seed: int, is_split: bool = True) -> tuple[Source, tuple[str, ...] | None]:
+    """Return an array or a sparse matrix of the user's own, in an order drawn by ``seed``, and the names of classes.
+
+    Data that are not split keep their order.
+    """
     values: Tensor | Rows = data if is_sparse(data) else check_array(data, "data").cpu()
     n = int(values.shape[0])
-    if n < 10:
+    if is_split and n < 10:
         raise ValueError(f"data: found {n} of them, expected at least 10 for a split of 80/10/10 %")
     classes = None
     if labels is not None:
@@ -70,7 +73,7 @@ def own_source(data: object, labels: object, seed: int) -> tuple[Source, tuple[s
     if isinstance(values, Tensor):
         levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
         values = values.byte() if values.dtype == torch.bool else values
-    order = np.random.RandomState(seed).permutation(n)
+    order = np.random.RandomState(seed).permutation(n) if is_split else np.arange(n)
     return Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10)), classes
 
 

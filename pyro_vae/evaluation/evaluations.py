@@ -23,9 +23,9 @@ from pyro_vae.evaluation.streaming import TRUSTED_KHAT
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.files import write_text
 
-__all__ = ["Evaluation", "Figure", "heavy_data", "likelihood_figure"]
+__all__ = ["COLUMNS", "Evaluation", "Figure", "heavy_data", "likelihood_figure"]
 
-_COLUMNS = ("nats per datum", "± Monte Carlo", "± over data", "data")
+COLUMNS = ("nats per datum", "± Monte Carlo", "± over data", "data")
 
 
 class Figure(NamedTuple):
@@ -134,7 +134,7 @@ class Evaluation:
         return list(filter(None, [share, *self.notes, "" if marked is None else _caveat(marked)]))
 
     def __str__(self) -> str:
-        rows = [("", *_COLUMNS), *((self.labels[name], *each.cells()) for name, each in self.figures.items())]
+        rows = [("", *COLUMNS), *((self.labels[name], *each.cells()) for name, each in self.figures.items())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join([label.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
@@ -146,7 +146,7 @@ class Evaluation:
         def row(tag: str, cells: Any) -> str:
             return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-        rows = [row("th", ("", *_COLUMNS))]
+        rows = [row("th", ("", *COLUMNS))]
         rows += [row("td", (self.labels[name], *each.cells())) for name, each in self.figures.items()]
         notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         return f"<table>{''.join(rows)}</table>{notes}"

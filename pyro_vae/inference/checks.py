@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.arrays import MISSING
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
 from pyro_vae.errors import ProgramError, pyro_error_reason
@@ -187,9 +189,11 @@ def _check_data_shape(model: StochasticFunction, x: Tensor, name: str) -> None:
     if expected is not None and tuple(x.shape[1:]) != tuple(expected):
         found, wanted = (", ".join(map(str, ("N", *shape))) for shape in (x.shape[1:], expected))
         is_one = tuple(x.shape) == tuple(expected)
+        is_moved = x.dim() == 4 and (x.shape[3], x.shape[1], x.shape[2]) == tuple(expected)
         raise ValueError(
             f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them"
             + "; a single datum x is given as x[None]" * is_one
+            + "; x.permute(0, 3, 1, 2) moves colours from the last place to the first" * is_moved
         )
 
 
@@ -217,7 +221,8 @@ def _check_finite(x: Tensor, start: int, name: str) -> None:
     bad = ~torch.isfinite(x)
     if bad.any():
         where, found = _first(bad, x, start)
-        raise ValueError(f"{name}: found the value {found:g} at {where}, expected finite numbers")
+        missing = MISSING if math.isnan(found) else ""
+        raise ValueError(f"{name}: found the value {found:g} at {where}, expected finite numbers{missing}")
 
 
 def _first(bad: Tensor, x: Tensor, start: int) -> tuple[tuple[int, ...], float]:

@@ -25,7 +25,7 @@ __all__ = ["check_recipe"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
-_INTERNAL = {*vars(nn.Module()), "recipe", "_compiled_call_impl"}
+_INTERNAL = {*vars(nn.Module()), "recipe", "without_recipe", "_compiled_call_impl"}
 _MISSING = object()
 
 

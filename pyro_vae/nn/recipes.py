@@ -31,10 +31,11 @@ class Rebuildable(nn.Module):
     """A module with a ``recipe``: its class and constructor arguments as JSON data.
 
     The recipe is ``None`` if an argument is neither plain data nor a module with a recipe, or if the class was defined
-    outside this package.
+    outside this package. ``without_recipe`` has the names of the classes that are why.
     """
 
     recipe: dict[str, Any] | None
+    without_recipe: tuple[str, ...]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -46,13 +47,16 @@ class Rebuildable(nn.Module):
         module = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(module, *args, **kwargs)
         given = {name: value for name, value in bound.arguments.items() if value is not module}
-        try:
-            arguments = {name: _as_data(value) for name, value in given.items()}
-        except TypeError:
-            recipe = None
-        else:
-            recipe = {"class": cls.__name__, "arguments": arguments} if _registry.get(cls.__name__) is cls else None
+        arguments: dict[str, Any] = {}
+        others: tuple[str, ...] = () if _registry.get(cls.__name__) is cls else (cls.__name__,)
+        for name, value in given.items():
+            try:
+                arguments[name] = _as_data(value)
+            except TypeError:
+                others += _without_recipe(value)
+        recipe = None if others else {"class": cls.__name__, "arguments": arguments}
         object.__setattr__(module, "recipe", recipe)
+        object.__setattr__(module, "without_recipe", tuple(dict.fromkeys(others)))
         return module
 
 
@@ -67,6 +71,24 @@ def _as_data(value: Any) -> Any:
     if recipe is None:
         raise TypeError(f"{type(value).__name__} cannot be written as data")
     return recipe
+
+
+def _without_recipe(value: Any) -> tuple[str, ...]:
+    """Return the classes of the outermost parts in an argument that cannot be written as data."""
+    if isinstance(value, (tuple, list)):
+        return tuple(name for item in value for name in _without_recipe(item))
+    try:
+        _as_data(value)
+    except TypeError:
+        pass
+    else:
+        return ()
+    if names := getattr(value, "without_recipe", ()):
+        return tuple(names)
+    is_ours = type(value).__module__.partition(".")[0] == "pyro_vae"
+    inside = value.children() if is_ours and isinstance(value, nn.Module) else ()  # around plain networks
+    names = tuple(name for part in inside for name in _without_recipe(part))
+    return names or (getattr(value, "__name__", type(value).__name__),)
 
 
 def with_references(recipe: Any) -> Any:

@@ -59,7 +59,7 @@ class Program(Rebuildable):
         super().__init__()
         self.model, self.guide, self.latents = model, guide, latents
         for half in (model, guide):
-            half.recipe = self.recipe
+            half.recipe, half.without_recipe = self.recipe, self.without_recipe
 
     @property
     def likelihood(self) -> nn.Module:

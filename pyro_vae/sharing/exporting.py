@@ -31,6 +31,7 @@ Format: TypeAlias = Literal["onnx", "torch"]
 Run: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 _SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
 _TOLERANCE = 1e-5
+_OLDEST_FOR_ONNX = (2, 7)
 
 
 @checked
@@ -57,8 +58,8 @@ def export(vae: VAE, folder: PathLike, format: Format = "onnx") -> tuple[Path, P
     Raises
     ------
     ValueError
-        For an unknown format, a posterior or likelihood that has no mean, a network that cannot be exported, and an
-        exported one that differs by more than 1e-5 of the largest value.
+        For an unknown format, a torch before 2.7 with ONNX, a posterior or likelihood that has no mean, a network that
+        cannot be exported, and an exported one that differs by more than 1e-5 of the largest value.
     TypeError
         For anything but a VAE.
     ImportError
@@ -75,6 +76,10 @@ def export(vae: VAE, folder: PathLike, format: Format = "onnx") -> tuple[Path, P
     (torch.Size([5, 3]), torch.Size([5, 3]))
     """
     if format == "onnx":
+        if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_FOR_ONNX:
+            wanted = ".".join(map(str, _OLDEST_FOR_ONNX))
+            found = f"found 'onnx' with torch {torch.__version__}, which cannot write it"
+            raise ValueError(f"format: {found}, expected torch {wanted} or newer, or format='torch'")
         for module in ("onnxscript", "onnxruntime"):
             imported(module, module, "export", install("export"))
     vae = copy.deepcopy(vae).cpu().eval().requires_grad_(False)

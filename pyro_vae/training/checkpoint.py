@@ -28,7 +28,7 @@ from pyro_vae.runtime.digests import digest_of_data
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.tensor_files import CHANGED, DIGEST, parse, read_tensors, write_tensors
-from pyro_vae.training.modules import as_module, is_pair, params_of, recipe_of
+from pyro_vae.training.modules import as_module, is_pair, params_of, recipe_of, warn_of_own_parts
 from pyro_vae.training.plain import named
 
 __all__ = [
@@ -38,9 +38,10 @@ __all__ = [
     "recipe_of",
     "restore",
     "save",
+    "write_program",
 ]
 
-WEIGHTS, _PROGRAM, _PARAMS = "checkpoint.safetensors", "program.json", "params"
+WEIGHTS, PROGRAM, _PARAMS = "checkpoint.safetensors", "program.json", "params"
 _FORMAT = 1
 
 
@@ -90,7 +91,8 @@ def save(program: Any, folder: PathLike) -> None:
         A packaged program such as :class:`pyro_vae.VAE`, any module, or a pair ``(model, guide)`` of programs as SVI
         takes them. With a pair that is not packaged goes what bare ``pyro.param`` statements keep in Pyro's parameter
         store, all of it, as no one can say without data what is the pair's; the checkpoints of :func:`pyro_vae.fit`
-        hold that of the pair alone.
+        hold that of the pair alone. A packaged program with parts of your own is saved without a recipe, and a warning
+        names their classes: :func:`load` then takes a program that was built with their code.
     folder
         Made when missing. Each file is replaced whole or not at all.
 
@@ -113,15 +115,21 @@ def save(program: Any, folder: PathLike) -> None:
     True
     """
     module = as_module(program)
-    folder = Path(folder)
-    recipe = with_references(recipe_of(module))
+    recipe = recipe_of(module)
     if recipe is None and is_pair(program):
         module = as_module(program, StoreParams(kept_in_store()))
+    warn_of_own_parts(module, recipe, stacklevel=3)
+    write_program(module, Path(folder))
+
+
+def write_program(module: nn.Module, folder: Path) -> None:
+    """Write what :func:`as_module` returned, as :func:`save` does, without a word about parts of one's own."""
+    recipe = with_references(recipe_of(module))
     description = {"format": _FORMAT, "recipe": recipe, DIGEST: digest_of_data(recipe)}
     metadata = {"recipe": json.dumps(recipe)}
     if params := params_of(module):
         metadata[_PARAMS] = json.dumps(params.descriptions())
-    write_text(folder / _PROGRAM, json.dumps(description, indent=2) + "\n")
+    write_text(folder / PROGRAM, json.dumps(description, indent=2) + "\n")
     write_tensors(folder / WEIGHTS, module.state_dict(), metadata)
 
 
@@ -159,9 +167,9 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     tensors, metadata = read_tensors(path, verify=verify)
     if program is None:
         try:
-            program = _rebuilt(folder / _PROGRAM, metadata.get("recipe"), tensors, verify)
+            program = _rebuilt(folder / PROGRAM, metadata.get("recipe"), tensors, verify)
         except RecursionError:
-            raise ValueError(f"{folder / _PROGRAM}: found parts in parts without end, expected a program's") from None
+            raise ValueError(f"{folder / PROGRAM}: found parts in parts without end, expected a program's") from None
         check_tensors(program, tensors, path)
         program.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None))
     device = placement(*program)[0] if is_pair(program) else None

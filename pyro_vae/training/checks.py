@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.batches import Batches
+from pyro_vae.data.channels import check_channels
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.inference.callables import innermost
 from pyro_vae.inference.checks import check_program, run_to_check
 from pyro_vae.inference.frozen import check_runs_again, with_copied_buffers
 from pyro_vae.inference.handlers import StochasticFunction
@@ -28,7 +31,31 @@ from pyro_vae.objectives import Objective
 from pyro_vae.runtime.state import evaluating, seeded
 from pyro_vae.schedules import Schedule
 
-__all__ = ["check_programs", "check_schedules", "folder_of", "schedules_of"]
+__all__ = ["check_pictures", "check_programs", "check_schedules", "check_validation", "folder_of", "schedules_of"]
+
+
+def check_pictures(model: nn.Module, data: Any, valid: Any) -> None:
+    """Refuse arrays of pictures that seem to have their channels last, for a model of this package.
+
+    Raises
+    ------
+    ValueError
+        With what to do. A model of one's own takes what it was written for.
+    """
+    if not hasattr(innermost(model), "recipe"):
+        return
+    for name, given in (("data", data), ("valid", valid)):
+        entries = given if isinstance(given, tuple) else given.values() if isinstance(given, dict) else [given]
+        for each in entries:
+            if isinstance(each, (Tensor, np.ndarray)):
+                others = "or pyro_vae.data.load(x, channels='last'); its channels='first' takes them as they are"
+                check_channels(each, others, name)
+
+
+def check_validation(patience: int | None, valid: Batches | None) -> None:
+    """Raise ``ValueError`` for patience without validation data."""
+    if patience is not None and valid is None:
+        raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
 
 
 def schedules_of(

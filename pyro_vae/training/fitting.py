@@ -32,8 +32,17 @@ from pyro_vae.runtime.precision import Precision, precise
 from pyro_vae.runtime.ranks import ranks, together
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
 from pyro_vae.training.batch_norms import statistics_of, without_batch_statistics
-from pyro_vae.training.checks import check_programs, check_schedules, folder_of, schedules_of
+from pyro_vae.training.callbacks import telling
+from pyro_vae.training.checks import (
+    check_pictures,
+    check_programs,
+    check_schedules,
+    check_validation,
+    folder_of,
+    schedules_of,
+)
 from pyro_vae.training.compiled_update import make_update
+from pyro_vae.training.described import run_of
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
@@ -134,7 +143,8 @@ def fit(
     resume
         Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
     callbacks
-        Called with each epoch's record.
+        Called with each epoch's record. A :class:`~pyro_vae.training.callbacks.Callback` is also told of the start and
+        the end; :mod:`pyro_vae.training.services` has those for TensorBoard, Weights & Biases, MLflow and trackio.
     progress
         Show a progress bar with the bound and the data a second.
 
@@ -175,25 +185,24 @@ def fit(
     initial_lr = rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
+    check_pictures(model, data, valid)
     batches, valid_batches = training_batches(data, valid, batch_size, device, dtype, (model, guide), group)
-    if patience is not None and valid_batches is None:
-        raise ValueError(f"patience: found {patience} without validation data, expected valid=... beside it")
+    check_validation(patience, valid_batches)
     check = partial(check_programs, model, guide, objective, {"data": batches, "valid": valid_batches}, seed, resume)
     trained = find_trained(model, guide, objective, batches, valid_batches, seed, resume, check)
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
-    folder = folder_of(checkpoint, resume)
+    folder, facts = folder_of(checkpoint, resume), _facts(model, objective, state, trained, clip_norm)
+    callbacks = callbacks if group.is_first else ()
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
         refusing_others(module.parameters()), statistics_of(group, module), interruptible() as interrupted,
     ):  # fmt: skip
-        facts = _facts(model, objective, state, trained, clip_norm)
         state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.share_size, make_reporter(progress and group.is_first)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
-        state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
-        state.compiled = state.compiled and without_batch_statistics(group, module, warns=compile is True)
+        state.compiled = _is_compiled(compile, state, trained, objective, num_steps or 0, mark)
         steps = make_steps(model, guide, module, objective, size, state.compiled, report, trained.around)
         loop = Loop(
             model=model, guide=guide, module=module, trained=trained.parameters, schedules=schedules,
@@ -202,16 +211,19 @@ def fit(
             summed=steps.summed, reasons=steps.reasons, state=state, folder=folder, num_epochs=num_epochs,
             interrupted=interrupted, checkpoint_seconds=checkpoint_seconds, progress=progress and group.is_first,
         )  # fmt: skip
-        history = loop.all_epochs(valid_batches, patience, callbacks)
+        with telling(callbacks, partial(run_of, loop, facts, resume, lr, patience, precision, seed), loop.history):
+            history = loop.all_epochs(valid_batches, patience, callbacks)
         if state.compiled and history.records and not loop.fallbacks():
             remember(mark())
         return history
 
 
 def _is_compiled(
-    compile: Compile, state: RunState, objective: Any, num_steps: int, mark: Callable[[], Path]
+    compile: Compile, state: RunState, trained: Trained, objective: Any, num_steps: int, mark: Callable[[], Path]
 ) -> bool:  # fmt: skip
     """Return whether to compile; by "auto" what can be, where it pays, and a run that goes on as it began."""
+    if not without_batch_statistics(trained.batches.ranks, trained.module, warns=compile is True):
+        return False
     if compile != "auto":
         return compile
     if state.compiled is not None:

@@ -35,7 +35,7 @@ from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.ranks import alone
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.averaging import agree
-from pyro_vae.training.checkpoint import save
+from pyro_vae.training.checkpoint import write_program
 from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.decisions import Decider
 from pyro_vae.training.history import History, Record, is_exhausted
@@ -83,11 +83,12 @@ class Loop:
             self.interrupted if self._ranks.size == 1 else threading.Event(),  # else all of them stop after it
         )  # fmt: skip
         self._step_check = StepCheck(self.model, self.guide, self.module, self.objective, self.state, self._ranks)
+        self.history = History(self.state.records)
 
     def all_epochs(
         self, valid: Batches | None, patience: int | None, callbacks: Sequence[Callable[[Record], None]]
     ) -> History:
-        history = History(self.state.records)
+        history = self.history
         with make_bar(self.state, self.num_epochs, self.batches.num_data, self.progress) as bar:
             history.stopped_early = is_exhausted(history, patience)
             while self.state.epoch < self.num_epochs and not history.stopped_early:
@@ -126,15 +127,14 @@ class Loop:
         if self.folder is not None:
             self.state.write(self.folder)
             if not history.records and self._ranks.is_first:
-                save(self.module, self.folder)
+                write_program(self.module, self.folder)
         return history
 
     def _call(self, callbacks: Sequence[Callable[[Record], None]], record: Record) -> None:
-        """Call the callbacks, on rank 0 alone; what they score is not shared."""
-        if self._ranks.is_first:
-            with alone():
-                for callback in callbacks:
-                    callback(record)
+        """Call the callbacks, which rank 0 alone has; what they score is not shared."""
+        with alone():
+            for callback in callbacks:
+                callback(record)
 
     def _ended_workers(self, error: Exception) -> bool:
         """Tell whether the signal that is to end the run has ended a loader's workers too, as one to a group does.
@@ -241,7 +241,7 @@ class Loop:
         """Write what the epoch made, the state last: a run that dies in between repeats the epoch."""
         if self._ranks.is_first:
             if history.best is history.records[-1]:
-                save(self.module, folder)
+                write_program(self.module, folder)
             write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history.records))
         self._write_state(folder)
 

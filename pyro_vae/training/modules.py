@@ -12,6 +12,7 @@ with bare ``pyro.param("loc", ...)`` statements            as above (``model.*``
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ from pyro_vae.nn.recipe_check import check_recipe
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.runtime.modules import named_owners
 
-__all__ = ["as_module", "is_pair", "params_of", "recipe_of"]
+__all__ = ["as_module", "is_pair", "own_parts", "params_of", "recipe_of", "warn_of_own_parts"]
 
 
 def is_pair(program: Any) -> bool:
@@ -113,3 +114,31 @@ def recipe_of(module: nn.Module) -> Any:
     if recipe is not None:
         check_recipe(recipe, module)
     return recipe
+
+
+def own_parts(module: nn.Module) -> list[str]:
+    """Return the classes that keep a packaged program, as :func:`as_module` returns it, from having a recipe."""
+    halves = module.values() if isinstance(module, nn.ModuleDict) else [module]
+    return list(dict.fromkeys(name for half in halves for name in getattr(half, "without_recipe", ())))
+
+
+def warn_of_own_parts(module: nn.Module, recipe: Any, stacklevel: int) -> None:
+    """Warn that it takes code to load a packaged program, if parts of one's own are why it has no recipe.
+
+    Parameters
+    ----------
+    module
+        What :func:`as_module` returned.
+    recipe
+        Its recipe.
+    stacklevel
+        As for ``warnings.warn``, of who calls this function.
+    """
+    names = own_parts(module)
+    if recipe is None and names:
+        warnings.warn(
+            f"save: found parts that are not of this package, {', '.join(names)}: the file holds their weights and not "
+            "their code, so that loading takes a program that was built with it, load(folder, program)",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )

@@ -22,13 +22,14 @@ from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
 from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
+from pyro_vae.training.modules import warn_of_own_parts
 from pyro_vae.training.optimizer_check import check_groups, check_scheduler, check_slots, slots_of
 from pyro_vae.training.plain import keys_back, keys_kept, named, slots_from
-from pyro_vae.training.state_check import check_facts, check_generators, check_position
+from pyro_vae.training.state_check import check_facts, check_generators, check_position, refuse_another
 
-__all__ = ["RunState"]
+__all__ = ["FILE", "RunState"]
 
-_FILE = "last.safetensors"
+FILE = "last.safetensors"
 _FORMAT = 2  # 1 had no losses in its records
 
 
@@ -134,7 +135,7 @@ class RunState:
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Go back to a snapshot."""
-        restore(self.module, named(tensors, "program."), _FILE)
+        restore(self.module, named(tensors, "program."), FILE)
         slots = slots_from(tensors, document["optimizer"]["plain"])
         self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
         if self.scheduler is not None:
@@ -202,9 +203,9 @@ class RunState:
         self._write(folder, *self.snapshot())
 
     def _write(self, folder: Path, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        if folder == self._folder and not (folder / _FILE).is_file():
-            raise FileNotFoundError(f"checkpoint: found no {_FILE} in {folder}, expected the one that this run wrote")
-        write_tensors(folder / _FILE, tensors, {"run": json.dumps(document)})
+        if folder == self._folder and not (folder / FILE).is_file():
+            raise FileNotFoundError(f"checkpoint: found no {FILE} in {folder}, expected the one that this run wrote")
+        write_tensors(folder / FILE, tensors, {"run": json.dumps(document)})
         self._folder = folder
 
     def open(self, folder: Path | None, resume: bool, facts: dict[str, Any], keep_rates: bool = False) -> None:
@@ -225,12 +226,12 @@ class RunState:
         self.facts = facts
         if folder is None:
             return
-        path = folder / _FILE
+        path, recipe = folder / FILE, recipe_of(self.module)  # what cannot be saved later is refused now
         if not resume:
-            self._refuse_another(folder)
+            refuse_another(path, folder / WEIGHTS)
             self.write(folder)
+            warn_of_own_parts(self.module, recipe, stacklevel=5)
             return
-        recipe_of(self.module)
         tensors, metadata = read_tensors(path)
         document = parse(path, metadata.get("run", "null"))
         check_facts(path, document, facts, _FORMAT)
@@ -242,8 +243,3 @@ class RunState:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         self._folder = folder
-
-    def _refuse_another(self, folder: Path) -> None:
-        recipe_of(self.module)  # what cannot be saved later is refused now
-        if (folder / _FILE).exists() or (folder / WEIGHTS).exists():
-            raise FileExistsError(f"checkpoint: found another run in {folder}, expected resume=True or a new folder")

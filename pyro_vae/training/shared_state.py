@@ -20,8 +20,11 @@ from torch import Tensor
 from pyro_vae.data.batches import Batches, Pick
 from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import generators, set_generators
+from pyro_vae.training.checkpoint import WEIGHTS
+from pyro_vae.training.modules import recipe_of, warn_of_own_parts
 from pyro_vae.training.plain import named
-from pyro_vae.training.run_state import RunState
+from pyro_vae.training.run_state import FILE, RunState
+from pyro_vae.training.state_check import refuse_another
 
 __all__ = ["SharedRunState", "make_state"]
 
@@ -69,10 +72,15 @@ class SharedRunState(RunState):
         if resume:
             self.ranks.first(lambda: take_up(folder, True, facts, keep_rates))
         elif folder is not None:
-            self.ranks.first(lambda: self._refuse_another(folder))
+            self.ranks.first(lambda: self._begin_in(folder))
         self._share()
         if folder is not None and not resume:
             self.write(folder)
+
+    def _begin_in(self, folder: Path) -> None:
+        recipe = recipe_of(self.module)
+        refuse_another(folder / FILE, folder / WEIGHTS)
+        warn_of_own_parts(self.module, recipe, stacklevel=7)
 
     def _share(self) -> None:
         """Take the state of rank 0, with generators of this rank's own."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_facts",
     "check_generators",
     "check_position",
+    "refuse_another",
 ]
 
 
@@ -45,6 +46,14 @@ def check_generators(source: object, name: str, states: Mapping[str, Tensor], ex
             torch.Generator("cuda" if owner == "cuda" else "cpu").set_state(state)
         except RuntimeError as error:
             raise ValueError(f"{source}: {name}.{owner}: found no state of a generator: {error}") from error
+
+
+def refuse_another(*paths: Path) -> None:
+    """Refuse to begin a run where there are files of another one, of which any may be there."""
+    if any(path.exists() for path in paths):
+        raise FileExistsError(
+            f"checkpoint: found another run in {paths[0].parent}, expected resume=True or a new folder"
+        )
 
 
 def check_facts(path: Path, document: Any, facts: Mapping[str, Any], expected: int) -> None:

@@ -164,6 +164,9 @@ FILES = {
     "broken.yaml": "{",
     "number.yaml": "3",
     "choice.yaml": "program: flow",
+    "widths.yaml": "hidden_dims: [x]",
+    "zero.yaml": "epochs: 0",
+    "text.yaml": "seed: x",
 }
 
 
@@ -177,13 +180,20 @@ FILES = {
         (["train", "--nope"], "arguments: --nope"),
         (["train", "--alpha", 0.5], "--alpha: found one beside --objective elbo, expected --objective renyi"),
         (["train", "--resume", "nowhere"], "pyro-vae train: --resume: found no config.json in nowhere"),
-        (["train", "--data", "missing.npy"], "pyro-vae train: [Errno 2]"),
+        (["train", "--data", "missing.npy"], "pyro-vae train: data: found no file or folder "),
         (["train", "--config", "missing.yaml"], "missing.yaml"),
-        (["train", "--config", "unknown.yaml"], "'epoch'"),
-        (["train", "--config", "wrong.yaml"], "pyro-vae train: --epochs: found 2.5, expected int"),
-        (["train", "--config", "broken.yaml"], "pyro-vae train: Problems parsing config"),
-        (["train", "--config", "number.yaml"], "pyro-vae train: Unexpected config: 3"),
-        (["train", "--config", "choice.yaml"], "'flow'"),
+        (
+            ["train", "--config", "unknown.yaml"],
+            "train: unknown.yaml: found the option 'epoch', which there is not",
+        ),
+        (["train", "--config", "wrong.yaml"], "pyro-vae train: wrong.yaml: --epochs: found 2.5, expected int"),
+        (["train", "--config", "zero.yaml", "--epochs", "many"], "pyro-vae train: --epochs: found many, expected int"),
+        (["train", "--config", "broken.yaml"], "pyro-vae train: broken.yaml: while parsing a flow node"),
+        (["train", "--config", "number.yaml"], "train: number.yaml: found int, expected options by name"),
+        (["train", "--config", "choice.yaml"], "pyro-vae train: choice.yaml: --program: 'flow' not among choices"),
+        (["train", "--config", "widths.yaml"], "pyro-vae train: widths.yaml: --hidden-dims: invalid literal"),
+        (["train", "--config", "zero.yaml"], "train: zero.yaml: argument --epochs: found 0, expected 1 or more"),
+        (["evaluate", "nowhere", "--config", "text.yaml"], "evaluate: text.yaml: --seed: found x, expected int"),
         (["evaluate"], "run"),
         (["evaluate", "nowhere"], "pyro-vae evaluate: RUN: found no config.json in nowhere"),
         (["evaluate", "nowhere", "--num-particles", 1], "--num-particles: found 1, expected 2 or more"),
@@ -212,7 +222,7 @@ def test_ctrl_c_outside_of_training_says_how_to_resume(call, monkeypatch):
     small = ["--epochs", 1, "--batch-size", 16, "--hidden-dims", 2, "--data", "own.npy", "--out", "cut"]
     status, _, errors = call("train", *small)
     assert status == 130 and errors.endswith("interrupted; pyro-vae train --resume cut goes on\n")
-    monkeypatch.setattr(training, "load_data", interrupted)  # before it
+    monkeypatch.setattr(training, "prepared", interrupted)  # before it
     status, _, errors = call("train", "--out", "new")
     assert (status, errors) == (130, "interrupted\n") and not Path("new").exists()
     assert exit_status("pyro-vae score", interrupted) == 130

@@ -95,6 +95,14 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(make, format, err
     assert list(tmp_path.iterdir()) == []
 
 
+def test_onnx_is_refused_by_a_torch_that_cannot_write_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cpu")
+    message = "^format: found 'onnx' with torch 2.6.0.cpu, which cannot write it, expected torch 2.7 or newer, "
+    with pytest.raises(ValueError, match=message):
+        pyro_vae.export(VAES["full"](), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_onnx_does_not_have_is_named(monkeypatch, tmp_path):
     def fail(*_, **__):
         try:

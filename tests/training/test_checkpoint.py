@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -131,28 +132,38 @@ class TestRoundTrip:
         assert same(weights(model, guide), before)
 
 
+class UsersPrior(pyro_vae.StandardNormal):
+    pass
+
+
 class UsersVAE(pyro_vae.VAE):
     """A subclass from outside the package: nobody else can rebuild it."""
 
 
 class TestWithoutRecipe:
     @pytest.mark.parametrize(
-        "program",
+        ("program", "own"),
         [
-            UsersVAE(IMAGE, 2, (5,)),
-            (TutorialModel(), TutorialGuide()),
-            (vae().model, TutorialGuide()),
-            nn.Linear(2, 2),
-            pyro_vae.VAE(
-                prior=pyro_vae.StandardNormal(2),
-                likelihood=pyro_vae.Bernoulli(nn.Linear(2, 4), (4,)),
-                posterior=pyro_vae.DiagonalNormal(pyro_vae.MLP(4, (2, 2), ())),
+            (UsersVAE(IMAGE, 2, (5,)), "UsersVAE"),
+            ((TutorialModel(), TutorialGuide()), None),
+            ((vae().model, TutorialGuide()), None),
+            (nn.Linear(2, 2), None),
+            (
+                pyro_vae.VAE(
+                    prior=UsersPrior(2),
+                    likelihood=pyro_vae.Bernoulli(nn.Linear(2, 4), (4,)),
+                    posterior=pyro_vae.DiagonalNormal(pyro_vae.MLP(4, (2, 2), ())),
+                ),
+                "Linear, UsersPrior",
             ),
         ],
         ids=["a user's subclass", "a user's pair", "a mixed pair", "a module", "a user's part"],
     )
-    def test_the_program_must_be_given(self, program, tmp_path):
-        pyro_vae.save(program, tmp_path)
+    def test_the_program_must_be_given(self, program, own, tmp_path):
+        message = f"^save: found parts that are not of this package, {own}: .*, load\\(folder, program\\)$"
+        with nullcontext() if own is None else pytest.warns(UserWarning, match=message) as told:
+            pyro_vae.save(program, tmp_path)
+        assert own is None or [warning.filename for warning in told] == [__file__]
         assert json.loads((tmp_path / "program.json").read_text())["recipe"] is None
         message = (
             r"program.json: found no recipe \(the program is not a packaged one\), expected load\(folder, program\)"
@@ -160,6 +171,20 @@ class TestWithoutRecipe:
         with pytest.raises(ValueError, match=message):
             pyro_vae.load(tmp_path)
         pyro_vae.load(tmp_path, program)
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_a_run_says_so_once_when_it_begins(self, resume, tmp_path):
+        program = UsersVAE((6,), 2, (5,))
+
+        def fit(num_epochs, resume=False):
+            x, options = torch.ones(4, 6), {"batch_size": 2, "checkpoint": tmp_path, "progress": False}
+            pyro_vae.fit(program.model, program.guide, x, num_epochs=num_epochs, resume=resume, **options)
+
+        with pytest.warns(UserWarning, match="^save: found parts that are not of this package, UsersVAE: ") as told:
+            fit(3)
+        assert [warning.filename for warning in told] == [__file__]
+        if resume:
+            fit(4, resume=True)
 
     @pytest.mark.parametrize(
         ("program", "found"),

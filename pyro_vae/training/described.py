@@ -1,0 +1,93 @@
+"""What a run is made of, as plain data by name, for callbacks that write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.inference.callables import ProgramModule, innermost
+from pyro_vae.inference.handlers import StochasticFunction
+from pyro_vae.nn.recipes import with_references
+from pyro_vae.training.callbacks import Run
+from pyro_vae.training.loop import Loop
+from pyro_vae.training.modules import recipe_of
+
+__all__ = ["run_of"]
+
+
+def run_of(
+    loop: Loop,
+    facts: Mapping[str, Any],
+    resumed: bool,
+    lr: float | Callable[[float], float],
+    patience: int | None,
+    precision: str,
+    seed: int | None,
+) -> Run:
+    """Describe a run that is about to start.
+
+    Parameters
+    ----------
+    loop
+        The run.
+    facts
+        What has to be the same when it is taken up again.
+    resumed
+        Whether it goes on from a checkpoint.
+    lr
+        The learning rate, or the function that gives it, of which the name is kept.
+    patience, precision, seed
+        As for ``fit``.
+    """
+    config = {
+        **_program(loop),
+        **{name: None if value == "NoneType" else value for name, value in facts.items() if name != "params"},
+        "num_epochs": loop.num_epochs,
+        "lr": _name(lr) if callable(lr) else lr,
+        "patience": patience,
+        "precision": precision,
+        "seed": seed,
+        "compiled": bool(loop.state.compiled),
+        "device": str(loop.state.device),
+        "num_parameters": sum(parameter.numel() for parameter in loop.trained),
+        "pyro_vae": import_module("pyro_vae").__version__,
+        **{name: version(name) for name in ("torch", "pyro-ppl")},
+    }
+    return Run(config, tuple(loop.state.records), loop.folder, resumed)
+
+
+def _program(loop: Loop) -> dict[str, Any]:
+    """Return the class of a packaged program and its arguments, or the names of two programs."""
+    try:
+        recipe = with_references(recipe_of(loop.module))
+    except ValueError:  # a part was replaced, so that the recipe is not what trains
+        recipe = None
+    if recipe is None:
+        return {"model": _name(_inner(loop.model)), "guide": _name(_inner(loop.guide))}
+    return {"program": recipe["class"], **_arguments(recipe, "program")}
+
+
+def _arguments(recipe: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the arguments of a recipe by their paths, parts among them by their classes."""
+    found: dict[str, Any] = {}
+    for name, value in recipe["arguments"].items():
+        is_part = isinstance(value, dict) and "class" in value
+        found[f"{path}.{name}"] = value["class"] if is_part else value
+        if is_part:
+            found |= _arguments(value, f"{path}.{name}")
+    return found
+
+
+def _inner(program: nn.Module) -> StochasticFunction:
+    inner = innermost(program)
+    return inner.__dict__["forward"] if isinstance(inner, ProgramModule) else inner
+
+
+def _name(value: Any) -> str:
+    """Return the name of a function, or of the class of an object."""
+    function = getattr(value, "func", value)  # of a partial
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
