@@ -78,7 +78,7 @@ def test_the_version_to_cite_is_that_of_the_package():
 
 
 def test_each_extra_is_part_of_all_and_of_the_tests():
-    users = {"all", "test", "browser", "docs", "bench", "dev"}
+    users = {"all", "test", "docs", "bench", "dev"}
     (everything,) = EXTRAS["all"]
     assert set(re.fullmatch(r"pyro_vae\[(.*)\]", everything)[1].split(",")) == EXTRAS.keys() - users
     assert "pyro_vae[all]" in EXTRAS["test"]
@@ -87,7 +87,7 @@ def test_each_extra_is_part_of_all_and_of_the_tests():
 def test_ci_finds_the_lower_bound_of_each_requirement():
     (command,) = re.findall(r"sed -n '(.*)' setup\.cfg", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     found = subprocess.run(["sed", "-n", command, ROOT / "setup.cfg"], capture_output=True, text=True, check=True)
-    extras = [line for name in EXTRAS.keys() - {"docs", "browser", "bench", "dev"} for line in EXTRAS[name]]
+    extras = [line for name in EXTRAS.keys() - {"docs", "bench", "dev"} for line in EXTRAS[name]]
     required = [*SETUP["options"]["install_requires"].split(), *extras]
     expected = {line.replace(">=", "==") for line in required if "[" not in line}
     assert set(found.stdout.split()) == expected

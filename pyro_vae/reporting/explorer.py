@@ -73,7 +73,7 @@ def explorer_of(top: Top, z: Tensor, most_bytes: int) -> Explorer:
         (expected,) = network(z)
         written = write_network(network, z, Path(folder), "onnx").read_bytes()
     for bits in _SIGNIFICANDS:
-        rounded = written if bits == _SIGNIFICANDS[0] else _rounded(written, bits)
+        rounded = _rounded(written, bits)
         packed = gzip.compress(shuffled(rounded), 9, mtime=0)
         found = Explorer(packed, len(rounded), there, _difference(rounded, z, expected), bits)
         if found.num_bytes <= most_bytes:
@@ -102,10 +102,14 @@ def shuffled(data: bytes) -> bytes:
 
 
 def _rounded(model: bytes, bits: int) -> bytes:
-    """Return an ONNX model whose weights have so many bits of significand."""
+    """Return an ONNX model whose weights have so many bits of significand, without notes on where it comes from."""
     onnx: Any = imported("onnx", "onnx", "explorer", install("export"))
     loaded = onnx.load_from_string(model)
-    for tensor in loaded.graph.initializer:
+    graph = loaded.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")  # the lines of the program, with the paths of its files
+    graph.ClearField("value_info")
+    for tensor in graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             significand, exponent = np.frexp(onnx.numpy_helper.to_array(tensor))
             values = np.ldexp(np.round(significand * 2.0**bits) / 2.0**bits, exponent).astype(np.float32)

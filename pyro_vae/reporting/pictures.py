@@ -14,7 +14,6 @@ from torch import Tensor
 __all__ = ["data_uri", "is_images", "mosaic", "png", "sprite", "thumbnails"]
 
 Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
-_LONGEST_SIDE = 48  # of a thumbnail, in pixels
 
 
 def is_images(shape: tuple[int, ...]) -> bool:
@@ -61,9 +60,9 @@ def mosaic(images: Pixels, columns: int, gap: int = 1) -> Pixels:
     return whole
 
 
-def thumbnails(images: Pixels) -> Pixels:
-    """Return images of at most 48 pixels a side, larger ones as means of blocks of pixels."""
-    block = math.ceil(max(images.shape[1:3]) / _LONGEST_SIDE)
+def thumbnails(images: Pixels, longest_side: int = 48) -> Pixels:
+    """Return images of at most so many pixels a side, larger ones as means of blocks of pixels."""
+    block = math.ceil(max(images.shape[1:3]) / longest_side)
     if block == 1:
         return images
     height, width = (side // block for side in images.shape[1:3])

@@ -7,20 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from pyro_vae.errors import pyro_error_reason
 from pyro_vae.reporting.charts import bound_by_epoch, kl_by_unit, spread
 from pyro_vae.reporting.findings import Findings
-from pyro_vae.reporting.pictures import Pixels, data_uri, mosaic, pixels, png
-from pyro_vae.reporting.subject import LeftOut
+from pyro_vae.reporting.pictures import Pixels, data_uri, mosaic, pixels, png, thumbnails
+from pyro_vae.reporting.subject import LeftOut, first_of
 from pyro_vae.runtime.state import seeded
 
 __all__ = ["PARTS", "Section", "attempt"]
 
 Content = dict[str, Any]
 _NUM_EXTREMES = 8
+_LONGEST_SIDE = 96  # of an image that is shown, in pixels, so that the page stays small
+_MOST_CHARTS = 24
 _SHOWN_WIDTH = 44  # pixels of the page, at least, for an image
 
 
@@ -92,7 +93,7 @@ def layers(found: Findings) -> Content:
     diagnosis = found.diagnosis
     charts = [
         kl_by_unit(name, kl, found.active(name), index)
-        for index, (name, kl) in enumerate(diagnosis.kl_per_unit.items())
+        for index, (name, kl) in enumerate(list(diagnosis.kl_per_unit.items())[:_MOST_CHARTS])
     ]
     rows = [
         [name, f"{diagnosis.kl[name]:.3f}", f"{diagnosis.kl_error[name]:.2g}",
@@ -100,7 +101,9 @@ def layers(found: Findings) -> Content:
         for name in diagnosis.kl
     ]  # fmt: skip
     table = {"caption": "KL by layer", "columns": ["layer", "KL, nats", "± Monte Carlo", "active units"], "rows": rows}
-    return {"charts": charts, "table": table, "sentences": diagnosis.warnings}
+    left_out = len(diagnosis.kl_per_unit) - len(charts)
+    sentences = [f"There are no bars for the other {left_out} layers."] if left_out else []
+    return {"charts": charts, "table": table, "sentences": [*sentences, *diagnosis.warnings]}
 
 
 def reliability(found: Findings) -> Content:
@@ -127,7 +130,7 @@ def reconstructions(found: Findings) -> Content:
     subject = found.subject
     data = subject.images()[:10]
     program = subject.packaged("reconstruct")
-    x = subject.x[: len(data)] if isinstance(subject.x, Tensor) else tuple(each[: len(data)] for each in subject.x)
+    x = first_of(subject.x, len(data))
     tops = range(1, len(program.latents) + 1)
     if len(tops) > 4:  # a few of many layers
         tops = range(1, len(program.latents) + 1, math.ceil(len(program.latents) / 4))
@@ -136,7 +139,7 @@ def reconstructions(found: Findings) -> Content:
     names = [
         f"from {program.latents[layer - 1]}{' and above' if len(program.latents) > layer else ''}" for layer in tops
     ]
-    whole = mosaic(torch.cat([torch.from_numpy(each) for each in (data, *rows)]).numpy(), len(data))
+    whole = mosaic(thumbnails(np.concatenate([data, *rows]), _LONGEST_SIDE), len(data))
     caption = (
         f"First row: test data. Below: the mean of p(x|z), {'; '.join(names)}. What a row lacks, its latents lack."
     )
@@ -152,7 +155,11 @@ def samples(found: Findings) -> Content:
     with seeded(subject.seed, next(program.parameters()).device):
         drawn = pixels(program.sample(40, mean=True))
     caption = "Draws of z from the prior, and the mean of p(x|z) of each. They should look like the data, and differ."
-    return {"pictures": [_picture(mosaic(drawn, 10), 10, "40 images drawn from the model", caption)]}
+    return {
+        "pictures": [
+            _picture(mosaic(thumbnails(drawn, _LONGEST_SIDE), 10), 10, "40 images drawn from the model", caption)
+        ]
+    }
 
 
 def _picture(image: Pixels, columns: int, alt: str, caption: str) -> Content:
@@ -166,7 +173,7 @@ def extremes(found: Findings) -> Content:
     subject, score = found.subject, found.evaluation.log_likelihood
     order = score.values.argsort(descending=True)
     most = min(_NUM_EXTREMES, len(order) // 2)
-    shown = subject.pixels
+    shown = thumbnails(subject.images(), _LONGEST_SIDE) if subject.shows_images else None
     groups = []
     for title, chosen in (("Highest log p(x)", order[:most]), ("Lowest log p(x)", order.flip(0)[:most])):
         data = []

@@ -19,7 +19,7 @@ from pyro_vae.programs.labelled import LabelledProgram
 from pyro_vae.programs.program import Program
 from pyro_vae.reporting.pictures import Pixels, is_images, pixels
 
-__all__ = ["LeftOut", "Subject", "subject_of"]
+__all__ = ["LeftOut", "Subject", "first_of", "subject_of"]
 
 
 class LeftOut(Exception):
@@ -45,11 +45,6 @@ class Subject:
     seed: int = 0
 
     @property
-    def pixels(self) -> Pixels | None:
-        """The data as images, or ``None`` if they are none."""
-        return pixels(self.values) if self.shows_images else None
-
-    @property
     def shows_images(self) -> bool:
         """Whether the data can be shown as images."""
         if not is_images(tuple(self.values.shape[1:])):
@@ -65,15 +60,14 @@ class Subject:
         LeftOut
             If they are none.
         """
-        found = self.pixels
-        if found is None:
+        if not self.shows_images:
             low, high = (float(each) for each in self.values.aminmax())
             shape = tuple(self.values.shape[1:])
             raise LeftOut(
                 f"the data are no images: a datum has the shape {shape} and the values lie from {low:.3g} to "
                 f"{high:.3g}; images are (H, W) or (1 or 3, H, W), in [0, 1]"
             )
-        return found
+        return pixels(self.values)
 
     def packaged(self, purpose: str) -> Program:
         """Return the program.
@@ -109,7 +103,9 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
     if isinstance(data, Splits):
         classes, name, data = data.classes, data.name, data.test
     labels = getattr(data, "labels", None)
-    x = _first(data, num_data)
+    x = first_of(data, num_data)
+    if isinstance(program, LabelledProgram) and isinstance(x, (tuple, dict)):
+        x = program.pack(*x) if isinstance(x, tuple) else program.pack(**x)
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
     if len(first) < 2:
         raise ValueError(f"data: found {len(first)} datum, expected 2 or more")
@@ -129,15 +125,16 @@ def _pair(programs: Any) -> tuple[Any, Any, Program | None]:
     raise TypeError(f"programs: found {type(programs).__name__}, expected a program or a pair (model, guide)")
 
 
-def _first(data: Any, num_data: int) -> Any:
+def first_of(data: Any, num_data: int) -> Any:
+    """Return the first data of a split, a tensor, an array, or a tuple or dictionary of these."""
     if isinstance(data, Split):
         return data[:num_data]
     if isinstance(data, (Tensor, np.ndarray)):
         return torch.as_tensor(data[:num_data])
     if isinstance(data, tuple) and data:
-        return tuple(_first(each, num_data) for each in data)
+        return tuple(first_of(each, num_data) for each in data)
     if isinstance(data, dict) and data:
-        return {name: _first(each, num_data) for name, each in data.items()}
+        return {name: first_of(each, num_data) for name, each in data.items()}
     expected = "what pyro_vae.data.load returns, a split, a tensor, an array, or a tuple or dictionary of these"
     raise TypeError(f"data: found {type(data).__name__}, expected {expected}")
 

@@ -1,7 +1,7 @@
 "use strict";
 // The map of the latents: what a point is, on hover or touch; and the explorer: a point of the latent space, decoded.
 (() => {
-  const map = document.getElementById("map");
+  const map = document.getElementById("latents");
   if (!map) return;
   const data = JSON.parse(document.getElementById("map-data").textContent);
   const tip = document.getElementById("tip");
@@ -41,11 +41,13 @@
     });
     return best;
   };
-  map.addEventListener("pointermove", (event) => {
-    const index = nearest(toView(event));
-    if (index < 0) tip.hidden = true; else describe(index, event);
-  });
-  map.addEventListener("pointerleave", () => { tip.hidden = true; });
+  for (const name of ["pointermove", "pointerdown"]) {
+    map.addEventListener(name, (event) => {
+      const index = nearest(toView(event));
+      if (index < 0) tip.hidden = true; else describe(index, event);
+    });
+  }
+  map.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") tip.hidden = true; });
 
   // --- the explorer
   const panel = document.getElementById("explorer");
@@ -128,6 +130,8 @@
     if (cross) {
       const [a, b] = place();
       cross.setAttribute("transform", `translate(${corner[0] + scale * a} ${corner[1] - scale * b})`);
+      cross.setAttribute("aria-valuenow", a.toFixed(2));
+      cross.setAttribute("aria-valuetext", `${a.toFixed(2)} across, ${b.toFixed(2)} up`);
     }
     for (const slider of sliders) {
       slider.value = z[slider.dataset.unit];
