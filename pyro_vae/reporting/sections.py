@@ -14,6 +14,7 @@ from pyro_vae.reporting.charts import bound_by_epoch, kl_by_unit, spread
 from pyro_vae.reporting.findings import Findings
 from pyro_vae.reporting.pictures import Pixels, data_uri, mosaic, pixels, png, thumbnails
 from pyro_vae.reporting.subject import LeftOut, first_of
+from pyro_vae.reporting.words import measured
 from pyro_vae.runtime.state import seeded
 
 __all__ = ["PARTS", "Section", "attempt"]
@@ -178,7 +179,7 @@ def extremes(found: Findings) -> Content:
     for title, chosen in (("Highest log p(x)", order[:most]), ("Lowest log p(x)", order.flip(0)[:most])):
         data = []
         for index in chosen.tolist():
-            lines = [f"{score.values[index]:.2f} ± {score.std_error[index]:.2g}", f"datum {index}"]
+            lines = [measured(score.values[index].item(), score.std_error[index].item()), f"datum {index}"]
             if score.khat[index].isfinite():
                 heavy = " †" if score.is_heavy[index] else ""
                 lines.append(f"k̂ {score.khat[index]:.2f}{heavy}")
