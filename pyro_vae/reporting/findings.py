@@ -87,7 +87,9 @@ class Findings:
 
 
 def _top(subject: Subject) -> Top | LeftOut:
+    if subject.program is None:
+        return LeftOut("of a model and a guide of your own, it is not known what the decoder is; of a VAE it is")
     try:
-        return top_of(subject.packaged("decode a point of the latent space"))
+        return top_of(subject.program)
     except LeftOut as reason:
         return reason

@@ -12,6 +12,7 @@ import numpy as np
 from pyro_vae.errors import pyro_error_reason
 from pyro_vae.reporting.charts import bound_by_epoch, kl_by_unit, spread
 from pyro_vae.reporting.findings import Findings
+from pyro_vae.reporting.own_pairs import reconstructed, sampled
 from pyro_vae.reporting.pictures import Pixels, data_uri, mosaic, pixels, png, thumbnails
 from pyro_vae.reporting.subject import LeftOut, first_of
 from pyro_vae.reporting.words import measured
@@ -129,38 +130,38 @@ def reliability(found: Findings) -> Content:
 def reconstructions(found: Findings) -> Content:
     """Return ten data, and what the program makes of their latents."""
     subject = found.subject
-    data = subject.images()[:10]
-    program = subject.packaged("reconstruct")
-    x = first_of(subject.x, len(data))
-    tops = range(1, len(program.latents) + 1)
-    if len(tops) > 4:  # a few of many layers
-        tops = range(1, len(program.latents) + 1, math.ceil(len(program.latents) / 4))
-    with seeded(subject.seed, next(program.parameters()).device):
-        rows = [pixels(program.reconstruct(x, layer=layer)) for layer in tops]
-    names = [
-        f"from {program.latents[layer - 1]}{' and above' if len(program.latents) > layer else ''}" for layer in tops
-    ]
-    whole = mosaic(thumbnails(np.concatenate([data, *rows]), _LONGEST_SIDE), len(data))
-    caption = (
-        f"First row: test data. Below: the mean of p(x|z), {'; '.join(names)}. What a row lacks, its latents lack."
-    )
-    alt = f"{len(data)} test images in a row, and below each its reconstruction {', then '.join(names)}"
+    data, x = subject.images()[:10], first_of(subject.x, 10)
+    program, rows = subject.program, {}
+    with seeded(subject.seed, subject.device):
+        if program is None:
+            rows["at the means of the latents"] = pixels(reconstructed(subject.model, subject.guide, x))
+        else:
+            for layer in _some(len(program.latents)):
+                above = " and above" if layer < len(program.latents) else ""
+                rows[f"from {program.latents[layer - 1]}{above}"] = pixels(program.reconstruct(x, layer=layer))
+    whole = mosaic(thumbnails(np.concatenate([data, *rows.values()]), _LONGEST_SIDE), len(data))
+    caption = f"First row: test data. Below: the mean of p(x|z), {'; '.join(rows)}. Its latents lack what a row lacks."
+    alt = f"{len(data)} test images in a row, and below each its reconstruction {', then '.join(rows)}"
     return {"pictures": [_picture(whole, len(data), alt, caption)]}
+
+
+def _some(num_layers: int) -> range:
+    """Return all layers from 1, or a few of many."""
+    return range(1, num_layers + 1, 1 if num_layers <= 4 else math.ceil(num_layers / 4))
 
 
 def samples(found: Findings) -> Content:
     """Return draws of the program."""
     subject = found.subject
-    program = subject.packaged("sample")
     subject.images()
-    with seeded(subject.seed, next(program.parameters()).device):
-        drawn = pixels(program.sample(40, mean=True))
+    with seeded(subject.seed, subject.device):
+        if subject.program is None:
+            drawn = pixels(sampled(subject.model, subject.guide, first_of(subject.x, 40)))
+        else:
+            drawn = pixels(subject.program.sample(40, mean=True))
     caption = "Draws of z from the prior, and the mean of p(x|z) of each. They should look like the data, and differ."
-    return {
-        "pictures": [
-            _picture(mosaic(thumbnails(drawn, _LONGEST_SIDE), 10), 10, "40 images drawn from the model", caption)
-        ]
-    }
+    whole = mosaic(thumbnails(drawn, _LONGEST_SIDE), 10)
+    return {"pictures": [_picture(whole, 10, f"{len(drawn)} images drawn from the model", caption)]}
 
 
 def _picture(image: Pixels, columns: int, alt: str, caption: str) -> Content:

@@ -18,6 +18,7 @@ from pyro_vae.data.split import Split
 from pyro_vae.programs.labelled import LabelledProgram
 from pyro_vae.programs.program import Program
 from pyro_vae.reporting.pictures import Pixels, is_images, pixels
+from pyro_vae.runtime.modules import placement
 
 __all__ = ["LeftOut", "Subject", "first_of", "subject_of"]
 
@@ -52,6 +53,11 @@ class Subject:
         low, high = self.values.aminmax()
         return bool(low >= 0) and bool(high <= 1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the programs run."""
+        return placement(self.model, self.guide)[0]
+
     def images(self) -> Pixels:
         """Return the data as images.
 
@@ -68,18 +74,6 @@ class Subject:
                 f"{high:.3g}; images are (H, W) or (1 or 3, H, W), in [0, 1]"
             )
         return pixels(self.values)
-
-    def packaged(self, purpose: str) -> Program:
-        """Return the program.
-
-        Raises
-        ------
-        LeftOut
-            If the programs are a pair of one's own.
-        """
-        if self.program is None:
-            raise LeftOut(f"a model and a guide of your own cannot {purpose}; the package's programs can")
-        return self.program
 
     def class_name(self, label: int) -> str:
         """Return what the page calls a class."""

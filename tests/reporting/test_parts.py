@@ -20,11 +20,13 @@ from pyro_vae.reporting.decoders import latents_of, top_of
 from pyro_vae.reporting.embedding import write_embedding
 from pyro_vae.reporting.findings import Findings
 from pyro_vae.reporting.marks import mark
+from pyro_vae.reporting.own_pairs import reconstructed, sampled
 from pyro_vae.reporting.page import render
 from pyro_vae.reporting.pictures import mosaic, pixels, png, sprite, thumbnails
 from pyro_vae.reporting.planes import plane_of
 from pyro_vae.reporting.sections import extremes
 from pyro_vae.reporting.subject import LeftOut, subject_of
+from pyro_vae.runtime.state import seeded
 
 
 def test_a_plane_of_points_that_lie_on_one_keeps_all_of_them():
@@ -164,6 +166,19 @@ def test_weights_are_rounded_until_they_fit(stand_ins, monkeypatch):
 
 def _model(made: explorers.Explorer) -> bytes:
     return unpacked(base64.b85encode(made.model).decode(), made.num_model)
+
+
+def test_own_pairs_reconstruct_and_sample_as_a_program_does():
+    torch.manual_seed(0)
+    vae = pyro_vae.VAE((3, 4), 2, (6,))
+    x = torch.bernoulli(torch.full((5, 3, 4), 0.5))
+    torch.testing.assert_close(reconstructed(vae.model, vae.guide, x), vae.reconstruct(x))
+    with seeded(3, x.device):
+        found = sampled(vae.model, vae.guide, x)
+    with seeded(3, x.device):
+        torch.testing.assert_close(found, vae.sample(5, mean=True))
+    with pytest.raises(LeftOut, match="the programs take several arguments"):
+        sampled(vae.model, vae.guide, (x, x))
 
 
 def test_a_table_of_the_map(tmp_path):
