@@ -101,7 +101,7 @@ def kl_by_unit(name: str, kl: Tensor, active: Tensor | None, index: int) -> Char
 
 def spread(values: Tensor, name: str, label: str, caption: str, threshold: float | None = None) -> Chart:
     """Draw a histogram; what lies above the threshold is hatched."""
-    finite = values[values.isfinite()].double().numpy()
+    finite = values[values.isfinite()].double().cpu().numpy()
     if not len(finite):
         raise ValueError(f"{label}: found no finite value of {len(values)}, expected some")
     low, high = float(finite.min()), float(finite.max())

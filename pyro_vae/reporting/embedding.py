@@ -1,7 +1,7 @@
 """The map of the latents as a table, for sets too large for a page.
 
-Embedding Atlas and others that read Parquet show it: ``embedding-atlas map.parquet --x x --y y``. Images are PNG files
-in the structure ``{bytes, path}`` that data sets of Hugging Face have.
+Embedding Atlas and others that read Parquet show it, ``embedding-atlas map.parquet --x x --y y --image image``. Images
+are PNG files in the structure ``{bytes, path}`` that data sets of Hugging Face have.
 """
 
 from __future__ import annotations

@@ -48,6 +48,9 @@ def map_content(found: Findings, explorer: Explorer | None, reason: str) -> Cont
     if sheet["number"] and sheet["number"] < len(points):
         hover += f" The first {sheet['number']} of {len(points)} show their image."
     groups = _groups(subject, points)
+    plane = located.plane.sentence
+    if subject.program is not None and len(subject.program.latents) > 1:
+        plane += " A mean is that given one draw of the layers that the guide draws before it."
     data = {
         "points": points.tolist(),
         "labels": [None] * len(points) if subject.labels is None else _labels(subject, len(points)),
@@ -56,7 +59,7 @@ def map_content(found: Findings, explorer: Explorer | None, reason: str) -> Cont
         "explorer": explorer and _walk(subject, located, explorer, scale, corner.tolist()),
     }
     return {
-        "lead": lead, "plane": located.plane.sentence, "hover": hover, "width": _WIDTH, "height": _HEIGHT, "box": _BOX,
+        "lead": lead, "plane": plane, "hover": hover, "width": _WIDTH, "height": _HEIGHT, "box": _BOX,
         "names": located.plane.names, "ticks": _ticks(scale, corner.tolist()), "groups": groups,
         "marks": [mark(index) for index in range(10)], "class_names": _class_names(subject, points), "data": data,
         "alt": f"Scatter plot of the posterior means of {len(points)} test data in {located.site}",
@@ -170,7 +173,7 @@ def _panel(subject: Subject, located: Located, explorer: Explorer) -> Content:
     for unit in _units(located):
         means = located.means[:, unit]
         low, high = min(-3.0, means.min().item() - 0.5), max(3.0, means.max().item() + 0.5)
-        value = f"{located.plane.origin[unit].item():.2f}"
+        value = f"{located.plane.origin[unit].item():.2f}".replace("-0.00", "0.00")
         sliders.append({"unit": unit, "name": f"{located.site}[{unit}]", "low": f"{low:.1f}", "high": f"{high:.1f}",
                         "value": value})  # fmt: skip
     dims = located.means.shape[1]

@@ -140,7 +140,7 @@ def reconstructions(found: Findings) -> Content:
                 above = " and above" if layer < len(program.latents) else ""
                 rows[f"from {program.latents[layer - 1]}{above}"] = pixels(program.reconstruct(x, layer=layer))
     whole = mosaic(thumbnails(np.concatenate([data, *rows.values()]), _LONGEST_SIDE), len(data))
-    caption = f"First row: test data. Below: the mean of p(x|z), {'; '.join(rows)}. Its latents lack what a row lacks."
+    caption = f"First row: test data. Below: the mean of p(x|z), {'; '.join(rows)}. The latents lack what a row lacks."
     alt = f"{len(data)} test images in a row, and below each its reconstruction {', then '.join(rows)}"
     return {"pictures": [_picture(whole, len(data), alt, caption)]}
 

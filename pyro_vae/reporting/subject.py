@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.loading import Splits
+from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split
 from pyro_vae.programs.labelled import LabelledProgram
 from pyro_vae.programs.program import Program
@@ -121,7 +122,7 @@ def _pair(programs: Any) -> tuple[Any, Any, Program | None]:
 
 def first_of(data: Any, num_data: int) -> Any:
     """Return the first data of a split, a tensor, an array, or a tuple or dictionary of these."""
-    if isinstance(data, Split):
+    if isinstance(data, (Split, SparseSplit)):
         return data[:num_data]
     if isinstance(data, (Tensor, np.ndarray)):
         return torch.as_tensor(data[:num_data])

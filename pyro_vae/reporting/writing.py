@@ -22,6 +22,7 @@ from pyro_vae.reporting.subject import subject_of
 from pyro_vae.runtime.arguments import PathLike, Seed, checked
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.kinds import Integers
+from pyro_vae.runtime.state import seeded
 from pyro_vae.training.history import History
 
 __all__ = ["Report", "report"]
@@ -95,7 +96,8 @@ def report(
     """
     records = history.records if isinstance(history, History) else history
     shown = {name: str(value) for name, value in (facts or {}).items()}
-    subject = subject_of(programs, data, num_data, records=records, facts=shown, command=command, seed=seed)
+    with seeded(seed, torch.device("cpu")):  # a split may draw its bits as it is read
+        subject = subject_of(programs, data, num_data, records=records, facts=shown, command=command, seed=seed)
     found = Findings(subject, num_particles, progress)
     with torch.no_grad():
         sections = [attempt(key, name, template, partial(make, found)) for key, name, template, make in PARTS]

@@ -135,7 +135,7 @@
     }
     for (const slider of sliders) {
       slider.value = z[slider.dataset.unit];
-      slider.nextElementSibling.value = z[slider.dataset.unit].toFixed(2);
+      slider.nextElementSibling.value = z[slider.dataset.unit].toFixed(2).replace("-0.00", "0.00");
     }
     decodeAndPaint();
   };
@@ -165,6 +165,8 @@
     });
     map.addEventListener("pointermove", (event) => { if (dragging) drag(event); });
     for (const name of ["pointerup", "pointercancel"]) map.addEventListener(name, () => { dragging = false; });
+    // A finger on the cross drags it, and does not scroll; touch-action means nothing inside a drawing.
+    cross.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     map.addEventListener("click", (event) => { if (!cross.contains(event.target)) drag(event); });
     cross.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
