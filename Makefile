@@ -16,7 +16,7 @@ OLDEST_PYTHON := $(shell sed -n 's/^python_requires *= *>=//p' setup.cfg)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # one pip at a time in one environment
-.PHONY: help train test test-all fuzz-calls fuzz-files endurance pyro-tests gpu lint format format-check typecheck docs ci clean FORCE
+.PHONY: help train assets test test-all fuzz-calls fuzz-files endurance pyro-tests gpu lint format format-check typecheck docs ci clean FORCE
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -28,7 +28,11 @@ help: ## list these commands
 	@echo '  ARGS="--data mnist"      arguments for the training script, or for pytest'
 
 train: $(STAMP)-run ## install, and train a VAE on real handwritten digits (ARGS="--help" lists its options)
+	-@$(BIN)/python -m pyro_vae.reporting.fetching
 	$(BIN)/python examples/train_vae.py $(ARGS)
+
+assets: $(STAMP)-run ## have npm fetch what runs the latent explorer of reports, which a wheel contains
+	$(BIN)/python -m pyro_vae.reporting.fetching
 
 # A process a core, each with one thread: the tests are small, and the threads of several workers would only collide.
 test: $(STAMP)-test ## install, and run the test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
@@ -73,13 +77,13 @@ ci: ## all of the above in fresh environments, as it runs for every change
 	.ci/run
 
 clean: ## remove the environment, build outputs and caches; runs/ stays
-	rm -rf "$(VENV)" build dist *.egg-info docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" build dist *.egg-info docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache pyro_vae/reporting/assets
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment -------------------------------------------------------------------------------------------------
 # A stamp is touched last, so an install that was interrupted leaves none and is taken up again by the next command.
 
-$(STAMP)-run:  REQUIREMENT := .[images,report]
+$(STAMP)-run:  REQUIREMENT := .[images,report,export]
 $(STAMP)-test: REQUIREMENT := .[test]
 $(STAMP)-dev:  REQUIREMENT := .[dev]
 $(STAMP)-run $(STAMP)-test $(STAMP)-dev: $(VENV)/.made $(VENV)/.torch setup.cfg pyproject.toml

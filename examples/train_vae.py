@@ -12,8 +12,9 @@
     python examples/train_vae.py --program conv-ladder --data mnist --data-root DATA
 
 The results go to a new folder under runs/: config.json, metrics.jsonl (an epoch a line), metrics.json (the final
-scores, nats per image), checkpoint.safetensors (the best weights) and the pictures. Ctrl-C stops cleanly, and --resume
-goes on from there. `pyro-vae train` does the same; both are in the package, in pyro_vae/commands.
+scores, nats per image), checkpoint.safetensors (the best weights), the pictures, and report.html with all of it on one
+page. Ctrl-C stops cleanly, and --resume goes on from there. `pyro-vae train` does the same; both are in the package, in
+pyro_vae/commands.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pyro_vae.commands.evaluating import evaluate
 from pyro_vae.commands.exporting import export
 from pyro_vae.commands.failures import exit_status
 from pyro_vae.commands.options import add_options, completed
+from pyro_vae.commands.reporting import report
 from pyro_vae.commands.sampling import sample
 from pyro_vae.commands.scoring import score
 from pyro_vae.commands.signatures import ConfigFile, Parser, add_parameters
@@ -26,7 +27,13 @@ from pyro_vae.commands.training import run
 
 __all__ = ["main"]
 
-_COMMANDS: dict[str, Callable[..., None]] = {"evaluate": evaluate, "sample": sample, "score": score, "export": export}
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "evaluate": evaluate,
+    "report": report,
+    "sample": sample,
+    "score": score,
+    "export": export,
+}
 _TRAIN = "Train a variational autoencoder on images, score it, and draw what it learnt, into a new folder under runs/."
 _EXAMPLES = {
     "train": """
@@ -43,6 +50,9 @@ _EXAMPLES = {
     "evaluate": """
   pyro-vae evaluate runs/mine
   pyro-vae evaluate runs/mine --num-particles 500 --num-data 100   # sooner, with larger errors""",
+    "report": """
+  pyro-vae report runs/mine                             # report.html, one page for a browser
+  pyro-vae report runs/mine --num-data 10000 --embedding map.parquet""",
     "sample": """
   pyro-vae sample runs/mine --num-samples 1000 --out samples.npy
   pyro-vae sample runs/mine --num-samples 100 --mean --out samples.png""",

@@ -125,11 +125,12 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "out": Option(None, "folder for the results", metavar="DIR", unset="a new one under runs/"),
         "resume": Option(None, "go on with the run in this folder; its settings apply, and others are refused",
                          metavar="RUN"),
+        "no_report": Option(False, "leave out report.html; pyro-vae report makes it later", bool),
     },
 }
 # fmt: on
 SETTINGS = {name: option for group in OPTIONS.values() for name, option in group.items()}
-del SETTINGS["out"], SETTINGS["resume"]  # these say where the settings are
+del SETTINGS["out"], SETTINGS["resume"], SETTINGS["no_report"]  # where the settings are, and what is made of the run
 
 
 def flag(name: str) -> str:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.commands import reporting
 from pyro_vae.commands.options import OBJECTIVES, own_options
 from pyro_vae.commands.runs import best_device, build, prepared, speed, weighed
 from pyro_vae.commands.settings import configure
@@ -23,6 +24,7 @@ from pyro_vae.runtime.optional import install
 from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.training import checkpoint
 from pyro_vae.training.fitting import fit
+from pyro_vae.training.history import History
 
 __all__ = ["run", "train"]
 
@@ -64,14 +66,14 @@ def run(args: argparse.Namespace, command: str) -> int:
     """Train, score and draw what the options say, and return the exit status; ``command`` is what can resume it."""
     config, folder = configure(args)
     try:
-        return _run(config, folder, args.resume is not None, command)
+        return _run(config, folder, args.resume is not None, command, not args.no_report)
     except KeyboardInterrupt:  # outside of training, which stops by itself
         resumes = (folder / "config.json").is_file()
         print(f"interrupted; {command} --resume {folder} goes on" if resumes else "interrupted", file=sys.stderr)
         return 130
 
 
-def _run(config: dict[str, Any], folder: Path, resume: bool, command: str) -> int:
+def _run(config: dict[str, Any], folder: Path, resume: bool, command: str, reports: bool) -> int:
     has_pictures = find_spec("matplotlib") is not None
     if not has_pictures:
         print(f"no pictures will be drawn: found no matplotlib; {install('report')} brings it", file=sys.stderr)
@@ -99,4 +101,16 @@ def _run(config: dict[str, Any], folder: Path, resume: bool, command: str) -> in
         for name, layer in metrics["layers"].items():
             print("  {:<4} {active_units:4d} of {units:<4d} KL {kl:7.2f} nats".format(name, **layer))
     print(f"weights, metrics and pictures are in {folder}" if has_pictures else f"weights and metrics are in {folder}")
+    if has_pictures and reports:
+        _report(vae, splits, history, config, folder)
     return 0
+
+
+def _report(vae: Any, splits: Splits, history: History, config: dict[str, Any], folder: Path) -> None:
+    """Write the report; the run is whole without it."""
+    options = {"num_particles": config["eval_particles"], "seed": config["seed"]}
+    try:
+        reporting.write(vae, splits, history.records, config, folder / "report.html", **options)
+    except Exception as error:  # whatever it is, the weights and the scores are there
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"no report was made: {reason}; pyro-vae report {folder} tries again", file=sys.stderr)

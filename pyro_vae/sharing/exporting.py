@@ -23,9 +23,9 @@ from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.files import replacing
 from pyro_vae.runtime.optional import imported, install
 from pyro_vae.runtime.state import seeded
-from pyro_vae.sharing.networks import Decoder, Encoder
+from pyro_vae.sharing.networks import Decoder, Encoder, Network
 
-__all__ = ["Format", "export"]
+__all__ = ["Format", "export", "write_network"]
 
 Format: TypeAlias = Literal["onnx", "torch"]
 Run: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
@@ -86,12 +86,15 @@ def export(vae: VAE, folder: PathLike, format: Format = "onnx") -> tuple[Path, P
     with torch.no_grad(), seeded(0), pyro.validation_enabled(False):  # checks of values cannot be exported
         z = vae.model.prior().expand([3]).sample()  # (3, latent_dim)
         x = vae.sample(3).to(z)  # (3, *data_shape)
-        networks = (Encoder(vae.posterior).eval(), x), (Decoder(vae.likelihood).eval(), z)
-        encoder, decoder = (_write(network, data, Path(folder), format) for network, data in networks)
+        networks: tuple[tuple[Network, Tensor], ...] = (
+            (Encoder(vae.posterior).eval(), x),
+            (Decoder(vae.likelihood).eval(), z),
+        )
+        encoder, decoder = (write_network(network, data, Path(folder), format) for network, data in networks)
     return encoder, decoder
 
 
-def _write(network: Encoder | Decoder, data: Tensor, folder: Path, format: Format) -> Path:
+def write_network(network: Network, data: Tensor, folder: Path, format: Format) -> Path:
     """Export a network, hold what was written against the network itself, on data, and return the path."""
     try:
         expected = network(data)
@@ -112,14 +115,14 @@ def _write(network: Encoder | Decoder, data: Tensor, folder: Path, format: Forma
     return path
 
 
-def _write_torch(program: Any, network: Encoder | Decoder, path: Path) -> Run:
+def _write_torch(program: Any, network: Network, path: Path) -> Run:
     with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
         return torch.export.load(file).module()
 
 
-def _write_onnx(program: Any, network: Encoder | Decoder, path: Path) -> Run:
+def _write_onnx(program: Any, network: Network, path: Path) -> Run:
     names: dict[str, Any] = {"input_names": [network.argument], "output_names": list(network.outputs)}
     try:
         torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False, **names)

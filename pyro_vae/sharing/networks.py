@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder"]
+__all__ = ["Decoder", "Encoder", "Network"]
 
 
-class Encoder(nn.Module):
+class Network(nn.Module):
+    """A network from one tensor to one or more, with the names that a file gives to itself and to these."""
+
+    title: str
+    argument: str
+    outputs: tuple[str, ...]
+
+
+class Encoder(Network):
     """The encoder: x ``(B, *data_shape)`` to the means and the standard deviations of q(z|x), ``(B, latent_dim)``."""
 
-    title, argument, outputs = "encoder", "x", ("mean", "scale")
+    title, argument = "encoder", "x"
+    outputs = ("mean", "scale")
 
     def __init__(self, posterior: nn.Module) -> None:
         super().__init__()
@@ -25,10 +34,11 @@ class Encoder(nn.Module):
         return q.mean, q.stddev
 
 
-class Decoder(nn.Module):
+class Decoder(Network):
     """The decoder: z ``(B, latent_dim)`` to the mean of p(x|z), ``(B, *data_shape)``."""
 
-    title, argument, outputs = "decoder", "z", ("mean",)
+    title, argument = "decoder", "z"
+    outputs = ("mean",)
 
     def __init__(self, likelihood: nn.Module) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from pyro_vae.commands.failures import exit_status
 from pyro_vae.commands.options import SETTINGS, flag
 from pyro_vae.runtime.state import seeded
 
-COMMANDS = ("train", "evaluate", "sample", "score", "export")
+COMMANDS = ("train", "evaluate", "report", "sample", "score", "export")
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ def trained(tmp_path_factory) -> Path:
         1,
         "--eval-particles",
         5,
+        "--no-report",
         "--out",
         folder / "run",
     ]

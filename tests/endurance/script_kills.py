@@ -27,7 +27,7 @@ from tests.endurance import folders
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
     *("--epochs", 25, "--hidden-dims", 32, "--latent-dim", 5, "--warm-up", 5),
-    *("--eval-particles", 100, "--compile", "no"),
+    *("--eval-particles", 100, "--compile", "no", "--no-report"),
 ]
 
 
