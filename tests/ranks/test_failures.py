@@ -50,8 +50,12 @@ def test_torchrun_starts_the_training_script_again(tmp_path):
         "tests/ranks/killed_training.py", str(tmp_path / "run"),
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(groups.ROOT)}
-    done = subprocess.run(command, env=environment, cwd=groups.ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    with subprocess.Popen(command, env=environment, cwd=groups.ROOT, stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            _, said_by_it = launcher.communicate(timeout=120)
+        finally:
+            launcher.terminate()  # and it its processes, if they are still there
+    assert launcher.returncode == 0, said_by_it
     found, pair = torch.load(tmp_path / "run.pt"), scenarios.GivenNoise()
     scenarios.fit(pair)
     assert found["restarts"] == 1

@@ -42,9 +42,13 @@ def start(size: int, folder: Path, *calls: str) -> list[subprocess.CompletedProc
             )
         )
     finished = []
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        finished.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=120)
+            finished.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
     return finished
 
 
