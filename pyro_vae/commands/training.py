@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pyro_vae.data.loading import Splits
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.optional import install
+from pyro_vae.runtime.ranks import alone, ranks
 from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.training import checkpoint
 from pyro_vae.training.fitting import fit
@@ -46,7 +49,7 @@ def train(vae: Any, splits: Splits, config: dict[str, Any], folder: Path, resume
         shape = f"of {len(table.columns)} columns"
     print(f"{len(splits.train)} training data {shape}, {type(vae).__name__}, {objective}{kl}, "
           f"on {next(vae.parameters()).device}; results in {folder}", flush=True)  # fmt: skip
-    if not resume:
+    if not resume and ranks().is_first:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     try:
         return fit(
@@ -55,7 +58,8 @@ def train(vae: Any, splits: Splits, config: dict[str, Any], folder: Path, resume
             clip_norm=config["clip_norm"], seed=config["seed"], checkpoint=folder, resume=resume, **speed(config),
         )  # fmt: skip
     except (ValueError, TypeError, OSError):
-        if not resume and not (folder / "last.safetensors").exists():  # it never began: leave nothing behind
+        never_began = not resume and not (folder / "last.safetensors").exists()
+        if never_began and ranks().is_first:  # leave nothing behind
             with suppress(OSError):
                 (folder / "config.json").unlink()
                 folder.rmdir()
@@ -63,14 +67,28 @@ def train(vae: Any, splits: Splits, config: dict[str, Any], folder: Path, resume
 
 
 def run(args: argparse.Namespace, command: str) -> int:
-    """Train, score and draw what the options say, and return the exit status; ``command`` is what can resume it."""
-    config, folder = configure(args)
+    """Train, score and draw what the options say, and return the exit status; ``command`` is what can resume it.
+
+    Of several ranks the first one decides on the folder, writes and prints. A run that their launcher starts again goes
+    on in the folder that ``--out`` names.
+    """
+    _go_on(args)
+    config, folder = ranks().first(lambda: configure(args))
     try:
-        return _run(config, folder, args.resume is not None, command, not args.no_report)
+        with nullcontext() if ranks().is_first else redirect_stdout(io.StringIO()):
+            return _run(config, folder, args.resume is not None, command, not args.no_report)
     except KeyboardInterrupt:  # outside of training, which stops by itself
         resumes = (folder / "config.json").is_file()
         print(f"interrupted; {command} --resume {folder} goes on" if resumes else "interrupted", file=sys.stderr)
         return 130
+
+
+def _go_on(args: argparse.Namespace) -> None:
+    """Resume a run that its launcher has started again."""
+    is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if is_restarted and args.resume is None and args.out and (Path(args.out) / "config.json").is_file():
+        args.resume, args.out = args.out, None
+        args.given.pop("out", None)
 
 
 def _run(config: dict[str, Any], folder: Path, resume: bool, command: str, reports: bool) -> int:
@@ -84,12 +102,25 @@ def _run(config: dict[str, Any], folder: Path, resume: bool, command: str, repor
     vae = build(config, splits, folder if begun else None).to(best_device(config["device"]))
     history = train(vae, splits, config, folder, resume=begun)
     if history.interrupted:
-        print(f"interrupted; {command} --resume {folder} goes on", file=sys.stderr)
+        if ranks().is_first:
+            print(f"interrupted; {command} --resume {folder} goes on", file=sys.stderr)
         return 130
     vae = checkpoint.load(folder).to(best_device(config["device"]))  # the weights of the best epoch
     metrics = score(vae, splits, config)
     metrics["best_epoch"] = history.best["epoch"]
     metrics["training_seconds"] = round(sum(record["seconds"] for record in history.records), 3)
+    if not ranks().is_first:
+        return 0
+    with alone():
+        _finish(vae, splits, history, metrics, config, folder, has_pictures, reports)
+    return 0
+
+
+def _finish(
+    vae: Any, splits: Splits, history: History, metrics: dict[str, Any], config: dict[str, Any], folder: Path,
+    has_pictures: bool, reports: bool,
+) -> None:  # fmt: skip
+    """Write and print what came out."""
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     if has_pictures:
         from pyro_vae.commands.pictures import draw  # only here, as it needs matplotlib
@@ -103,7 +134,6 @@ def _run(config: dict[str, Any], folder: Path, resume: bool, command: str, repor
     print(f"weights, metrics and pictures are in {folder}" if has_pictures else f"weights and metrics are in {folder}")
     if has_pictures and reports:
         _report(vae, splits, history, config, folder)
-    return 0
 
 
 def _report(vae: Any, splits: Splits, history: History, config: dict[str, Any], folder: Path) -> None:

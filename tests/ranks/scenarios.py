@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pyro
@@ -14,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import pyro_vae
+from pyro_vae.commands.options import parse
+from pyro_vae.commands.training import run
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.runtime.ranks import alone, ranks
 
@@ -190,6 +194,17 @@ def callbacks():
     with alone():
         size = ranks().size
     return {"seen": seen, "size alone": size}
+
+
+def command(folder):
+    """Train by the command, in a folder that is named, and go on there as after a start by a launcher."""
+    found = []
+    for restarts in "0", "1":
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = restarts
+        args = parse(["--epochs", "1", "--eval-particles", "20", "--no-report", "--out", folder], "")
+        with redirect_stdout(io.StringIO()) as out:
+            found.append(run(args, "train"))
+    return {"status": found, "printed": out.getvalue(), "files": sorted(os.listdir(folder))}
 
 
 def killed(folder):

@@ -20,7 +20,8 @@ def two(tmp_path_factory):
     """The results of all scenarios on two ranks, and the run that they were interrupted in."""
     folder = tmp_path_factory.mktemp("two")
     run, kept = folder / "run", folder / "kept"
-    _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}")
+    _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}",
+              f"command={folder / 'command'}")  # fmt: skip
     return 2, folder, kept
 
 
@@ -103,6 +104,17 @@ def test_callbacks_are_those_of_rank_0_and_score_alone(shared, alone):
     assert first["seen"] == pytest.approx(alone("callbacks")["seen"], abs=1e-9) and len(first["seen"]) == 2
     assert [other["seen"] for other in others] == [[]] * (size - 1)
     assert first["size alone"] == 1
+
+
+def test_the_command(two):
+    """Rank 0 prints and writes; a run that is started again goes on in the folder that it was given."""
+    first, second = groups.results(two[1], "command", 2)
+    assert first["status"] == second["status"] == [0, 0] and second["printed"] == ""
+    assert first["printed"].splitlines()[0].endswith(f"results in {two[1] / 'command'}")
+    assert {"config.json", "last.safetensors", "metrics.json", "learning_curve.png"} <= set(first["files"])
+    assert (
+        len((two[1] / "command" / "metrics.jsonl").read_text().splitlines()) == 1
+    )  # of as many epochs as it began with
 
 
 class TestInterruption:
