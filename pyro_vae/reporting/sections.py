@@ -57,13 +57,18 @@ def numbers(found: Findings) -> Content:
         _number("log p(x)", f"{evaluation['log_p'].mean:.2f}", f"± {monte_carlo} nats, ± {over_data} over data"),
         _number("bits per dimension", f"{score.bits_per_dim():.4f}", f"{score.num_dims:.0f} dimensions"),
         _number("ELBO", f"{evaluation['elbo'].mean:.2f}", "nats per datum"),
-        _number("test data", str(len(score.values)), f"{score.num_particles} importance samples each"),
+        _number("test data", _count(found), f"{score.num_particles} importance samples each"),
     ]
     units = found.diagnosis.units
     if units:
         active = sum(found.diagnosis.active_units.values())
         shown.append(_number("active units", f"{active} of {sum(units.values())}", "move with the data"))
     return {"numbers": shown, "sentences": [*filter(None, [evaluation.caveat()]), *found.diagnosis.warnings]}
+
+
+def _count(found: Findings) -> str:
+    number, num_all = len(found.subject.values), found.subject.num_all
+    return str(number) if number == num_all else f"{number} of {num_all}"
 
 
 def _number(name: str, value: str, unit: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """Programs and test data, N of them."""
+    """Programs and N test data, the first of ``num_all``."""
 
     model: Any
     guide: Any
@@ -38,6 +38,7 @@ class Subject:
     x: Any
     values: Tensor
     """The data without masks and labels, ``(N, *data_shape)``."""
+    num_all: int
     labels: Tensor | None = None
     classes: Sequence[str] | None = None
     name: str = "data"
@@ -99,6 +100,7 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
         classes, name, data = data.classes, data.name, data.test
     labels = getattr(data, "labels", None)
     x = first_of(data, num_data)
+    num_all = len(next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data)
     if isinstance(program, LabelledProgram) and isinstance(x, (tuple, dict)):
         x = program.pack(*x) if isinstance(x, tuple) else program.pack(**x)
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
@@ -107,7 +109,7 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
     values, inner = _unpacked(program, first)
     labels = inner if labels is None else labels[: len(first)]
     return Subject(
-        model, guide, program, x, values.detach().cpu(), None if labels is None else labels.cpu(), classes,
+        model, guide, program, x, values.detach().cpu(), num_all, None if labels is None else labels.cpu(), classes,
         **{"name": name} | facts,
     )  # fmt: skip
 

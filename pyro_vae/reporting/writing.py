@@ -118,7 +118,9 @@ def report(
 def _page(found: Findings, sections: list[Section], explorer: Explorer | None) -> str:
     subject = found.subject
     name = type(subject.program).__name__ if subject.program is not None else "A model and a guide"
-    subtitle = f"{len(subject.values)} test data of shape {tuple(subject.values.shape[1:])}"
+    number = len(subject.values)
+    count = str(number) if number == subject.num_all else f"the first {number} of {subject.num_all}"
+    subtitle = f"{count} test data of shape {tuple(subject.values.shape[1:])}"
     return render(f"{name} on {subject.name}", subtitle, sections, explorer, import_module("pyro_vae").__version__)
 
 

@@ -44,14 +44,22 @@ def test_training_ends_with_a_report_and_the_command_makes_it_again(arguments, t
     printed = capsys.readouterr()
     assert "the report is in run/report.html (0." in printed.out
     assert "the report has no part 'Explorer': onnxruntime-web@1.22.0" in printed.err
-    assert "pyro-vae train &#39;--data=" in page and "own&lt;b&gt;.npy" in page and "own<b>" not in page
-    for shown in ("Bound by epoch: training from", "--latent-dim=2", "log p(x), K = 5", "seed of the report"):
+    assert "<span>pyro-vae</span> <span>train</span> <span>&#39;--data=" in page
+    assert "own&lt;b&gt;.npy" in page and "own<b>" not in page
+    for shown in (
+        "Bound by epoch: training from",
+        "--latent-dim=2",
+        "log p(x), K = 5",
+        "seed of the report",
+        "4 test data of shape (3, 2)",
+    ):
         assert shown in page
     (tmp_path / "run" / "report.html").unlink()
     table = tmp_path / "map.parquet"
     again = ["report", "run", "--num-particles", "7", "--num-data", "3", "--embedding", str(table)]
     assert console.main(again) == 0
-    assert "log p(x), K = 7" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "log p(x), K = 7" in page and "the first 3 of 4 test data of shape (3, 2)" in page
     assert table.stat().st_size > 0 and f"the map of the latents is in {table}" in capsys.readouterr().out
 
 
