@@ -70,6 +70,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
+from pyro_vae.programs.walks import Traversal, interpolate, traverse
 from pyro_vae.sharing import export
 from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
@@ -139,6 +140,7 @@ __all__ = [
     "StudentT",
     "Table",
     "Threshold",
+    "Traversal",
     "VampPrior",
     "WakeSleep",
     "ZeroInflatedNegativeBinomial",
@@ -154,6 +156,7 @@ __all__ = [
     "export",
     "fit",
     "impute",
+    "interpolate",
     "likelihoods",
     "load",
     "log_likelihood",
@@ -167,5 +170,6 @@ __all__ = [
     "schedules",
     "score",
     "threshold",
+    "traverse",
     "wrap",
 ]

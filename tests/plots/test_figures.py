@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae.plots.curves import kl_per_unit, learning_curve
+from pyro_vae.plots.bars import kl_per_unit
+from pyro_vae.plots.curves import learning_curve
 from pyro_vae.plots.images import layers, reconstructions, samples
 from pyro_vae.plots.latents import latent_grid, latent_space, manifold
 from tests.support.figures import records, rendered
