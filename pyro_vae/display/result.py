@@ -35,7 +35,7 @@ class ResultTable:
         rows = [tuple(self.header), *map(tuple, self.rows)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join([label.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
+            "  ".join([label.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]).rstrip()
             for label, *cells in rows
         ]
         title, notes = [self.title] if self.title else [], ["", *self.notes] if self.notes else []
