@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 import pyro_vae
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.split import Split
+from pyro_vae.display import with_error
 from tests.support.figures import legend, rendered, texts
 
 NUM_DATA = 12
@@ -57,6 +58,21 @@ def test_forms(results, name):
     rendered(figure)
     inside, page = figure.get_tightbbox(), figure.get_size_inches()
     assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= page[0] and inside.y1 <= page[1]
+
+
+def test_what_refinement_and_imputation_found_is_no_wall_of_tensors():
+    vae = pyro_vae.VAE(data_shape=(4, 4), latent_dim=3, hidden_dims=(8,))
+    x = torch.bernoulli(torch.full((5, 4, 4), 0.5))
+    refined = pyro_vae.refine(vae.model, vae.guide, x, 2, seed=0)
+    gap = with_error(refined.gap(), refined.gap_error()).split(" ± ")
+    assert repr(refined).splitlines()[-1].split() == ["amortisation", "gap", *gap]
+    assert refined.to_frame()["gain"].mean() == pytest.approx(refined.gap())
+    programs = pyro_vae.observed_only(vae.model, vae.guide)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[:, 0, 0] = False
+    imputed = pyro_vae.impute(*programs, x, mask, 30, num_samples=2, seed=0)
+    assert "5 of 80" in repr(imputed) and "tensor(" not in repr(imputed) and "<table" in imputed._repr_html_()
+    assert imputed.to_frame()["khat"].tolist() == pytest.approx(imputed.khat.tolist(), nan_ok=True)
 
 
 def test_frames_hold_the_numbers_themselves(results):
