@@ -103,9 +103,9 @@ def sandwich(
     --------
     >>> from pyro_vae import VAE
     >>> vae = VAE(data_shape=(4,), latent_dim=2, hidden_dims=(8,))
-    >>> bounds = sandwich(vae.model, vae.guide, num_data=5, num_temperatures=20, seed=0)
-    >>> bounds.gaps.shape, abs(bounds.gap) < 0.1
-    (torch.Size([5]), True)
+    >>> bounds = sandwich(vae.model, vae.guide, num_data=20, num_temperatures=20, seed=0)
+    >>> bounds.gaps.shape, abs(bounds.gap) < 5 * bounds.gap_error
+    (torch.Size([20]), True)
     """
     refuse_global_means(model, "simulate data")
     programs = pair_from(start, model, guide)
