@@ -30,6 +30,7 @@ from timing import machine, product_rate
 
 import pyro_vae
 from pyro_vae.commands.runs import load_data, load_run
+from pyro_vae.display import with_error
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -84,7 +85,7 @@ def compute_rows(vae: Any, x: torch.Tensor, args: argparse.Namespace) -> list[tu
         for size in sizes:
             score, seconds = timed(lambda call=call, size=size: call(size), len(x))
             rows.append(("compute", name, size, score.mean(), "", score.mean_error(), seconds, score.mark))
-            figure = f"{score.mean():.3f} ± {score.mean_error():.3f}{score.mark} nats"
+            figure = f"{with_error(score.mean(), score.mean_error(), score.mark)} nats"
             print(f"{name}, {size}: {figure}, {seconds:.4f} s a datum", flush=True)
     return rows
 

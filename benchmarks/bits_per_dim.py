@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae.data.loading import Split
+from pyro_vae.display import with_error
 from pyro_vae.likelihoods import Categorical, DiscretizedLogistic, DiscretizedLogisticMixture, Gaussian, Likelihood
 
 NUM_COMPONENTS, PATCH = 5, 16
@@ -115,7 +116,7 @@ def row(name: str, train: Tensor, test: Tensor, args: argparse.Namespace) -> lis
     error = score.values.std().item() / len(score.values) ** 0.5 / (score.num_dims * math.log(2))
     if score.mark:
         print(f"{name}: {score.caveat()}", file=sys.stderr)
-    return [name, f"{bits:.3f} ± {error:.3f}{score.mark}", f"{score.mean():.1f}", f"{trained:.0f}"]
+    return [name, with_error(bits, error, score.mark), f"{score.mean():.1f}", f"{trained:.0f}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

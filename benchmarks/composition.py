@@ -50,6 +50,7 @@ from pyro_vae import (
     log_weights,
 )
 from pyro_vae.data.loading import Split
+from pyro_vae.display import with_error
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.state import seeded
 
@@ -142,7 +143,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 def shown(values: Sequence[float]) -> str:
     mean, error = mean_and_error(values)
-    return f"{mean:.2f}" if math.isnan(error) else f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.2f}" if math.isnan(error) else with_error(mean, error)
 
 
 def on_mnist(args: argparse.Namespace) -> Iterator[list[list[str]]]:

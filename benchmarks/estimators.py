@@ -27,6 +27,7 @@ from torch import Tensor
 import pyro_vae
 from pyro_vae import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Objective, RenyiBound
 from pyro_vae.commands.runs import best_device, load_data, load_run
+from pyro_vae.display import with_error
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.state import evaluating, seeded
 
@@ -117,8 +118,8 @@ def gradients_table(vae: pyro_vae.VAE, x: Tensor, k: int, repeats: int) -> list[
 def show(bounds: list[dict[str, Any]], gradients: list[dict[str, Any]]) -> None:
     print("| chain | bound | nats per image | above the one before |\n|---|---|---|---|")
     for row in bounds:
-        rise = "" if row["rise"] is None else f"{row['rise']:.3f} ± {row['rise_error']:.3f}"
-        print(f"| {row['chain']} | {row['bound']} | {row['mean']:.3f} ± {row['error']:.3f} | {rise} |")
+        rise = "" if row["rise"] is None else with_error(row["rise"], row["rise_error"])
+        print(f"| {row['chain']} | {row['bound']} | {with_error(row['mean'], row['error'])} | {rise} |")
     print("\n| bound | gradient | signal-to-noise | variance, as a ratio to reparam |\n|---|---|---|---|")
     for row in gradients:
         print(f"| {row['bound']} | {row['gradient']} | {row['signal_to_noise']:.3f} | {row['variance_ratio']:.3f} |")

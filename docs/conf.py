@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
+from pathlib import Path
 
 from docutils.nodes import Element
 from sphinx.application import Sphinx
@@ -11,12 +13,15 @@ from sphinx.util import logging
 
 import pyro_vae
 
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
 project = "pyro_vae"
 author = "pyro_vae maintainers"
 project_copyright = f"2026, {author}"
 release = pyro_vae.__version__
 
 extensions = [
+    "drawn",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",

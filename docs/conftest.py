@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
 import torch
+
+import pyro_vae
 
 torch.set_num_threads(1)  # small tensors, and several test processes on few cores
 
@@ -20,3 +23,15 @@ def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     torch.manual_seed(0)
     yield
     pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True)
+def short_gallery(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the models of the gallery for two epochs: building the pages runs the same code in full."""
+    if request.node.name == "gallery.rst":
+        fit = pyro_vae.fit
+
+        def briefly(*args: Any, num_epochs: int, **options: Any) -> Any:
+            return fit(*args, num_epochs=min(num_epochs, 2), **options)
+
+        monkeypatch.setattr(pyro_vae, "fit", briefly)

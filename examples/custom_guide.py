@@ -35,6 +35,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 import pyro_vae
+from pyro_vae.display import with_error
 from pyro_vae.runtime.state import seeded
 
 LATENT_DIM, HIDDEN_DIMS = 10, (200, 200)
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     print("   trained with  guide           ELBO             log p(x)      log p(x) - ELBO      ESS  k-hat  (medians)")
     labels = ("1  diagonal      diagonal", "2  full          full", "3  full          diagonal", "2 - 1", "3 - 2")
     for label, line in zip(labels, table.values(), strict=True):
-        cells = "  ".join(f"{line[name]:8.3f} ± {line[f'{name}_error']:.3f}" for name in values["full"])
+        cells = "  ".join(f"{with_error(line[name], line[f'{name}_error']):>16}" for name in values["full"])
         weights = f"  {line['median_ess']:6.0f}  {line['median_khat']:5.2f}" if "median_ess" in line else ""
         print(f"{label:26}{cells}{weights} {line.get('caveat', '')}".rstrip())
     print(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_vae
+from pyro_vae.display import rounded_error, with_error
 
 # Of each data set: latent_dims and hidden_dims of two layers, latent_dim of the flat VAE.
 SMALL, LARGE = ((20, 10), ((50, 50), (25, 25)), 10), ((100, 50), ((200, 200), (100, 100)), 50)
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if history.interrupted:
             return 130
         score = pyro_vae.log_likelihood(program.model, program.guide, x, args.num_particles, seed=args.seed)
-        latents, mean = " + ".join(map(str, sizes)), f"{score.mean():.3f} ± {score.mean_error():.3f}{score.mark}"
+        latents, mean = " + ".join(map(str, sizes)), with_error(score.mean(), score.mean_error(), score.mark)
         print(f"   {name:12}{latents:>9}   {count(program):10,}   {mean:>17}   {score.khat.median().item():12.2f}")
         if score.mark:
             print(f"   {score.caveat()}")
@@ -140,8 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     monte_carlo = math.hypot(*(score.mean_error() for score in scores))
     over_images = gain.std().item() / math.sqrt(len(gain))
     print(
-        f"   two layers - one: {gain.mean().item():+.3f} ± {monte_carlo:.3f} (the estimates' Monte Carlo error), "
-        f"± {over_images:.3f} (the choice of images);\n   neither covers the luck of training: try other seeds"
+        f"   two layers - one: {with_error(gain.mean().item(), monte_carlo)} (the estimates' Monte Carlo error), "
+        f"± {rounded_error(over_images)} (the choice of images);"
+        "\n   neither covers the luck of training: try other seeds"
     )
     return 0
 

@@ -91,6 +91,7 @@ def log_mean_exp(log_w: Tensor) -> tuple[Tensor, Tensor]:
 def compare(model: Model, guide: Guide, x: Tensor, args: argparse.Namespace) -> dict[str, float]:
     """Score the test images by hand and by pyro_vae; print both and return the numbers, nats per image."""
     import pyro_vae
+    from pyro_vae.display import with_error
 
     n, k = len(x), args.eval_particles
     torch.manual_seed(args.seed)
@@ -111,8 +112,8 @@ def compare(model: Model, guide: Guide, x: Tensor, args: argparse.Namespace) -> 
 
     print(f"\n{n} test images, nats per image        Pyro alone            pyro_vae")
     print(f"ELBO, one draw, same seed      {elbo:16.6f}    {packaged_elbo:16.6f}")
-    print(f"log p(x), K = {k:<6d}           {by_hand:8.3f} ± {by_hand_error:.3f}", end="    ")
-    print(f"{score.mean():8.3f} ± {score.mean_error():.3f}{score.mark}")
+    print(f"log p(x), K = {k:<6d}           {with_error(by_hand, by_hand_error):>16}", end="    ")
+    print(with_error(score.mean(), score.mean_error(), score.mark))
     print(f"Same seed, 50 particles: the largest difference of a log weight is {weight_difference:.1e} nats.")
     print(f"Own draws: {within:.1%} of the images agree on log p(x) within two standard errors of their difference.")
     print("\n".join(filter(None, ("± is the Monte Carlo error for these images.", score.caveat()))))

@@ -71,6 +71,7 @@ from pyro_vae.priors import (
     VampPrior,
 )
 from pyro_vae.programs import HVAE, M2, VAE, VQVAE, ConditionalVAE, ConvLadderVAE, LadderVAE, perplexity, wrap
+from pyro_vae.programs.walks import Traversal, interpolate, traverse
 from pyro_vae.sharing import export, from_hub, model_card, push_to_hub
 from pyro_vae.tables.table import Table
 from pyro_vae.training.checkpoint import load, save
@@ -143,6 +144,7 @@ __all__ = [
     "StudentT",
     "Table",
     "Threshold",
+    "Traversal",
     "VampPrior",
     "WakeSleep",
     "ZeroInflatedNegativeBinomial",
@@ -159,6 +161,7 @@ __all__ = [
     "fit",
     "from_hub",
     "impute",
+    "interpolate",
     "likelihoods",
     "load",
     "log_likelihood",
@@ -174,5 +177,6 @@ __all__ = [
     "schedules",
     "score",
     "threshold",
+    "traverse",
     "wrap",
 ]

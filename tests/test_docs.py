@@ -76,3 +76,27 @@ def test_the_tests_that_a_page_names_exist(page):
 )
 def test_what_does_not_exist_is_found(text, expected):
     assert untrue(text) == expected
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "pyro_vae").rglob("*.py")
+}
+
+
+def test_every_module_is_described_once_on_the_page_of_its_topic():
+    described = {
+        page: re.findall(r"^\.\. automodule:: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M)
+        for page in ROOT.glob("docs/**/*.rst")
+    }
+    everywhere = [name for names in described.values() for name in names]
+    assert sorted(everywhere) == sorted(set(everywhere))
+    assert set(everywhere) == MODULES - {"pyro_vae"}
+    for page, names in described.items():
+        rooms = {name.split(".")[1] for name in names}
+        assert len(rooms) <= 1 and (not rooms or page.parent.name == "api"), page.name
+
+
+def test_every_topic_is_in_the_list_of_topics():
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs/api/index.rst").read_text(encoding="utf-8"), re.M)
+    assert sorted([*listed, "index"]) == sorted(page.stem for page in ROOT.glob("docs/api/*.rst"))

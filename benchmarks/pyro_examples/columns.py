@@ -14,6 +14,7 @@ from training import fit, svi
 from weights import Estimates, estimate, global_means
 
 import pyro_vae
+from pyro_vae.display import with_error
 
 __all__ = ["COLUMNS"]
 
@@ -46,7 +47,7 @@ def log_likelihood(make: Maker, is_changed: bool, settings: Settings) -> Result:
     means = found.values.mean().item(), expected.values.mean().item()
     sigmas = abs(means[0] - means[1]) / max(error, 1e-5)
     heavy = (found.khat > 0.7).double().mean().item()
-    text = f"{means[0]:.4f} nats a datum, by hand {means[1]:.4f} ± {error:.4f}, {sigmas:.1f} errors apart"
+    text = f"{means[0]:.4f} nats a datum, by hand {with_error(means[1], error)}, {sigmas:.1f} errors apart"
     text += f", k̂ > 0.7 for {100 * heavy:.0f} % of the data"
     return Result(sigmas < 4, text, f"{means[0]:.2f}, {means[1]:.2f} ({sigmas:.1f} σ)")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from weights import is_reparameterised, mean_bound, run
 
 import pyro_vae
+from pyro_vae.display import with_error
 
 __all__ = ["fit", "svi"]
 
@@ -87,7 +88,7 @@ def fit(make: Maker, is_changed: bool, settings: Settings) -> Result:
     after_pyro = mean_bound(peer)
     text = f"bound by hand {before:.5g} → {after:.5g}, after Pyro's SVI {after_pyro:.5g}"
     for reported, by_hand, error in figures:
-        text += f"; reported untrained {reported:.5g}, by hand {by_hand:.5g} ± {error:.2g}"
+        text += f"; reported untrained {reported:.5g}, by hand {with_error(by_hand, error)}"
     if not expected.sites <= seen.sites:
         missing = sorted(name for name, observed in expected.sites - seen.sites if observed)
         return Result(False, f"trained without observing {missing}: data were dropped; {text}", "data dropped")

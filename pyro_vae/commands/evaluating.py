@@ -12,6 +12,7 @@ import torch
 from pyro_vae.commands.runs import Device, best_device, load_data, load_run
 from pyro_vae.commands.tables import pair_of
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
+from pyro_vae.display import rounded
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluating import evaluate as evaluate_pair
 from pyro_vae.evaluation.evaluations import likelihood_figure
@@ -148,20 +149,26 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Print the terms of the ELBO, the active units and the mutual information."""
     d = diagnosis
-    print(f"\nELBO               {d.elbo:8.3f} ± {d.elbo_error:.3f} nats, {d.num_data} test images")
+    print(f"\nELBO               {_aligned(d.elbo, d.elbo_error)} nats, {d.num_data} test images")
     print("  site        nats       ±   of the ELBO   active units")
     for name, fraction in d.fractions.items():
         is_latent = name in d.kl
-        nats, error = (-d.kl[name], d.kl_error[name]) if is_latent else (fraction * d.elbo, None)
+        nats, error = (f"{fraction * d.elbo:.3f}", "")
+        if is_latent:
+            nats, error = rounded(-d.kl[name], d.kl_error[name])
         units = f"{d.active_units[name]} of {d.units[name]}" if name in d.units else ""
         kind = "-KL" if is_latent else "log p"
-        shown = f"{error:.3f}" if error is not None else ""
-        print(f"  {name:<4} {kind:<5} {nats:9.3f} {shown:>7} {100 * fraction:11.1f} % {units:>14}".rstrip())
-    print(f"mutual information {d.mutual_information:8.3f} ± {d.mutual_information_error:.3f} nats ({ESTIMATOR})")
+        print(f"  {name:<4} {kind:<5} {nats:>9} {error:>7} {100 * fraction:11.1f} % {units:>14}".rstrip())
+    print(f"mutual information {_aligned(d.mutual_information, d.mutual_information_error)} nats ({ESTIMATOR})")
     near = ", so near that more images would give more" if d.mutual_information_bound - d.mutual_information < 1 else ""
     print(f"                   first {d.num_data_mi} images; at most log {d.num_data_mi} = "
           f"{d.mutual_information_bound:.3f}{near}")  # fmt: skip
-    print(f"aggregate KL       {d.aggregate_kl:8.3f} ± {d.aggregate_kl_error:.3f} nats, of the codes of those images "
+    print(f"aggregate KL       {_aligned(d.aggregate_kl, d.aggregate_kl_error)} nats, of the codes of those images "
           "to the prior")  # fmt: skip
     for sentence in d.warnings:
         print(f"warning: {sentence}")
+
+
+def _aligned(value: float, error: float) -> str:
+    figure, error_shown = rounded(value, error)
+    return f"{figure:>8} ± {error_shown}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pyro_vae.commands.runs import speed
@@ -10,6 +9,7 @@ from pyro_vae.commands.tables import pair_of
 from pyro_vae.data.loading import Splits
 from pyro_vae.diagnostics.activity import active_units
 from pyro_vae.diagnostics.diagnosis import diagnose
+from pyro_vae.display import rounded
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.objectives import ELBO
@@ -44,11 +44,10 @@ def score(vae: Any, splits: Splits, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
-    """Print bound and log-likelihood, the latter to as many digits as its error takes, two or more."""
-    value, error = metrics["test_log_likelihood"], metrics["test_log_likelihood_error"]
-    digits = max(2, -math.floor(math.log10(error))) if 0 < error < 1 else 2
+    """Print bound and log-likelihood, the latter to the digits that its error leaves."""
+    value, error = rounded(metrics["test_log_likelihood"], metrics["test_log_likelihood_error"])
     print(f"test ELBO            {metrics['test_elbo']:9.2f} nats per datum")
-    print(f"test log-likelihood  {value:9.{digits}f} ± {error:.{digits}f}{metrics['caveat'][:1]} nats per datum "
+    print(f"test log-likelihood  {value:>9} ± {error}{metrics['caveat'][:1]} nats per datum "
           f"({metrics['num_particles']} importance samples, whose Monte Carlo error is the ±)")  # fmt: skip
     if metrics["caveat"]:
         print(metrics["caveat"])

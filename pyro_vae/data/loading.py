@@ -25,6 +25,7 @@ from pyro_vae.data.own import Options, read_own
 from pyro_vae.data.sources import Name, Source, data_folder, named_source, own_source
 from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.data.split import Binarize, Split, check_probabilities
+from pyro_vae.display import Result, ResultTable
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.kinds import Integers, Sizes
 from pyro_vae.runtime.objects import Data, Instances, OrNone
@@ -32,8 +33,8 @@ from pyro_vae.runtime.objects import Data, Instances, OrNone
 __all__ = ["Binarize", "Split", "Splits", "load", "load_whole"]
 
 
-@dataclass(frozen=True)
-class Splits:
+@dataclass(frozen=True, repr=False)
+class Splits(Result):
     """The result of :func:`load`: ``train``, ``valid`` and ``test``, and the ``name`` of the data set.
 
     ``classes`` are the names of the classes where labels were given as names: label 0 is that of the first.
@@ -49,6 +50,22 @@ class Splits:
     def data_shape(self) -> tuple[int, ...]:
         """The shape of one datum."""
         return self.train.data_shape
+
+    def plot(self) -> Any:
+        """Return a figure of the first training images, see :func:`pyro_vae.plots.samples`."""
+        from pyro_vae.plots import samples  # only here, as it needs matplotlib
+
+        return samples(self.train[:50])
+
+    def _table(self) -> ResultTable:
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        rows = [(f"{name:5}  {part!r}", f"{len(part):,}") for name, part in parts.items()]
+        classes = "" if self.classes is None else f", {len(self.classes)} classes"
+        return ResultTable((self.name, "data"), rows, f"Data of shape {self.data_shape}{classes}")
+
+    def _columns(self) -> dict[str, Any]:
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {"split": list(parts), "num_data": list(map(len, parts.values()))}
 
 
 @checked

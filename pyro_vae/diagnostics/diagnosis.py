@@ -9,15 +9,14 @@ posterior means over the data and the mutual information of latents and data.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pyro
 import torch
-from torch import Tensor
 
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.diagnostics.activity import active_units, num_draws_of, portions, posterior_means
+from pyro_vae.diagnostics.findings import Diagnosis
 from pyro_vae.diagnostics.mutual_information import information
 from pyro_vae.diagnostics.sums import Sums
 from pyro_vae.inference.checks import check_program
@@ -32,63 +31,6 @@ from pyro_vae.runtime.state import evaluating
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
 
 COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """The result of :func:`diagnose` in nats per datum, sites in the model's order, tensors in float64 on the CPU.
-
-    An error is the Monte Carlo standard error given the data. Those of ``mutual_information`` and ``aggregate_kl``
-    include the spread of the data.
-
-    Attributes
-    ----------
-    num_data
-        N. The mutual information and the aggregate KL use ``num_data_mi`` instead.
-    elbo, elbo_error
-        The evidence lower bound.
-    fractions
-        The share of each site in the ELBO: ``log p(x|z) / elbo`` of the observed site, ``-kl / elbo`` of a latent. They
-        sum to 1. In a negative ELBO, negative terms have positive shares.
-    kl, kl_error
-        KL of each latent site given the sites before it.
-    kl_per_unit
-        ``(D,)`` of each latent site, which sum to its ``kl``; one entry if the site does not factorise.
-    activity
-        Var_x(E_q[z|x]) of each unit, ``(D,)``, minus the variance from sampling; noise can make it negative. Latents
-        without a finite mean, such as ``Categorical``, are left out here and in the next two.
-    active_units, units
-        The number of units with an activity above the threshold, and of all units.
-    mutual_information, mutual_information_error
-        Index-code estimate of I(x; z), all latents jointly (Hoffman and Johnson, 2016), from the first
-        ``num_data_mi`` data.
-    mutual_information_bound
-        log of ``num_data_mi``, which the estimate cannot exceed.
-    aggregate_kl, aggregate_kl_error
-        KL(q(z) ‖ p(z)) of the aggregate posterior to the prior, from the same draws.
-    num_data_mi
-        The number of data of the mutual information and the aggregate KL.
-    warnings
-        A sentence for each layer that has collapsed.
-    """
-
-    num_data: int
-    elbo: float
-    elbo_error: float
-    fractions: dict[str, float]
-    kl: dict[str, float]
-    kl_error: dict[str, float]
-    kl_per_unit: dict[str, Tensor]
-    activity: dict[str, Tensor]
-    active_units: dict[str, int]
-    units: dict[str, int]
-    mutual_information: float
-    mutual_information_error: float
-    mutual_information_bound: float
-    aggregate_kl: float
-    aggregate_kl_error: float
-    num_data_mi: int
-    warnings: list[str]
 
 
 @checked
@@ -203,6 +145,7 @@ def diagnose(
             for name in sums.latents
             if (sentence := _collapse(name, kls[name], active.get(name), len(activity.get(name, ()))))
         ],
+        threshold=threshold,
     )
 
 

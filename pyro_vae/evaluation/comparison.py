@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.arrays import check_array
+from pyro_vae.display import Result, ResultTable, rounded, rounded_error, with_error
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.evaluations import Evaluation
 from pyro_vae.runtime.arguments import checked
@@ -43,8 +44,8 @@ _Scores = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """The result of :func:`compare`; nats per datum. ``print`` shows it as a sentence.
 
     Attributes
@@ -81,15 +82,35 @@ class Comparison:
         first_leads = self.mean >= 0
         leader, other = ("first", "second") if first_leads else ("second", "first")
         better, worse = (self.num_first_better, self.num_second_better)[:: 1 if first_leads else -1]
-        high, low = self.means[:: 1 if first_leads else -1]
         verdict = f"The {leader} is better" if self.p_value < _SIGNIFICANT else f"Neither is better: the {leader} leads"
-        monte_carlo = "" if math.isnan(self.monte_carlo_error) else f", {self.monte_carlo_error:.3f} of it Monte Carlo"
+        drawn = rounded_error(self.monte_carlo_error)
+        monte_carlo = "" if math.isnan(self.monte_carlo_error) else f", {drawn} of it Monte Carlo"
+        high, low = (rounded(mean, self.std_error)[0] for mean in self.means[:: 1 if first_leads else -1])
         sentence = (
-            f"{verdict} by {abs(self.mean):.3f} ± {self.std_error:.3f} nats (p = {self.p_value:.2g}{monte_carlo}), "
-            f"{high:.3f} against {low:.3f}; it is better on {better} of {len(self.differences)} data, the {other} on "
+            f"{verdict} by {with_error(abs(self.mean), self.std_error)} nats (p = {self.p_value:.2g}{monte_carlo}), "
+            f"{high} against {low}; it is better on {better} of {len(self.differences)} data, the {other} on "
             f"{worse}"
         )
         return "\n".join([sentence, *self.caveats])
+
+    def plot(self) -> Any:
+        """Return a histogram of the differences, see :func:`pyro_vae.plots.differences`."""
+        from pyro_vae.plots import differences  # only here, as it needs matplotlib
+
+        return differences(self)
+
+    def _table(self) -> ResultTable:
+        means = [rounded(mean, self.std_error)[0] for mean in self.means]
+        better = [str(self.num_first_better), str(self.num_second_better)]
+        rows = [(name, *cells, "") for name, *cells in zip(("first", "second"), means, better, strict=True)]
+        figure, error = rounded(self.mean, self.std_error)
+        rows.append(("first - second", figure, "", error))
+        drawn = "" if math.isnan(self.monte_carlo_error) else f", {rounded_error(self.monte_carlo_error)} Monte Carlo"
+        notes = [f"p = {self.p_value:.2g}, {len(self.differences)} data; ± is over the choice of data{drawn}"]
+        return ResultTable(("", "nats per datum", "better on", "±"), rows, notes=[*notes, *self.caveats])
+
+    def _columns(self) -> dict[str, Any]:
+        return {"difference": self.differences}
 
 
 @checked
@@ -111,7 +132,7 @@ def compare(first: _Scores, second: _Scores) -> Comparison:
     Examples
     --------
     >>> print(compare(torch.tensor([-84.1, -80.3, -90.2, -83.8]), torch.tensor([-84.3, -80.6, -90.1, -84.2])))
-    Neither is better: the first leads by 0.200 ± 0.108 nats (p = 0.16), -84.600 against -84.800; it is better on 3 of 4
+    Neither is better: the first leads by 0.20 ± 0.11 nats (p = 0.16), -84.60 against -84.80; it is better on 3 of 4
     data, the second on 1
     """
     values, errors = zip(*map(_values_of, ("first", "second"), (first, second)), strict=True)

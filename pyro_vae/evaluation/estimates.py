@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.dequantisation import bits_per_dim
+from pyro_vae.display import Result, ResultTable, rounded, rounded_error, with_error
 from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat, mixed_caveat
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.importance import trace_pair
@@ -36,7 +37,7 @@ class _Estimates(NamedTuple):
     khat: Tensor
 
 
-class LogLikelihood(_Estimates):
+class LogLikelihood(Result, _Estimates):
     """Importance-sampled log p(x) of N data: four float64 tensors ``(N,)``.
 
     Attributes
@@ -133,8 +134,30 @@ class LogLikelihood(_Estimates):
         return caveat(self.khat) if self._heavy is None else mixed_caveat(self.is_heavy)
 
     def __str__(self) -> str:
-        figure = f"{self.mean():.3f} ± {self.mean_error():.3f}{self.mark} nats, the mean of {len(self.values)} data"
+        figure = f"{with_error(self.mean(), self.mean_error(), self.mark)} nats, the mean of {len(self.values)} data"
         return "\n".join(filter(None, (figure, self.caveat())))
+
+    def plot(self) -> Any:
+        """Return a figure of log p(x) and k̂ of each datum, see :func:`pyro_vae.plots.log_likelihoods`."""
+        from pyro_vae.plots import log_likelihoods  # only here, as it needs matplotlib
+
+        return log_likelihoods(self)
+
+    def _table(self) -> ResultTable:
+        n, particles = len(self.values), getattr(self, "num_particles", None)
+        over_data = self.values.std().item() / n**0.5 if n > 1 else math.nan
+        errors = (self.mean_error(), over_data)
+        mean, _ = rounded(self.mean(), min(errors))
+        cells = (mean, rounded_error(errors[0]) + self.mark, "" if n < 2 else rounded_error(over_data), str(n))
+        label = "log p(x)" if particles is None else f"log p(x), K = {particles}"
+        known = self.khat[~self.khat.isnan()]
+        share = f"k̂ > {TRUSTED_KHAT} for {int((known > TRUSTED_KHAT).sum())} of {n} data" if len(known) else ""
+        header = ("", "nats per datum", "± Monte Carlo", "± over data", "data")
+        return ResultTable(header, [(label, *cells)], notes=list(filter(None, (share, self.caveat()))))
+
+    def _columns(self) -> dict[str, Any]:
+        accepted = {} if self.acceptance is None else {"acceptance": self.acceptance}
+        return self._asdict() | {"is_heavy": self.is_heavy} | accepted
 
     @checked
     def bits_per_dim(self, num_levels: PositiveInteger = 1) -> float:

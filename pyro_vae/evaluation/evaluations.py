@@ -10,7 +10,6 @@ first,
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pyro_vae.display import Result, ResultTable, rounded
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.streaming import TRUSTED_KHAT
 from pyro_vae.runtime.arguments import PathLike, checked
@@ -57,8 +57,10 @@ class Figure(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """Return what a table shows: a mark stands behind an error that is too small."""
         mark = "†" if self.num_heavy else ""
-        errors = ["" if math.isnan(error) else f"{error:.3f}" for error in self[1:3]]
-        return f"{self.mean:.3f}", errors[0] + mark, errors[1], str(self.num_data)
+        known = [error for error in self[1:3] if not math.isnan(error)]
+        mean, _ = rounded(self.mean, min(known, default=math.nan))
+        errors = ["" if math.isnan(error) else rounded(self.mean, error)[1] for error in self[1:3]]
+        return mean, errors[0] + mark, errors[1], str(self.num_data)
 
 
 def heavy_data(score: LogLikelihood) -> Tensor:
@@ -72,8 +74,8 @@ def likelihood_figure(score: LogLikelihood) -> Figure:
     return Figure.of(score.values, score.std_error, int(score.is_heavy.sum()))
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """The result of :func:`pyro_vae.evaluate`. ``print`` shows a table, and so does a notebook.
 
     ``evaluation["elbo"]`` is a :class:`~pyro_vae.evaluation.evaluations.Figure`. There are ``elbo``, ``iwae``,
@@ -133,23 +135,20 @@ class Evaluation:
         marked = next((figure for figure in self.figures.values() if figure.num_heavy), None)
         return list(filter(None, [share, *self.notes, "" if marked is None else _caveat(marked)]))
 
-    def __str__(self) -> str:
-        rows = [("", *COLUMNS), *((self.labels[name], *each.cells()) for name, each in self.figures.items())]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join([label.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
-            for label, *cells in rows
-        ]
-        return "\n".join([*lines, "", *self.sentences()])
+    def plot(self) -> Any:
+        """Return a picture of the table with its errors, see :func:`pyro_vae.plots.estimates`."""
+        from pyro_vae.plots import estimates  # only here, as it needs matplotlib
 
-    def _repr_html_(self) -> str:
-        def row(tag: str, cells: Any) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return estimates(self)
 
-        rows = [row("th", ("", *COLUMNS))]
-        rows += [row("td", (self.labels[name], *each.cells())) for name, each in self.figures.items()]
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        return f"<table>{''.join(rows)}</table>{notes}"
+    def _table(self) -> ResultTable:
+        rows = [(self.labels[name], *each.cells()) for name, each in self.figures.items()]
+        return ResultTable(("", *COLUMNS), rows, notes=self.sentences())
+
+    def _columns(self) -> dict[str, Any]:
+        rows = list(self.figures.values())
+        columns = {field: [getattr(row, field) for row in rows] for field in Figure._fields}
+        return {"name": list(self.figures), "label": [self.labels[name] for name in self.figures]} | columns
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data: the figures, the share of heavy weights, indices and notes; ``None`` for NaN."""

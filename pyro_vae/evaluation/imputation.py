@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.display import Result, ResultTable
 from pyro_vae.errors import failing_on
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.checks import check_program
@@ -40,7 +41,15 @@ _OneOrMore = Annotated[int, Integers("an integer, 1 or more", 1)]
 Mask = Annotated[Any, Arrays("a tensor or an array of True and False")]
 
 
-class Imputation(NamedTuple):
+class _Imputation(NamedTuple):
+    mean: Tensor
+    std_error: Tensor
+    samples: Tensor
+    ess: Tensor
+    khat: Tensor
+
+
+class Imputation(Result, _Imputation):
     """What :func:`impute` found.
 
     ``mean``: data ``(N, *data_shape)`` whose missing entries are their posterior means. ``std_error``: Monte Carlo
@@ -48,17 +57,28 @@ class Imputation(NamedTuple):
     *data_shape)``, data whose missing entries are drawn. ``ess``: effective sample sizes of the weights, ``(N,)``,
     between 1 and K. ``khat``: Pareto shapes of the largest weights, ``(N,)``. Errors are too small where ``khat`` is
     above 0.7 or ``ess`` some hundreds or less: intervals of two of them were found to hold 65 % instead of 95 %.
-    """
 
-    mean: Tensor
-    std_error: Tensor
-    samples: Tensor
-    ess: Tensor
-    khat: Tensor
+    The data frame has the effective sample size and k̂ of each datum; what was filled in stays in ``mean``.
+    """
 
     def caveat(self) -> str:
         """Return a sentence where the weights are too heavy, see :func:`pyro_vae.evaluation.streaming.caveat`."""
         return caveat(self.khat)
+
+    def _table(self) -> ResultTable:
+        filled, ess = int((self.std_error > 0).sum()), self.ess.double()
+        rows = [
+            ("data", f"{len(self.mean):,}"),
+            ("entries filled in with an error", f"{filled:,} of {self.mean.numel():,}"),
+            ("samples of each", str(len(self.samples))),
+            ("effective sample size, least", f"{ess.min().item():.1f}"),
+            ("effective sample size, median", f"{ess.median().item():.1f}"),
+        ]
+        notes = list(filter(None, (self.caveat(),)))
+        return ResultTable(("Imputation", ""), rows, f"Data of shape {tuple(self.mean.shape[1:])}", notes)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"ess": self.ess, "khat": self.khat}
 
 
 @checked

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from pyro_vae.data.arrays import as_tensor
 from pyro_vae.data.batch import Arguments, Batch, tensors_in, with_tensors
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.display import Result, ResultTable, rounded
 from pyro_vae.errors import ProgramError, failing_on
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
 from pyro_vae.inference.annealing import bare
@@ -55,13 +56,15 @@ Data = Annotated[
 ]
 
 
-class Refinement(NamedTuple):
-    """The bounds of B data before and after, ``(B,)`` each, nats, with the standard errors of their differences."""
-
+class _Refinement(NamedTuple):
     guide: RefinedGuide
     before: Tensor
     after: Tensor
     std_error: Tensor
+
+
+class Refinement(Result, _Refinement):
+    """The bounds of B data before and after, ``(B,)`` each, nats, with the standard errors of their differences."""
 
     def gap(self) -> float:
         """The mean amortisation gap of these data, as far as the steps have closed it; nats."""
@@ -70,6 +73,16 @@ class Refinement(NamedTuple):
     def gap_error(self) -> float:
         """The Monte Carlo standard error of :meth:`gap`, for these very data; nats."""
         return self.std_error.square().sum().sqrt().item() / len(self.std_error)
+
+    def _table(self) -> ResultTable:
+        figure, error = rounded(self.gap(), self.gap_error())
+        before, after = (rounded(bound.mean().item(), self.gap_error())[0] for bound in (self.before, self.after))
+        rows = [("bound before", before, ""), ("bound after", after, ""), ("amortisation gap", figure, error)]
+        return ResultTable(("", "nats per datum", "±"), rows, f"Refined posteriors of {len(self.before)} data")
+
+    def _columns(self) -> dict[str, Any]:
+        gains = self.after - self.before
+        return {"before": self.before, "after": self.after, "gain": gains, "std_error": self.std_error}
 
 
 @checked

@@ -37,6 +37,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae.data.arrays import as_tensor
+from pyro_vae.display import Result, ResultTable
 from pyro_vae.evaluation.code_lengths import code_lengths
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.evaluation.repeated import RepeatedLikelihood
@@ -55,7 +56,7 @@ class _Scores(NamedTuple):
     log_likelihood: LogLikelihood
 
 
-class Scores(_Scores):
+class Scores(Result, _Scores):
     """Scores of N data, higher for data that are more normal.
 
     Attributes
@@ -67,6 +68,23 @@ class Scores(_Scores):
     log_likelihood
         The estimates of log p(x) under the model, with what tells how far to trust them.
     """
+
+    def plot(self) -> Any:
+        """Return a histogram of the scores, see :func:`pyro_vae.plots.scores`."""
+        from pyro_vae.plots import scores  # only here, as it needs matplotlib
+
+        return scores(self)
+
+    def _table(self) -> ResultTable:
+        values = self.values.double()
+        found = (values.min(), values.median(), values.max(), self.std_error.double().square().mean().sqrt())
+        row = ("score", *(f"{value.item():.2f}" for value in found[:3]), f"{found[3].item():.2g}")
+        notes = list(filter(None, (self.log_likelihood.caveat(),)))
+        header = ("nats", "lowest", "median", "highest", "± of one")
+        return ResultTable(header, [row], f"Scores of {len(values)} data, higher is more normal", notes)
+
+    def _columns(self) -> dict[str, Any]:
+        return {"score": self.values, "std_error": self.std_error, "khat": self.log_likelihood.khat}
 
 
 class Scorer:

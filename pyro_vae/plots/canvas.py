@@ -1,27 +1,44 @@
-"""Parts that the pictures share: a mosaic of images, colours, and checks of arguments."""
+"""Parts that the pictures share: figures that show themselves, a mosaic, colours, and checks of arguments."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib import figure as matplotlib_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
+Drawable: TypeAlias = Any  # arrays, or what a function of the package returns: this room imports none of its classes
 
 # Colours that people with the common colour-vision deficiencies can tell apart: M. A. Petroff, Accessible Color
-# Sequences for Data Visualization, 2021, https://arxiv.org/abs/2107.02270. Classes 10 to 19 repeat them as triangles.
+# Sequences for Data Visualization, 2021, https://arxiv.org/abs/2107.02270.
 COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
-MARKERS = ("o", "^")
+MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">", "*")  # one a class, so that no class is told by colour alone
 FONT_POINTS = 10  # of the labels beside a mosaic, whose margins are in inches
 
 _TILE_INCHES = 0.6  # the longer side of one image; less if the mosaic would become too large
 _MOSAIC_INCHES = (7.0, 10.0)  # (width, height)
 _PAD_INCHES = 0.05
+
+
+class Figure(matplotlib_figure.Figure):
+    """A figure of matplotlib that shows itself in a notebook, without pyplot, a magic command or a back end.
+
+    A figure of pyplot is shown by the back end that pyplot has chosen, and is kept until it is closed. This one is
+    drawn when a notebook asks for its picture, and is freed with the last reference to it.
+    """
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Return the picture at twice the size that it is shown at, for screens of fine pixels, and that size."""
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=2 * self.dpi)
+        width, height = (round(inches * self.dpi) for inches in self.get_size_inches())
+        return file.getvalue(), {"width": width, "height": height}
 
 
 def mosaic(tiles: npt.NDArray[Any], margins: tuple[float, float] = (0.0, 0.0)) -> tuple[Figure, Axes]:

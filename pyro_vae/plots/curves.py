@@ -1,4 +1,4 @@
-"""Curves and bars: the bound over epochs, and the KL of each latent unit."""
+"""The bound over epochs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_vae.plots.canvas import COLORS, FONT_POINTS, Array, check_kind, finite, with_minus
+from pyro_vae.plots.canvas import COLORS, Drawable, Figure, check_kind, with_minus
 
-__all__ = ["kl_per_unit", "learning_curve"]
+__all__ = ["learning_curve"]
 
 
-def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | None = None) -> Figure:
+def learning_curve(records: Drawable, entropy_floor: float | None = None) -> Figure:
     """Draw the bound over epochs, on training and validation data; larger is better.
 
     The epoch with the best validation bound is marked. The first epochs often lie hundreds of nats below the rest, so
@@ -26,9 +25,10 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     Parameters
     ----------
     records
-        One mapping per epoch, in order, with ``"epoch"`` and ``"train_bound"`` (nats per datum). An epoch that was
-        validated also has ``"valid_bound"``. Other keys are ignored, except ``"valid_loss"``, by which the best epoch
-        is chosen if all have it. A bound that is not finite is a gap in its curve.
+        The history that :func:`pyro_vae.fit` returns, or one mapping per epoch, in order, with ``"epoch"`` and
+        ``"train_bound"`` (nats per datum). An epoch that was validated also has ``"valid_bound"``. Other keys are
+        ignored, except ``"valid_loss"``, by which the best epoch is chosen if all have it. A bound that is not finite
+        is a gap in its curve.
     entropy_floor
         A lower limit of the negative log-likelihood of any model, in nats per datum, such as the entropy of the data. A
         dashed line is drawn at minus this number.
@@ -49,7 +49,8 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     >>> [text.get_text() for text in learning_curve(records).axes[0].get_legend().get_texts()]
     ['training', 'validation', 'best validation: −104.00 at epoch 2']
     """
-    check_kind("records", records, Sequence, "a list of one mapping an epoch")
+    records = getattr(records, "records", records)
+    check_kind("records", records, Sequence, "a history, or a list of one mapping an epoch")
     if entropy_floor is not None and not (type(entropy_floor) in (int, float) and math.isfinite(entropy_floor)):
         raise ValueError(f"entropy_floor: found {entropy_floor!r}, expected a finite number")
     if not records:
@@ -73,7 +74,7 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     axes.plot(epochs, train, color=COLORS[0], label="training", **style)
     if was_validated.any():  # without the other epochs, which would leave gaps in the line
         x, y = epochs[was_validated], valid[was_validated]
-        axes.plot(x, y, color=COLORS[6], label="validation", **style)
+        axes.plot(x, y, color=COLORS[6], linestyle=(0, (5, 1)), label="validation", **style)
     if np.isfinite(valid).any():
         losses = [record.get("valid_loss") for record in records]  # under annealing it is not minus the bound
         score = valid if None in losses else -np.array(losses, dtype=float)
@@ -93,78 +94,6 @@ def learning_curve(records: Sequence[Mapping[str, Any]], entropy_floor: float | 
     axes.set_ylabel("bound (nats per datum)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    return figure
-
-
-def kl_per_unit(kl: Mapping[str, Array], active: Mapping[str, Array] | None = None) -> Figure:
-    """Draw the KL of each latent unit, largest first, in one panel per layer.
-
-    The panels follow the order of the mapping, from the top down. A model draws its top layer first, so for
-    ``diagnose(...).kl_per_unit`` the layer next to the data is at the bottom. Each panel has its own scale. A collapsed
-    layer shows in the numbers on its axis and in the total in its title.
-
-    Parameters
-    ----------
-    kl
-        The mean KL of the units of each site, ``(D,)``, in nats.
-    active
-        The active units of each site, as booleans ``(D,)``, which colour the bars. Sites without them are gray.
-
-    Raises
-    ------
-    TypeError
-        If ``kl`` or ``active`` is not a mapping.
-    ValueError
-        If there is no site, the values of a site are not ``D`` numbers, or ``active`` has a site that ``kl`` lacks.
-
-    Examples
-    --------
-    >>> figure = kl_per_unit({"z2": [0.01, 0.02], "z1": [0.5, 3.0, 1.5]})
-    >>> [axes.get_title() for axes in figure.axes]
-    ['z2: 0.03 nats in 2 units', 'z1: 5.00 nats in 3 units']
-    """
-    check_kind("kl", kl, Mapping, "a mapping from sites to numbers")
-    if active is not None:
-        check_kind("active", active, Mapping, "a mapping from sites to booleans")
-    if not kl:
-        raise ValueError("kl: found no site, expected one or more")
-    active = {} if active is None else active
-    if unknown := [name for name in active if name not in kl]:
-        raise ValueError(f"active: found the sites {unknown}, expected none but those of kl, {list(kl)}")
-    figure = Figure(figsize=(6.4, 0.6 + 2.2 * len(kl)), layout="constrained")
-    panels = figure.subplots(len(kl), squeeze=False)[:, 0]
-    for axes, (name, values) in zip(panels, kl.items(), strict=True):
-        nats = finite(f"kl[{name!r}]", values)
-        if nats.ndim != 1 or len(nats) == 0:
-            raise ValueError(f"kl[{name!r}]: found shape {nats.shape}, expected (D,) with D at least 1")
-        order = np.argsort(-nats, kind="stable")
-        position = np.arange(1, len(nats) + 1)
-        # From a hundred units on the bars touch, since gaps between them would be thinner than a pixel.
-        width = 0.8 if len(nats) < 100 else 1.0
-        groups = [("units", np.ones(len(nats), dtype=bool), COLORS[8] if active else COLORS[0])]
-        title = f"{name}: {with_minus(f'{nats.sum():.2f}')} nats in {len(nats)} unit{'s' * (len(nats) > 1)}"
-        if name in active:
-            on = finite(f"active[{name!r}]", active[name]).astype(bool)
-            if on.shape != nats.shape:
-                raise ValueError(f"active[{name!r}]: found shape {on.shape}, expected that of kl, {nats.shape}")
-            groups = [("active", on[order], COLORS[0]), ("not active", ~on[order], COLORS[6])]
-            title += f", {on.sum()} active"
-        for label, chosen, color in groups:
-            if chosen.any():
-                axes.bar(position[chosen], nats[order][chosen], width, color=color, label=label)
-        if name in active:
-            axes.legend(frameon=False, loc="upper right")
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_title(title, fontsize=FONT_POINTS)
-        axes.set_xlim(0.25, max(len(nats), 4) + 0.75)  # a single bar does not fill the panel
-        if len(nats) <= 10:
-            axes.set_xticks(position)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-        axes.set_ylabel("KL (nats)")
-        axes.spines[["top", "right", "bottom"]].set_visible(False)
-    panels[-1].set_xlabel("unit, by its KL")
     return figure
 
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.plots.canvas import Array, as_images, at_least_one, check_kind, hairlines, mosaic
+from pyro_vae.plots.canvas import Array, Figure, as_images, at_least_one, check_kind, hairlines, mosaic
 
 __all__ = ["layers", "reconstructions", "samples"]
 

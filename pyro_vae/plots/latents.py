@@ -1,4 +1,4 @@
-r"""Pictures of a latent space of two dimensions.
+r"""Pictures of a latent space.
 
 :func:`manifold` is Figure 4 of [1]. Under the prior :math:`z \sim N(0, I)` each coordinate of :math:`u = \Phi(z)` is
 uniform. So a regular grid on the unit square, mapped back by the inverse distribution function,
@@ -12,21 +12,19 @@ gives every tile the same prior mass. The picture shows the latent plane in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vae.plots.canvas import (
     COLORS,
     FONT_POINTS,
-    MARKERS,
     Array,
+    Figure,
     as_images,
     at_least_one,
     finite,
@@ -34,6 +32,8 @@ from pyro_vae.plots.canvas import (
     spread,
     with_minus,
 )
+from pyro_vae.plots.classes import MOST_CLASSES, scatter_classes
+from pyro_vae.plots.projections import Projection, projected
 
 __all__ = ["latent_grid", "latent_space", "manifold"]
 
@@ -124,65 +124,77 @@ def manifold(images: Array, coordinates: Array) -> Figure:
     return figure
 
 
-def latent_space(z: Array, labels: Array | None = None) -> Figure:
-    """Draw a point for the posterior mean of each datum in a two-dimensional latent space.
+def latent_space(
+    z: Array,
+    labels: Array | None = None,
+    projection: Projection = "active",
+    *,
+    classes: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a point for the posterior mean of each datum, in a latent space of any number of dimensions.
+
+    Two dimensions are drawn as they are. Of more, two are chosen as ``projection`` says, and the axes tell which. A
+    single one is drawn against the share of the data that lie below.
 
     Parameters
     ----------
     z
-        The posterior means, ``(N, 2)``.
+        The posterior means, ``(N, D)``, as ``vae.encode(x)`` returns them.
     labels
-        The labels, ``(N,)``, that colour the points. Up to 20 different integers are classes in a legend. More of them,
-        or real numbers, are a scale with a colour bar.
+        The labels, ``(N,)``. Up to 20 different integers are classes, each with a marker, a colour and its name at its
+        median. More of them, or real numbers, are a scale with a colour bar.
+    projection
+        ``"active"``: the two units whose means vary most over the data. ``"pca"``: the first two principal components.
+    classes
+        The names of the classes 0, 1, ..., such as those of :func:`pyro_vae.data.load`. By default the integers.
 
     Raises
     ------
     ValueError
-        If ``z`` is not ``(N, 2)``, ``labels`` are not N numbers, or a value is not finite.
+        If ``z`` is not ``(N, D)``, ``labels`` are not N numbers or have no name in ``classes``, a value is not finite,
+        or ``projection`` is unknown.
 
     Examples
     --------
     >>> figure = latent_space(torch.randn(100, 2), labels=torch.arange(100) % 3)
     >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     ['0', '1', '2']
+    >>> z = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 0.1, 2.0, 0.1])
+    >>> latent_space(z).axes[0].get_ylabel()
+    'z[1], the second most active (variance 0.93)'
     """
-    points = finite("z", z)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise ValueError(f"z: found shape {points.shape}, expected (N, 2) with N at least 1")
-    z1, z2 = points.T
+    means = finite("z", z)
+    if means.ndim != 2 or 0 in means.shape:
+        raise ValueError(f"z: found shape {means.shape}, expected (N, D) with N and D at least 1")
+    points, names_of_axes = projected(means, projection)
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
     size = float(np.clip(20_000 / len(points), 3, 25))  # in points², so that ten thousand data still leave gaps
     if labels is None:
-        axes.scatter(z1, z2, s=size, color=COLORS[0], linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=size, color=COLORS[0], linewidths=0)
     else:
         values = finite("labels", labels)
         if values.shape != (len(points),):
             raise ValueError(f"labels: found shape {values.shape}, expected {(len(points),)}, one for each z")
-        classes, indices = np.unique(values, return_inverse=True)  # (C,), (N,)
-        if values.dtype.kind in "biu" and len(classes) <= len(COLORS) * len(MARKERS):
-            _scatter_classes(axes, points, classes, indices, size)
+        found, indices = np.unique(values, return_inverse=True)  # (C,), (N,)
+        if values.dtype.kind in "biu" and len(found) <= MOST_CLASSES:
+            scatter_classes(axes, points, indices, _names(found, classes), size)
         else:
-            figure.colorbar(axes.scatter(z1, z2, s=size, c=values, cmap="viridis", linewidths=0), label="label")
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xlabel("$z_1$")
-    axes.set_ylabel("$z_2$")
+            figure.colorbar(
+                axes.scatter(points[:, 0], points[:, 1], s=size, c=values, cmap="viridis", linewidths=0), label="label"
+            )
+    if means.shape[1] > 1:
+        axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel(names_of_axes[0])
+    axes.set_ylabel(names_of_axes[1])
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _scatter_classes(
-    axes: Axes, points: npt.NDArray[Any], classes: npt.NDArray[Any], indices: npt.NDArray[Any], size: float
-) -> None:
-    """Scatter ``points`` coloured by ``classes[indices]`` in their given order, so that no class covers another."""
-    colors = np.array(COLORS)[indices % len(COLORS)]  # (N,)
-    for number, marker in enumerate(MARKERS):
-        chosen = indices // len(COLORS) == number
-        if chosen.any():
-            z1, z2 = points[chosen].T
-            axes.scatter(z1, z2, s=size, color=colors[chosen], marker=marker, linewidths=0)
-    handles = [
-        Line2D([], [], linestyle="", color=COLORS[i % len(COLORS)], marker=MARKERS[i // len(COLORS)], label=str(c))
-        for i, c in enumerate(classes)
-    ]
-    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.1)
+def _names(found: npt.NDArray[Any], classes: Sequence[str] | None) -> list[str]:
+    """Return the names of the integers that were found among the labels."""
+    if classes is None:
+        return [str(each) for each in found]
+    if found.min() < 0 or found.max() >= len(classes):
+        raise ValueError(f"classes: found {len(classes)}, expected a name for each of the labels {found.tolist()}")
+    return [str(classes[int(each)]) for each in found]

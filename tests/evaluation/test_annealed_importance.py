@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, ProgramError, ais, log_likelihood, log_weights
+from pyro_vae.display import with_error
 from pyro_vae.evaluation import annealer as annealers
 from pyro_vae.evaluation.annealer import Annealer, Annealing
 from pyro_vae.inference.pair import ProgramPair
@@ -215,10 +216,10 @@ class TestRuns:
         """A mark and a sentence where the chains do not carry the figure."""
         good, bad = (Shifted.by(shift, num_data=6) for shift in (0.05, 1.5))
         estimate = ais(*good.pair, good.x, 10, 2, num_leapfrog_steps=1, seed=0)
-        assert str(estimate) == f"{estimate.mean():.3f} ± {estimate.mean_error():.3f} nats, the mean of 6 data"
+        assert str(estimate) == f"{with_error(estimate.mean(), estimate.mean_error())} nats, the mean of 6 data"
         estimate = ais(*bad.pair, bad.x, 10, 2, num_leapfrog_steps=1, seed=0)
         first, second = str(estimate).splitlines()
-        assert f"{estimate.mean_error():.3f}† nats" in first
+        assert f"{with_error(estimate.mean(), estimate.mean_error())}† nats" in first
         assert second.startswith("† the effective sample size is below 2 of 10 chains for ")
         assert estimate.num_particles == 10 and estimate.bits_per_dim() == pytest.approx(
             -estimate.mean() / (5 * math.log(2))

@@ -158,7 +158,7 @@ class TestSandwich:
         torch.testing.assert_close(found.gap_std_errors, numbers(0.5, 0.5, 0.5))
         assert found.gap_error == pytest.approx(math.sqrt((1 / 9 + 16 / 9 + 25 / 9) / 2 / 3))
         assert str(found) == (
-            "log p(x) between -3.000 and -1.667 nats, a gap of 1.333 ± 0.882, the mean of 3 simulated data"
+            "log p(x) between -3.00 and -1.67 nats, a gap of 1.33 ± 0.88, the mean of 3 simulated data"
         )
         with pytest.raises(dataclasses.FrozenInstanceError):
             found.data = torch.ones(3)

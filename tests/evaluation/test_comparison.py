@@ -95,14 +95,14 @@ def test_two_estimates_of_one_model_are_equal_and_those_of_two_models_are_not():
 class TestSentence:
     def test_neither_is_better(self):
         assert str(compare(torch.tensor([0.0, 1.0, 0.5]), torch.tensor([1.0, 0.25, 0.0]))) == (
-            "Neither is better: the first leads by 0.083 ± 0.546 nats (p = 0.89), 0.500 against 0.417; it is better on "
+            "Neither is better: the first leads by 0.08 ± 0.55 nats (p = 0.89), 0.50 against 0.42; it is better on "
             "2 of 3 data, the second on 1"
         )
 
     def test_the_second_is_better(self):
         text = str(compare(scored([1.0, 1.0, 1.0]), scored([2.0, 2.0, 2.5])))
         assert text == (
-            "The second is better by 1.167 ± 0.167 nats (p = 0.02, 0.082 of it Monte Carlo), 2.167 against 1.000; "
+            "The second is better by 1.17 ± 0.17 nats (p = 0.02, 0.082 of it Monte Carlo), 2.17 against 1.00; "
             "it is better on 3 of 3 data, the first on 0"
         )
 

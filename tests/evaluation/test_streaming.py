@@ -107,7 +107,7 @@ def test_intervals_of_heavy_weights_hold_seven_times_in_ten():
 def test_a_mark_stands_where_more_than_a_tenth_is_heavy(khat, share):
     khat = torch.tensor(khat)
     score = LogLikelihood(torch.full((10,), -3.0), torch.full((10,), 0.5), torch.ones(10), khat)
-    figure = "-3.000 ± 0.158{} nats, the mean of 10 data"
+    figure = "-3.00 ± 0.16{} nats, the mean of 10 data"
     if share is None:
         assert str(score) == figure.format("") and score.mark == score.caveat() == ""
     else:

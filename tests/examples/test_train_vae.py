@@ -166,12 +166,12 @@ def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
 @pytest.mark.parametrize(
     ("value", "error", "mark", "shown"),
     [
-        (-98.7654, 1.234, "", "    -98.77 ± 1.23 nats"),
-        (-98.7654, 0.0312, "†", "    -98.77 ± 0.03† nats"),
-        (-98.7654, 0.0036, "", "   -98.765 ± 0.004 nats"),
-        (-98.7654, 0.00012, "", "  -98.7654 ± 0.0001 nats"),
-        (-98.7654, 0.0, "", "    -98.77 ± 0.00 nats"),
-        (-98.7654, math.inf, "", "    -98.77 ± inf nats"),
+        (-98.7654, 1.234, "", "     -98.8 ± 1.2 nats"),
+        (-98.7654, 0.0312, "†", "   -98.765 ± 0.031† nats"),
+        (-98.7654, 0.0036, "", "  -98.7654 ± 0.0036 nats"),
+        (-98.7654, 0.00012, "", " -98.76540 ± 0.00012 nats"),
+        (-98.7654, 0.0, "", "   -98.765 ± 0 nats"),
+        (-98.7654, math.inf, "", "   -98.765 ± inf nats"),
     ],
 )
 def test_error_is_printed_to_a_digit_that_is_not_zero(capsys, value, error, mark, shown):

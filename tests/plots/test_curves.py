@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from pyro_vae.plots.curves import kl_per_unit, learning_curve
+from pyro_vae.plots import kl_per_unit, learning_curve
 from tests.support.figures import legend, records, rendered, texts
 
 
@@ -122,9 +122,12 @@ def bars(axes: Axes) -> list[tuple[float, float, tuple]]:
 
 def test_kl_per_unit_falls_from_the_left_in_the_order_of_the_layers():
     figure = kl_per_unit({"z2": torch.tensor([0.5, 2.0, 1.0]), "z1": np.array([0.25, 4.0])})
-    top, bottom = figure.axes
+    top, bottom, layers = figure.axes
     rendered(figure)
-    assert top.get_position().y0 > bottom.get_position().y1
+    assert layers.get_position().y0 > top.get_position().y1 and top.get_position().y0 > bottom.get_position().y1
+    np.testing.assert_allclose([bar[:2] for bar in bars(layers)], [(0, 3.5), (1, 4.25)])
+    assert texts(layers.get_xticklabels()) == ["z2", "z1"] and texts(layers.texts) == ["3.50", "4.25"]
+    assert texts(top.get_xticklabels()) == ["1", "2", "0"] and texts(bottom.get_xticklabels()) == ["1", "0"]
     assert top.get_title() == "z2: 3.50 nats in 3 units" and bottom.get_title() == "z1: 4.25 nats in 2 units"
     np.testing.assert_allclose([bar[:2] for bar in bars(top)], [(1, 2), (2, 1), (3, 0.5)])
     np.testing.assert_allclose([bar[:2] for bar in bars(bottom)], [(1, 4), (2, 0.25)])
@@ -134,12 +137,14 @@ def test_kl_per_unit_falls_from_the_left_in_the_order_of_the_layers():
 
 def test_kl_per_unit_tells_active_units_by_colour():
     kl = {"z2": torch.tensor([3.0]), "z1": torch.tensor([0.5, 2.0, 0.1])}
-    top, bottom = kl_per_unit(kl, {"z1": torch.tensor([False, True, True])}).axes
+    top, bottom, _ = kl_per_unit(kl, {"z1": torch.tensor([False, True, True])}).axes
     colors = [bar[2] for bar in bars(bottom)]
     assert colors[0] == colors[2] != colors[1]  # 2.0 and 0.1 are active, 0.5 between them is not
     assert legend(bottom) == ["active", "not active"]
     assert bottom.get_title() == "z1: 2.60 nats in 3 units, 2 active"
     assert bars(top)[0][2] not in colors and top.get_legend() is None
+    hatched = {bar.get_x() + bar.get_width() / 2 for bar in bottom.patches if bar.get_hatch()}
+    assert hatched == {2}  # and not by colour alone
 
 
 @pytest.mark.parametrize("num_units", [1, 10, 50, 500])

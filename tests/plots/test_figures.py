@@ -12,9 +12,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vae.plots.curves import kl_per_unit, learning_curve
+from pyro_vae.plots.bars import kl_per_unit
+from pyro_vae.plots.curves import learning_curve
+from pyro_vae.plots.distributions import differences, log_likelihoods, scores
 from pyro_vae.plots.images import layers, reconstructions, samples
+from pyro_vae.plots.intervals import estimates, sandwich
 from pyro_vae.plots.latents import latent_grid, latent_space, manifold
+from pyro_vae.plots.walks import interpolation, traversal
 from tests.support.figures import records, rendered
 
 
@@ -28,6 +32,15 @@ def every_figure(device: torch.device | None = None) -> dict[str, Figure]:
         "manifold": manifold(x, latent_grid(4)[1].to(x.device)),
         "latent_space": latent_space(x[:, 0, 0, :2], torch.arange(16, device=device) % 10),
         "kl_per_unit": kl_per_unit({"z2": x[0, 0, 0], "z1": x.flatten()}, {"z1": x.flatten() > 0.1}),
+        "kl_per_unit of many": kl_per_unit({f"z{t}": x.flatten()[: 7 * t] for t in range(5, 0, -1)}),
+        "latent_space of many": latent_space(x[:, 0, 0], torch.arange(16, device=device) % 10, "pca"),
+        "interpolation": interpolation(x.reshape(2, 8, 8, 8)),
+        "traversal": traversal(x.reshape(2, 8, 8, 8), [100, 3], torch.arange(-4.0, 4.0, device=device)),
+        "log_likelihoods": log_likelihoods(-x.flatten(), 2 * x.flatten()),
+        "scores": scores(x.flatten()),
+        "differences": differences(x.flatten() - 0.3),
+        "estimates": estimates({"a long label of a row": (-90.0, 0.1, 0.5), "log p(x)": (-89.0, 0.01, 0.5)}),
+        "sandwich": sandwich(x[0, 0, 0] - 90, x[0, 0, 1] - 89, x[0, 0, 2]),
     }
 
 

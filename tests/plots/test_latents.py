@@ -114,7 +114,11 @@ def test_twenty_classes_look_different_from_each_other():
     (axes,) = figure.axes
     handles = axes.get_legend().legend_handles
     assert len({(handle.get_color(), handle.get_marker()) for handle in handles}) == 20
-    assert [len(points.get_offsets()) for points in axes.collections] == [100, 100]  # disks, and triangles
+    assert len({handle.get_marker() for handle in handles[:10]}) == 10  # so that ten are told apart without colour
+    (points,) = axes.collections
+    shapes = [path.vertices.tobytes() for path in points.get_paths()]
+    assert len(shapes) == 200 and all(shapes[i] == shapes[i + 20] for i in range(180))
+    assert len(set(shapes[:10])) == len(set(shapes[10:20])) == 10 and shapes[0] != shapes[10]
     rendered(figure)
     box = axes.get_legend().get_window_extent()
     assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0
@@ -138,9 +142,10 @@ def test_latent_space_without_labels():
 @pytest.mark.parametrize(
     ("z", "labels", "message"),
     [
-        (torch.rand(5, 3), None, r"z: found shape \(5, 3\), expected \(N, 2\)"),
-        (torch.rand(5), None, r"z: found shape \(5,\), expected \(N, 2\)"),
-        (torch.rand(0, 2), None, r"z: found shape \(0, 2\), expected \(N, 2\) with N at least 1"),
+        (torch.rand(5, 3, 2), None, r"z: found shape \(5, 3, 2\), expected \(N, D\)"),
+        (torch.rand(5), None, r"z: found shape \(5,\), expected \(N, D\)"),
+        (torch.rand(5, 0), None, r"z: found shape \(5, 0\), expected \(N, D\) with N and D at least 1"),
+        (torch.rand(0, 2), None, r"z: found shape \(0, 2\), expected \(N, D\) with N and D at least 1"),
         (torch.full((5, 2), torch.inf), None, "z: found 10 of 10 values not finite"),
         (torch.rand(5, 2), torch.arange(4), r"labels: found shape \(4,\), expected \(5,\)"),
         (torch.rand(5, 2), torch.rand(5, 1), r"labels: found shape \(5, 1\), expected \(5,\)"),
@@ -150,3 +155,31 @@ def test_latent_space_without_labels():
 def test_latent_space_refuses(z, labels, message):
     with pytest.raises(ValueError, match=message):
         latent_space(z, labels)
+
+
+def test_of_many_units_the_two_most_active_are_drawn():
+    scales = torch.tensor([0.1, 3.0, 0.2, 1.0, 0.0])
+    z = torch.randn(200, 5) * scales + 7
+    (axes,) = latent_space(z, torch.arange(200) % 2, classes=["cat", "dog"]).axes
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), z[:, [1, 3]])
+    assert axes.get_xlabel().startswith("z[1], the most active of 5 units (variance ")
+    assert axes.get_ylabel().startswith("z[3], the second most active (variance ")
+    assert legend(axes) == ["cat", "dog"] == texts(axes.texts)
+    np.testing.assert_allclose(axes.texts[0].get_position(), np.median(z[::2, [1, 3]], axis=0), rtol=1e-6)
+
+
+def test_principal_components_are_those_of_the_singular_values():
+    z = torch.randn(100, 4, dtype=torch.float64) @ torch.randn(4, 4, dtype=torch.float64)
+    (axes,) = latent_space(z, projection="pca").axes
+    points = np.asarray(axes.collections[0].get_offsets())
+    _, singular, _ = torch.linalg.svd(z - z.mean(0))
+    np.testing.assert_allclose(np.linalg.norm(points, axis=0), singular[:2], rtol=1e-10)
+    assert abs(points[:, 0] @ points[:, 1]) < 1e-8
+    share = singular.square() / singular.square().sum()
+    assert axes.get_xlabel() == f"first principal component of 4 units ({share[0]:.0%} of the variance)"
+
+
+def test_a_single_unit_is_drawn_against_its_ranks():
+    (axes,) = latent_space(np.array([[3.0], [1.0], [2.0]])).axes
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[3, 2.5 / 3], [1, 0.5 / 3], [2, 1.5 / 3]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_1$", "share of the data below")
