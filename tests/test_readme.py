@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_its_links_lead_somewhere(target):
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Za-z]\w*)`", TABLE))))
 def test_the_package_has_what_it_names(name):
-    assert hasattr(pyro_vae, name)
+    assert hasattr(pyro_vae, name) or find_spec(f"pyro_vae.{name}") is not None  # a room that is not yet imported
 
 
 def test_it_names_every_class_but_networks_and_results():
