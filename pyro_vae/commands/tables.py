@@ -74,6 +74,10 @@ def pair_of(program: Any, config: dict[str, Any]) -> tuple[nn.Module, nn.Module]
 
 def _frame(config: dict[str, Any], path: str, is_new: bool = False) -> tuple[Any, Any]:
     """Return the columns of a file that are modelled, and the labels."""
+    if not is_table(path):
+        raise ValueError(f"--data: found {path} for the run of a table, expected a file {', '.join(_SUFFIXES)}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"data: found no file {path!r}, expected a table")
     frame, name = read_file(Path(path)), config["labels"]
     if name is None or (is_new and name not in frame.columns):
         return frame, None

@@ -201,6 +201,7 @@ def test_the_likelihood_suits_the_numbers(call, values, likelihood):
         (["--data", "colours.npy"], "which looks like pictures (N, H, W, C) with their channels last"),
         (["--data", "nowhere"], "name: found 'nowhere', expected one of"),
         (["--data", "nowhere/"], "found no file or folder"),
+        (["--data", "nowhere.csv"], "nowhere.csv', expected a table"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(call, arguments, message, monkeypatch):
@@ -219,3 +220,6 @@ def test_a_table_has_rows_and_no_means_of_pictures(call):
     assert call("train", "--data", "people.csv", "--out", "run", *SMALL)[0] == 0
     assert "expected a name that ends in .csv" in call("sample", "run", "--out", "x.npy")[2]
     assert "--mean: found it for a table" in call("sample", "run", "--mean")[2]
+    write_pictures("pictures", 2)
+    status, _, errors = call("score", "run", "--data", "pictures")
+    assert status == 2 and "--data: found pictures for the run of a table, expected a file .csv, .tsv" in errors
