@@ -40,6 +40,7 @@ from cells_truth import Truth, truth_packed
 from timing import machine, table
 
 import pyro_vae
+from pyro_vae.display.digits import with_error
 
 DELTA, FIRST, SECOND, HIDDEN, LATENTS, BATCH = 0.25, "type 0", "type 1", 128, 10, 128
 NAMES = ("pyro_vae.CellVAE", "scvi.model.SCVI", "true model")
@@ -195,7 +196,8 @@ def main() -> None:
     rows = []
     for name, (first, *_) in found.items():
         of_rounds = [" ".join(f"{each[key]:.0f}" for each in found[name]) for key in ("seconds", "processor", "MiB")]
-        rows.append([name, f"{first['log_p']:.2f} ± {first['log_p_error']:.2f}{'†' if first['heavy'] > 0.1 else ''}",
+        mark = "†" if first["heavy"] > 0.1 else ""
+        rows.append([name, with_error(first["log_p"], first["log_p_error"], mark),
                      *(f"{first[key]:.3f}" for key in ("log_rho", "auc", "lfc", "probability")),
                      f"{first['called']} of {first['changed']}", f"{first['false']:.1%}", *of_rounds])  # fmt: skip
     table(("", "log p", "log ρ", "AUC", "LFC", "P", "called", "false", "seconds", "processor", "MiB"), rows)

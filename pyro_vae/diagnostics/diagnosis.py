@@ -25,7 +25,6 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
-from pyro_vae.runtime.ranks import together
 from pyro_vae.runtime.state import evaluating
 
 __all__ = ["Diagnosis", "active_units", "diagnose", "posterior_means"]
@@ -34,8 +33,7 @@ COLLAPSED_KL = 0.05  # nats: a layer with less has collapsed
 
 
 @checked
-@together("diagnose")
-@exclusive("diagnose")
+@exclusive("diagnose", shared=True)
 @torch.no_grad()
 def diagnose(
     model: StochasticFunction,

@@ -36,7 +36,6 @@ from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import precise
-from pyro_vae.runtime.ranks import together
 from pyro_vae.runtime.state import evaluating
 
 __all__ = ["Start", "ais", "pair_from"]
@@ -45,8 +44,7 @@ Start = Literal["guide", "prior"]
 
 
 @checked
-@together("ais")
-@exclusive("ais")
+@exclusive("ais", shared=True)
 @torch.inference_mode(False)  # in which no gradient could be had
 @torch.no_grad()
 def ais(

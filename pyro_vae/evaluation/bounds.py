@@ -27,7 +27,7 @@ from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
-from pyro_vae.runtime.ranks import ranks, together
+from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = [
@@ -38,8 +38,7 @@ __all__ = [
 
 
 @checked
-@together("mean_bound")
-@exclusive("mean_bound")
+@exclusive("mean_bound", shared=True)
 @torch.no_grad()
 def mean_bound(
     model: StochasticFunction,

@@ -37,7 +37,7 @@ from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeInteger, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
-from pyro_vae.runtime.ranks import ranks, together
+from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["evaluate"]
@@ -47,8 +47,7 @@ _BATCH_SIZE = 500  # in which data are read
 
 
 @checked
-@together("evaluate")
-@exclusive("evaluate")
+@exclusive("evaluate", shared=True)
 def evaluate(
     model: StochasticFunction,
     guide: StochasticFunction,

@@ -30,15 +30,13 @@ from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.precision import Precision, precise
-from pyro_vae.runtime.ranks import together
 from pyro_vae.runtime.state import evaluating
 
 __all__ = ["log_likelihood"]
 
 
 @checked
-@together("log_likelihood")
-@exclusive("log_likelihood")
+@exclusive("log_likelihood", shared=True)
 @torch.no_grad()
 def log_likelihood(
     model: StochasticFunction,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from pyro_vae.errors import ConcurrentRunError
+from pyro_vae.runtime.ranks import together
 
 __all__ = ["exclusive"]
 
@@ -19,7 +20,7 @@ _holder: tuple[str, str] | None = None  # the long run under way, and the name o
 
 
 @contextmanager
-def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
+def exclusive(name: str, *, brief: bool = False, shared: bool = False) -> Iterator[None]:
     """Lock the process for a run; runs inside it, in the same thread, are part of it.
 
     Parameters
@@ -28,6 +29,8 @@ def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
         The name of the run, for messages.
     brief
         Mark a run that takes a moment: other threads wait for it, whereas a long run makes them fail.
+    shared
+        Mark a run that all ranks of a process group make together, see :func:`pyro_vae.runtime.ranks.together`.
 
     Raises
     ------
@@ -51,7 +54,8 @@ def exclusive(name: str, *, brief: bool = False) -> Iterator[None]:
     try:
         if before is None and not brief:
             _holder = name, threading.current_thread().name
-        yield
+        with together(name) if shared else nullcontext():
+            yield
     finally:
         _holder = before
         _lock.release()

@@ -20,13 +20,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch import distributed as group
+from torch import Tensor, distributed
 
 from pyro_vae.errors import RankError
 
 __all__ = ["Ranks", "alone", "ranks", "together"]
 
+group: Any = distributed  # of which not all has types
 _T = TypeVar("_T")
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 _PATIENCE = 60.0  # seconds until a rank says that it waits for others
@@ -118,12 +118,18 @@ def ranks() -> Ranks:
 
 
 def _join() -> None:
-    """Join the process group that the launcher's variables describe, until the process ends."""
+    """Join the process group that the launcher's variables describe, until the process ends.
+
+    A launcher that starts all ranks again may keep its table of their addresses, in which those that died still stand.
+    So each start has names of its own there.
+    """
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        group.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        group.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, size = next(iter(group.rendezvous("env://")))
+    own = group.PrefixStore(f"pyro_vae/start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    group.init_process_group(backend, store=own, rank=rank, world_size=size)
     atexit.register(_leave)
 
 

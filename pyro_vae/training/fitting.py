@@ -29,7 +29,7 @@ from pyro_vae.objectives.objective import AnyObjective
 from pyro_vae.runtime.arguments import AnyData, Device, PathLike, PositiveInteger, PositiveNumber, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.precision import Precision, precise
-from pyro_vae.runtime.ranks import ranks, together
+from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import evaluating, interruptible, seeded
 from pyro_vae.training.batch_norms import statistics_of, without_batch_statistics
 from pyro_vae.training.callbacks import telling
@@ -60,8 +60,7 @@ _LONG_IF_KNOWN = 2_000  # if kernels are on disk, where it costs less
 
 
 @checked
-@together("fit")
-@exclusive("fit")
+@exclusive("fit", shared=True)
 def fit(
     model: StochasticFunction,
     guide: StochasticFunction,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 
 from pyro_vae.runtime.tensor_files import read_tensors
@@ -22,6 +23,7 @@ def said(folder, name, rank):
 class TestFailures:
     """In one group after the other; each takes a second or two, and the seconds in which all might fail alike."""
 
+    @pytest.mark.cross
     def test_a_rank_that_is_killed(self, tmp_path):
         started = time.monotonic()
         first, second = groups.start(2, tmp_path, f"killed={tmp_path / 'run'}")
@@ -42,6 +44,7 @@ class TestFailures:
         assert said(tmp_path, "failing", 0) == expected
 
 
+@pytest.mark.cross
 def test_torchrun_starts_the_training_script_again(tmp_path):
     """The first start is killed on rank 1 after an epoch; the second ends with what one process comes to."""
     command = [

@@ -33,7 +33,7 @@ def three(two, tmp_path_factory):
     return 3, folder, kept
 
 
-@pytest.fixture(params=["two", "three"])
+@pytest.fixture(params=["two", pytest.param("three", marks=pytest.mark.cross)])
 def shared(request):
     """The number of ranks, and the folder of their results."""
     return request.getfixturevalue(request.param)[:2]
