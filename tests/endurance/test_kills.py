@@ -94,6 +94,7 @@ def signal_to_the_whole_group(folder):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork is missing")
+@pytest.mark.cross
 def test_both_are_survived(tmp_path):
     """In a new process: in one where another test had autograd start threads, a child cannot train after a fork."""
     attacks = [signal_to_the_whole_group.__name__, kill_9_inside_a_write.__name__]

@@ -132,6 +132,7 @@ print(peak() - few)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+@pytest.mark.cross
 def test_memory_does_not_grow_with_the_number_of_particles():
     """All 5,000 at once would be 20 x 5,000 x 784 float32 numbers, 300 MiB, several times over."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)

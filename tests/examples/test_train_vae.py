@@ -139,6 +139,7 @@ def test_own_array(succeed, tmp_path, shape, pictures):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["likelihood"] == "gaussian"
 
 
+@pytest.mark.cross
 def test_interrupted_run_resumes_to_the_same_weights(succeed, tmp_path):
     arguments = ["--epochs", "30", "--hidden-dims", "20", "--eval-particles", "5", "--out"]
     succeed("train_vae.py", *arguments, tmp_path / "whole")

@@ -119,6 +119,7 @@ def counts_and_groups(checkout: Path, *arguments: str) -> tuple[int, dict[str, i
     return result.returncode, {kind: int(n) for n, kind in re.findall(r"^ *(\d+)  (\w+)", text, re.MULTILINE)}, text
 
 
+@pytest.mark.cross
 def test_a_run_in_two_processes(checkout):
     status, counts, text = counts_and_groups(checkout, "--jobs", "2", "--time-limit", "2")
     assert status == 1

@@ -22,6 +22,7 @@ READY = "return latentExplorer.ready.then(() => 'ready', String)"
 SHAPE, LATENT_DIM = (8, 8), 5
 
 pytestmark = [
+    pytest.mark.cross,
     pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 cannot write ONNX"),
     pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="there is no chromium with its chromedriver here"),
     pytest.mark.skipif(runtime() is None, reason=f"there is no ONNX Runtime for browsers here: {COMMAND}"),

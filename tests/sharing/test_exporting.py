@@ -60,6 +60,7 @@ def test_the_files_give_what_the_vae_gives(name, format, tmp_path):
     assert vae.training and all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
 
 
+@pytest.mark.cross
 def test_a_file_of_torch_needs_neither_pyro_nor_the_package(tmp_path):
     vae = VAES["full"]()
     encoder, _ = pyro_vae.export(vae, tmp_path, "torch")
