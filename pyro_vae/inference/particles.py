@@ -27,13 +27,14 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.flows.draws import noise_of_draw
 from pyro_vae.inference.frozen import Scored
 from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
-from pyro_vae.inference.running import Route, run
+from pyro_vae.inference.running import NOISE, Route, run
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, generators, set_generators
 
@@ -91,8 +92,14 @@ def _common_draws(pair: PairTrace, shares_globals: bool) -> poutine.Trace:
         for name, node in trace.nodes.items():
             is_shared = shares_globals and name in pair.global_sites and not node["is_observed"]
             if node["type"] == "sample" and name not in given and (name not in carries_probability or is_shared):
-                given.add_node(name, **node)
+                given.add_node(name, **_with_noise(node))
     return given
+
+
+def _with_noise(node: Any) -> Any:
+    """Return a site with the noise of its draw, where that is known."""
+    noise = noise_of_draw(node["fn"], node["value"])
+    return node if noise is None else {**node, NOISE: noise}
 
 
 def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
@@ -225,11 +232,19 @@ def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
         if name in own and value.shape == own[name]["value"].shape:  # else the rows of a plate of repeated data
             given.add_node(name, **node)
     for name, site in pair.guide_sites.items():
-        value, shape = site["value"], single.guide_sites[name]["value"].shape
-        if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:
-            value = value[k]
-        elif isinstance(pair, JoinedTrace) and pair.plate.dim is not None and pair.plate.holds(site):
-            axis = value.dim() - site["fn"].event_dim + pair.plate.dim
-            value = value.narrow(axis, k * single.num_data, single.num_data)
-        given.add_node(name, **{**site, "value": value.reshape(shape)})
+        node, shape = _with_noise(site), single.guide_sites[name]["value"].shape
+        cut = {**node, "value": _of_particle(pair, single, site, node["value"], k).reshape(shape)}
+        if NOISE in node:  # of a Gaussian vector, which may have more entries
+            cut[NOISE] = _of_particle(pair, single, site, node[NOISE], k).reshape(*shape[:-1], -1)
+        given.add_node(name, **cut)
     return given
+
+
+def _of_particle(pair: PairTrace, single: PairTrace, site: Any, value: Tensor, k: int) -> Tensor:
+    """Return the rows of particle k of what a site has drawn, or of its noise."""
+    if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:
+        return value[k]
+    if isinstance(pair, JoinedTrace) and pair.plate.dim is not None and pair.plate.holds(site):
+        axis = value.dim() - site["fn"].event_dim + pair.plate.dim
+        return value.narrow(axis, k * single.num_data, single.num_data)
+    return value

@@ -15,6 +15,7 @@ from pyro import poutine
 
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.flows.draws import noise_of_draw, remember
 from pyro_vae.inference.frozen import with_constant_parameters
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
@@ -22,20 +23,31 @@ from pyro_vae.inference.plates import PARTICLES, DataPlate, ParticlePlate
 from pyro_vae.inference.sites import density, random_sites
 from pyro_vae.inference.traces import PairTrace
 
-__all__ = ["Route", "run", "scored_with_constants"]
+__all__ = ["NOISE", "Route", "run", "scored_with_constants"]
 
 Route = Callable[..., poutine.Trace]  # of a guide's trace
+NOISE = "_noise"  # where a given latent keeps its noise, if the guide has drawn it before
 
 
-def scored_with_constants(program: StochasticFunction, latents: poutine.Trace, x: Batch) -> poutine.Trace:
-    """Return the trace of a program with constant parameters on given latents, with their densities."""
-    return with_constant_parameters(functools.partial(_scored, program, latents))(x)
+def scored_with_constants(
+    program: StochasticFunction, latents: poutine.Trace, x: Batch, drawn: poutine.Trace | None = None
+) -> poutine.Trace:
+    """Return the trace of a program with constant parameters on given latents, with their densities.
+
+    Where the latents are those of ``drawn``, a trace of the same program, its Gaussians take the noise from there.
+    """
+    return with_constant_parameters(functools.partial(_scored, program, latents, drawn))(x)
 
 
-def _scored(program: StochasticFunction, latents: poutine.Trace, x: Batch) -> poutine.Trace:
+def _scored(
+    program: StochasticFunction, latents: poutine.Trace, drawn: poutine.Trace | None, x: Batch
+) -> poutine.Trace:
     """Return the trace of a program on given latents, with their densities, some of which (a flow's) run networks."""
     trace = poutine.trace(poutine.replay(functools.partial(call, program), trace=latents)).get_trace(x)
-    for site in random_sites(trace).values():
+    for name, site in random_sites(trace).items():
+        if drawn is not None and name in drawn:
+            origin: Any = drawn.nodes[name]
+            remember(site["fn"], site["value"], noise_of_draw(origin["fn"], origin["value"]))
         density(site)
     return trace
 
@@ -125,16 +137,26 @@ def _in_plate(
     try:
         with particles:
             guide_trace = poutine.trace(guide).get_trace(x)  # draws z from q(z|x)
+            _recall(given, guide_trace)
             latents = guide_trace if route is None else route(guide_trace)
             model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)  # p(x, z) of them
             scored_trace = guide_trace
             if constant_guide:
-                scored_trace = scored_with_constants(programs.guide, latents, x)
+                scored_trace = scored_with_constants(programs.guide, latents, x, guide_trace)
     except ValueError as error:
         if (explained := _explained(error)) is None:
             raise
         raise explained from error
     return PairTrace(model_trace, guide_trace, scored_trace, num_particles, len(x), least)
+
+
+def _recall(given: poutine.Trace | None, guide_trace: poutine.Trace) -> None:
+    """Let the guide's Gaussians know the noise of given latents, where these come with it."""
+    nodes: dict[str, Any] = {} if given is None else given.nodes
+    for name, node in nodes.items():
+        if NOISE in node and name in guide_trace:
+            site: Any = guide_trace.nodes[name]
+            remember(site["fn"], site["value"], node[NOISE])
 
 
 def _shares_rightly(pair: PairTrace) -> bool:
