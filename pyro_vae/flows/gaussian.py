@@ -88,7 +88,7 @@ class TriangularNormal(Remembering, dist.MultivariateNormal):
         if self.moves_along(value):
             return log_q
         slope = _solved(self._unbroadcasted_scale_tril.detach().double(), noise.double(), transposed=True)
-        slope = slope.clamp(-torch.finfo(slope.dtype).max, torch.finfo(slope.dtype).max)  # zero times infinity is NaN
+        slope = slope.nan_to_num(nan=torch.finfo(slope.dtype).max)  # zero times what is not finite would be NaN
         change = _change(value - self._image(noise)).double()
         return log_q - (slope * change).sum(-1).to(log_q.dtype)
 

@@ -34,7 +34,8 @@ from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
-from pyro_vae.inference.running import NOISE, Route, run
+from pyro_vae.inference.running import Route, run
+from pyro_vae.inference.sites import NOISE
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, generators, set_generators
 
@@ -92,14 +93,8 @@ def _common_draws(pair: PairTrace, shares_globals: bool) -> poutine.Trace:
         for name, node in trace.nodes.items():
             is_shared = shares_globals and name in pair.global_sites and not node["is_observed"]
             if node["type"] == "sample" and name not in given and (name not in carries_probability or is_shared):
-                given.add_node(name, **_with_noise(node))
+                given.add_node(name, **node)
     return given
-
-
-def _with_noise(node: Any) -> Any:
-    """Return a site with the noise of its draw, where that is known."""
-    noise = noise_of_draw(node["fn"], node["value"])
-    return node if noise is None else {**node, NOISE: noise}
 
 
 def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
@@ -232,10 +227,10 @@ def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
         if name in own and value.shape == own[name]["value"].shape:  # else the rows of a plate of repeated data
             given.add_node(name, **node)
     for name, site in pair.guide_sites.items():
-        node, shape = _with_noise(site), single.guide_sites[name]["value"].shape
-        cut = {**node, "value": _of_particle(pair, single, site, node["value"], k).reshape(shape)}
-        if NOISE in node:  # of a Gaussian vector, which may have more entries
-            cut[NOISE] = _of_particle(pair, single, site, node[NOISE], k).reshape(*shape[:-1], -1)
+        value, shape = site["value"], single.guide_sites[name]["value"].shape
+        cut: Any = {**site, "value": _of_particle(pair, single, site, value, k).reshape(shape)}
+        if (noise := noise_of_draw(site["fn"], value)) is not None:  # of a vector, but perhaps with more entries
+            cut[NOISE] = _of_particle(pair, single, site, noise, k).reshape(*shape[:-1], -1)
         given.add_node(name, **cut)
     return given
 
