@@ -13,6 +13,7 @@ from torch import nn
 
 from pyro_vae import ELBO, IWAE, MLP, FullNormal, LowRankNormal, ReweightedWakeSleep, WakeSleep, log_weights
 from pyro_vae.compilation.compiled import Compiled
+from pyro_vae.diagnostics.mutual_information import information
 from pyro_vae.flows import gaussian
 from pyro_vae.flows.gaussian import FactorNormal, TriangularNormal
 from pyro_vae.training.checkpoint import as_module
@@ -147,6 +148,12 @@ def test_auto_takes_the_plate(kind):
         torch.manual_seed(0)
         found.append(log_weights(model, guide, X, 5, vectorize_particles=way))
     assert found[0].shape == (5, NUM_DATA) and torch.equal(*found)
+
+
+def test_densities_of_given_draws_that_mean_nothing_are_told():
+    with pytest.warns(UserWarning, match=r"^guide: found densities of its draws that are off by up to .* nats, as"):
+        information(*make(kind="full"), X)
+    assert information(*make(kind="low rank"), X).kl > 0  # where float64 suffices
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
