@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.flows.distribution import forget
+from pyro_vae.flows.draws import noise_of_draw, remember
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.inference.sites import density
@@ -37,7 +38,8 @@ class DetachedLatents(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:
-            msg["value"] = msg["value"].detach()
+            drawn, msg["value"] = msg["value"], msg["value"].detach()
+            remember(msg["fn"], msg["value"], noise_of_draw(msg["fn"], drawn))
 
 
 class Scored(Messenger):

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_vae.flows import FlowDistribution
+from pyro_vae.flows.gaussian import TriangularNormal
 
 __all__ = ["LOG_NOISE", "AtNoise", "Mapped", "from_noise", "noise_dim", "share_at_bounds", "support_of", "to_noise"]
 
@@ -150,6 +151,8 @@ def to_noise(fn: Any, value: Tensor) -> Tensor:
         return to_noise(fn.base_dist, value)
     if isinstance(fn, torch.distributions.Normal):
         return (value - fn.loc) / fn.scale
+    if isinstance(fn, TriangularNormal):
+        return fn.noise_of(value)
     if isinstance(fn, torch.distributions.MultivariateNormal):
         return torch.linalg.solve_triangular(fn.scale_tril, (value - fn.loc)[..., None], upper=False)[..., 0]
     if isinstance(fn, FlowDistribution):

@@ -27,6 +27,7 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.flows.draws import noise_of_draw
 from pyro_vae.inference.frozen import Scored
 from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
@@ -34,6 +35,7 @@ from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
 from pyro_vae.inference.running import Route, run
+from pyro_vae.inference.sites import NOISE
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, generators, set_generators
 
@@ -226,10 +228,18 @@ def _particle(pair: PairTrace, single: PairTrace, k: int) -> poutine.Trace:
             given.add_node(name, **node)
     for name, site in pair.guide_sites.items():
         value, shape = site["value"], single.guide_sites[name]["value"].shape
-        if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:
-            value = value[k]
-        elif isinstance(pair, JoinedTrace) and pair.plate.dim is not None and pair.plate.holds(site):
-            axis = value.dim() - site["fn"].event_dim + pair.plate.dim
-            value = value.narrow(axis, k * single.num_data, single.num_data)
-        given.add_node(name, **{**site, "value": value.reshape(shape)})
+        cut: Any = {**site, "value": _of_particle(pair, single, site, value, k).reshape(shape)}
+        if (noise := noise_of_draw(site["fn"], value)) is not None:  # of a vector, but perhaps with more entries
+            cut[NOISE] = _of_particle(pair, single, site, noise, k).reshape(*shape[:-1], -1)
+        given.add_node(name, **cut)
     return given
+
+
+def _of_particle(pair: PairTrace, single: PairTrace, site: Any, value: Tensor, k: int) -> Tensor:
+    """Return the rows of particle k of what a site has drawn, or of its noise."""
+    if PARTICLES in {frame.name for frame in site["cond_indep_stack"]}:
+        return value[k]
+    if isinstance(pair, JoinedTrace) and pair.plate.dim is not None and pair.plate.holds(site):
+        axis = value.dim() - site["fn"].event_dim + pair.plate.dim
+        return value.narrow(axis, k * single.num_data, single.num_data)
+    return value

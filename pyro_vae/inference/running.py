@@ -12,14 +12,17 @@ from contextlib import nullcontext
 from typing import Any
 
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.errors import ProgramError, pyro_error_reason
+from pyro_vae.flows.draws import noise_of_draw
 from pyro_vae.inference.frozen import with_constant_parameters
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.plates import PARTICLES, DataPlate, ParticlePlate
-from pyro_vae.inference.sites import density, random_sites
+from pyro_vae.inference.sites import NOISE, density, random_sites
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["Route", "run", "scored_with_constants"]
@@ -27,17 +30,41 @@ __all__ = ["Route", "run", "scored_with_constants"]
 Route = Callable[..., poutine.Trace]  # of a guide's trace
 
 
-def scored_with_constants(program: StochasticFunction, latents: poutine.Trace, x: Batch) -> poutine.Trace:
-    """Return the trace of a program with constant parameters on given latents, with their densities."""
-    return with_constant_parameters(functools.partial(_scored, program, latents))(x)
+def scored_with_constants(
+    program: StochasticFunction, latents: poutine.Trace, x: Batch, noise: dict[str, Tensor] | None = None
+) -> poutine.Trace:
+    """Return the trace of a program with constant parameters on given latents, with their densities.
+
+    ``noise`` is that of latents which the program itself has drawn, by name.
+    """
+    return with_constant_parameters(functools.partial(_scored, program, latents, noise or {}))(x)
 
 
-def _scored(program: StochasticFunction, latents: poutine.Trace, x: Batch) -> poutine.Trace:
+def _scored(program: StochasticFunction, latents: poutine.Trace, noise: dict[str, Tensor], x: Batch) -> poutine.Trace:
     """Return the trace of a program on given latents, with their densities, some of which (a flow's) run networks."""
-    trace = poutine.trace(poutine.replay(functools.partial(call, program), trace=latents)).get_trace(x)
+    with _Recall(noise):
+        trace = poutine.trace(poutine.replay(functools.partial(call, program), trace=latents)).get_trace(x)
     for site in random_sites(trace).values():
         density(site)
     return trace
+
+
+class _Recall(Messenger):
+    """Leave the noise of given latents with their sites, so that their densities are those of draws."""
+
+    def __init__(self, noise: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.noise:
+            msg[NOISE] = self.noise[msg["name"]]
+
+
+def _noise_in(drawn: poutine.Trace) -> dict[str, Tensor]:
+    """Return the noise of a trace's draws, by name, where it is known."""
+    found = {name: noise_of_draw(site["fn"], site["value"]) for name, site in random_sites(drawn).items()}
+    return {name: noise for name, noise in found.items() if noise is not None}
 
 
 def run(
@@ -122,6 +149,8 @@ def _in_plate(
     guide: Any = functools.partial(call, programs.guide)
     if given is not None:
         model, guide = (poutine.replay(program, trace=given) for program in (model, guide))
+        nodes: dict[str, Any] = given.nodes
+        guide = _Recall({name: node[NOISE] for name, node in nodes.items() if NOISE in node})(guide)
     try:
         with particles:
             guide_trace = poutine.trace(guide).get_trace(x)  # draws z from q(z|x)
@@ -129,7 +158,7 @@ def _in_plate(
             model_trace = poutine.trace(poutine.replay(model, trace=latents)).get_trace(x)  # p(x, z) of them
             scored_trace = guide_trace
             if constant_guide:
-                scored_trace = scored_with_constants(programs.guide, latents, x)
+                scored_trace = scored_with_constants(programs.guide, latents, x, _noise_in(guide_trace))
     except ValueError as error:
         if (explained := _explained(error)) is None:
             raise

@@ -10,11 +10,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.errors import ProgramError
+from pyro_vae.flows.draws import remember
 from pyro_vae.inference.plates import DataPlate
 
 __all__ = [
     "BATCH_SHARE",
     "KL_WEIGHT",
+    "NOISE",
     "Site",
     "beside_events",
     "density",
@@ -27,6 +29,7 @@ __all__ = [
 Site = dict[str, Any]
 # Where annealing leaves its weight, and a batch its share of the data, among what Pyro calls a site's infer.
 KL_WEIGHT, BATCH_SHARE = "_kl_weight", "_batch_share"
+NOISE = "_noise"  # where a site keeps the noise of a value that the same distribution drew in another run
 
 
 def random_sites(trace: poutine.Trace) -> dict[str, Site]:
@@ -42,6 +45,7 @@ def random_sites(trace: poutine.Trace) -> dict[str, Site]:
 def density(site: Site) -> Tensor:
     """The log-probability of a site's value as its distribution gives it, computed once."""
     if "unscaled_log_prob" not in site:  # Pyro's own name for it
+        remember(site["fn"], site["value"], site.get(NOISE))
         try:
             site["unscaled_log_prob"] = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         except (KeyError, NotImplementedError) as error:  # a flow that knows no inverse, at a value it did not draw

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.flows.gaussian import FactorNormal, TriangularNormal
 from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.nn.scales import bounded_scale, check_bounds
@@ -71,6 +72,8 @@ class FullNormal(Rebuildable):
     .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ L(x) L(x)^\top\bigr), \qquad
               L = \mathrm{diag}\,\sigma(x) + \text{a strictly lower triangle}
 
+    The distribution is a :class:`pyro_vae.flows.gaussian.TriangularNormal`, exact in float32 at its own draws.
+
     Parameters
     ----------
     network
@@ -124,7 +127,7 @@ class FullNormal(Rebuildable):
         rows, columns = torch.tril_indices(latent_dim, latent_dim, -1, device=loc.device)
         triangle = below.new_zeros(*below.shape[:-1], latent_dim**2).index_copy(-1, latent_dim * rows + columns, below)
         diagonal = torch.diag_embed(bounded_scale(raw, self.low, self.high))  # (*batch, latent_dim, latent_dim)
-        return dist.MultivariateNormal(loc, scale_tril=diagonal + triangle.view_as(diagonal))
+        return TriangularNormal(loc, scale_tril=diagonal + triangle.view_as(diagonal))
 
 
 class LowRankNormal(Rebuildable):
@@ -132,6 +135,8 @@ class LowRankNormal(Rebuildable):
 
     .. math:: q(z|x) = \mathcal{N}\bigl(z;\ \mu(x),\ U(x) U(x)^\top + \mathrm{diag}\,\sigma^2(x)\bigr),
               \qquad U \in \mathbb{R}^{D \times r}
+
+    The distribution is a :class:`pyro_vae.flows.gaussian.FactorNormal`, exact in float32 at its own draws.
 
     Parameters
     ----------
@@ -177,7 +182,7 @@ class LowRankNormal(Rebuildable):
             )
         loc, raw, factor = parameters.split([1, 1, self.rank], -2)
         scale = bounded_scale(raw.squeeze(-2), self.low, self.high)  # (*batch, latent_dim)
-        return dist.LowRankMultivariateNormal(loc.squeeze(-2), factor.mT, scale.square())
+        return FactorNormal(loc.squeeze(-2), factor.mT, scale.square())
 
 
 def precision_weighted(first: Any, second: Any) -> dist.Independent:
