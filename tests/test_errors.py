@@ -43,6 +43,11 @@ BAD_DATA = {
         ValueError,
         r": found data of shape \(N, 1, 4, 4\), expected \(N, 4, 4\) as the likelihood has them",
     ),
+    "with a mask": (
+        torch.zeros(20, 2, 4, 4),
+        ValueError,
+        r": found data of shape \(N, 2, 4, 4\), expected .*; data with the mask .* take pyro_vae.observed_only",
+    ),
     "one datum": (torch.zeros(4, 4), ValueError, r": found data of shape \(N, 4\), expected \(N, 4, 4\)"),
     "scalars": (torch.zeros(20), ValueError, r": found data of shape \(N\), expected \(N, 4, 4\)"),
     "sparse": (

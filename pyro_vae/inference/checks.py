@@ -189,10 +189,12 @@ def _check_data_shape(model: StochasticFunction, x: Tensor, name: str) -> None:
     if expected is not None and tuple(x.shape[1:]) != tuple(expected):
         found, wanted = (", ".join(map(str, ("N", *shape))) for shape in (x.shape[1:], expected))
         is_one = tuple(x.shape) == tuple(expected)
+        has_mask = tuple(x.shape[1:]) == (2, *expected)
         is_moved = x.dim() == 4 and (x.shape[3], x.shape[1], x.shape[2]) == tuple(expected)
         raise ValueError(
             f"{name}: found data of shape ({found}), expected ({wanted}) as the likelihood has them"
             + "; a single datum x is given as x[None]" * is_one
+            + "; data with the mask of what is observed take pyro_vae.observed_only(model, guide)" * has_mask
             + "; x.permute(0, 3, 1, 2) moves colours from the last place to the first" * is_moved
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split
+from pyro_vae.inference.missing import observed_only
 from pyro_vae.programs.labelled import LabelledProgram
 from pyro_vae.programs.program import Program
 from pyro_vae.reporting.pictures import Pixels, is_images, pixels
@@ -107,6 +108,8 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
     if len(first) < 2:
         raise ValueError(f"data: found {len(first)} datum, expected 2 or more")
     values, inner = _unpacked(program, first)
+    if program is not None and inner is None and values.ndim < first.ndim:  # with a mask of what is observed
+        model, guide = observed_only(model, guide)
     labels = inner if labels is None else labels[: len(first)]
     return Subject(
         model, guide, program, x, values.detach().cpu(), num_all, None if labels is None else labels.cpu(), classes,

@@ -49,6 +49,10 @@ SUBJECTS = {
         lambda: (pyro_vae.VAE((7,), 3, (8,)), bits(30, 7)),
         dict.fromkeys(("Reconstructions", "Samples", "Explorer"), "the data are no images: a datum has the shape (7,)"),
     ),
+    "holes": (
+        lambda: (pyro_vae.VAE((7,), 3, (8,)), pyro_vae.pack(bits(30, 7), bits(30, 7))),
+        dict.fromkeys(("Reconstructions", "Samples", "Explorer"), "the data are no images: a datum has the shape (7,)"),
+    ),
     "one unit": (
         lambda: (pyro_vae.VAE(IMAGE, 1, (8,)), bits(30, *IMAGE)),
         dict.fromkeys(("Map of the latents", "Explorer"), "z is a single number, which leaves no plane"),
