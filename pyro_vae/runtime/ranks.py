@@ -36,6 +36,7 @@ _is_alone = False
 _has_ended = False  # the group, as this rank failed alone
 _num_calls = 0  # of together: the same on all ranks
 _name = ""  # of the call under way
+_LOST = "lost another rank"
 
 
 class Ranks:
@@ -241,9 +242,6 @@ def _lost(own: Ranks) -> str:
     failed = [f"rank {rank} failed with {text}" for rank, text in said.items() if text != _LOST]
     failed += [f"rank {rank} has died" for rank in gone]
     return "; ".join(failed) or "the connection between the ranks was lost"
-
-
-_LOST = "lost another rank"
 
 
 def _store() -> Any:
