@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -37,7 +38,7 @@ def load_data(config: dict[str, Any]) -> Splits:
     """Load the data of a run, rows of a table packed with their mask."""
     if "table" in config:
         rows, labels = packed(config, config["data"])
-        return load(rows, labels=labels, seed=config["seed"])
+        return replace(load(rows, labels=labels, seed=config["seed"]), name=Path(config["data"]).name)
     return load(config["data"], config["data_root"], _binarize(config), seed=config["seed"], **_reading(config))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,3 +94,23 @@ def test_what_is_refused(given, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert console.main(["report", "nowhere", *given]) == 2
     assert capsys.readouterr().err == f"pyro-vae report: {message}\n"
+
+
+def test_the_report_of_a_table_leaves_out_what_is_missing(no_assets, tmp_path, monkeypatch, capsys):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"yes": random.integers(0, 2, 60), "size": random.normal(size=60)})
+    frame.loc[::4, "size"] = np.nan
+    frame.to_csv("people.csv", index=False)
+    sizes = ["--epochs", "1", "--batch-size", "16", "--hidden-dims", "4", "--latent-dim", "2", "--eval-particles", "30"]
+    assert console.main(["train", "--data", "people.csv", "--out", "run", *sizes]) == 0
+    lacking = re.findall("has no part '(.*?)'", capsys.readouterr().err)
+    assert lacking == ["Reconstructions", "Samples", "Explorer"]  # nothing else
+    page = (tmp_path / "run" / "report.html").read_text()
+    figure = json.loads((tmp_path / "run" / "metrics.json").read_text())["test_log_likelihood"]
+    assert f"<dd>{figure:.2f}" in page  # the score of the same rows, by the same draws
+    assert "on people.csv" in page and "6 test data of shape (2,)" in page
+    assert "yes: binary" in page and "categories&#39;" not in page
+    assert console.main(["report", "run", "--num-particles", "30"]) == 0
+    assert f"<dd>{figure:.2f}" in (tmp_path / "run" / "report.html").read_text()
