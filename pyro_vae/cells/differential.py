@@ -108,10 +108,11 @@ def fold_changes(
             shares = []
             for group, mean in zip(chosen[:2], means, strict=True):
                 z, log_w = posterior_draws(vae, rows(group[piece]).to(device, dtype), num_particles)
-                rho = likelihood.log_expression(resampled(z, log_w), seen).exp()  # (B, G)
-                mean += rho.double().sum(0).cpu() / num_samples
+                log_rho = likelihood.log_expression(resampled(z, log_w), seen).double()  # (B, G)
+                rho = log_rho.exp()  # in float64, as a share below 1e-45 is zero in float32, and its change NaN
+                mean += rho.sum(0).cpu() / num_samples
                 ess += float((-(2 * log_w).logsumexp(0)).exp().sum()) / (2 * num_samples)
-                shares.append(rho.double() + pseudocount)
+                shares.append(rho + pseudocount)
             draws[piece] = (shares[0].log2() - shares[1].log2()).to(draws)
     return FoldChanges(draws, means[0], means[1], ess)
 

@@ -59,6 +59,14 @@ class TestDifferentialExpression:
         np.testing.assert_allclose(ordered["fdr"], (1 - ordered["probability"]).expanding().mean())
         assert frame.attrs["num_samples"] == 2000 and frame.attrs["ess"] == pytest.approx(1)
 
+    def test_a_share_too_small_for_float32_has_a_change(self, monkeypatch):
+        monkeypatch.setitem(globals(), "BASE", BASE - 150 * torch.eye(4)[0])  # exp(-150) is zero in float32
+        found, vae = known()
+        frame = found.differential_expression(vae, "A", "B", "type", delta=0.7, num_particles=1, seed=0)
+        mean, _ = exact_changes(0.2, 0.7)
+        assert abs(frame["lfc_mean"].iloc[0] - mean[0]) < 5 * frame["lfc_error"].iloc[0] and mean[0] > 1
+        assert 0 < frame["expression1"].iloc[0] < 1e-40 and frame["probability"].iloc[0] > 0.9
+
     def test_a_difference_of_batches_is_none_of_expression(self):
         """The groups are in two batches, in which all genes differ, and the latents say nothing."""
         found, vae = known(weight=torch.zeros(4))
