@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.commands.likelihoods import likelihood_for, vae_of_numbers
 from pyro_vae.commands.options import COMPILE, PROGRAMS, own_options
-from pyro_vae.commands.settings import read_config
+from pyro_vae.commands.settings import BLACK_AND_WHITE, read_config
 from pyro_vae.commands.tables import packed, pair_of, table_of, with_table
 from pyro_vae.data.files import Archive
 from pyro_vae.data.loading import Split, Splits, load, load_whole
@@ -49,9 +49,11 @@ def load_new(config: dict[str, Any], path: str, seed: int) -> Split | SparseSpli
     reading = _reading(config)
     is_beside = path.endswith(".npz") and reading["labels"] in Archive(Path(path)).names
     binarize = _binarize(config) if config else None
+    if binarize == "auto":  # as the run was trained
+        binarize = "dynamic" if config["data"] in BLACK_AND_WHITE else None
     return load_whole(
         path,
-        None if binarize == "auto" else binarize,
+        binarize,
         seed=seed,
         **reading | {"labels": reading["labels"] if is_beside else None},
     )
