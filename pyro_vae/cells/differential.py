@@ -32,8 +32,9 @@ The columns of the result, with a row for each gene:
   columns are NaN.
 
 Latents come from the posterior by importance resampling: K draws from the guide, of which one is taken by its weight.
-With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what the
-trained model has got wrong, nor of how cells of one donor hang together.
+With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what K
+draws leave of the guide's error, so see whether a larger ``num_particles`` changes the result; nor of what the trained
+model has got wrong, nor of how cells of one donor hang together.
 
 Lopez et al., *Deep generative modeling for single-cell transcriptomics*, 2018; Boyeau et al., *Deep generative models
 for detecting differential expression in single cells*, 2019.
