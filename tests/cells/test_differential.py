@@ -133,6 +133,11 @@ class TestDifferentialExpression:
             (("A", None, "kind"), r"groupby: found 'kind', expected a column of obs, one of \['type', 'batch'\]"),
             (("A",), "group1: found str without groupby, expected a mask or indices, or groupby= to name the column"),
             ((np.ones(3, bool),), "group1: found a mask of 3 cells, expected 60"),
+            ((np.arange(60) % 2,), r"group1: found zeros and ones, one for each cell, expected a mask, group1.astype"),
+            (
+                (pd.Series(np.arange(60) > 9, [f"cell{n}" for n in range(60)])[::-1],),
+                "group1: found a series of the cells in another order, expected that of adata.obs_names",
+            ),
             (([61],), "group1: found no cell, or indices outside of 0 to 59, expected cells"),
             ((np.zeros(60, bool),), "group1: found no cell, or indices outside of 0 to 59, expected cells"),
         ],
