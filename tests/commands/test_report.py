@@ -60,6 +60,8 @@ def test_training_ends_with_a_report_and_the_command_makes_it_again(arguments, t
     again = ["report", "run", "--num-particles", "7", "--num-data", "3", "--embedding", str(table)]
     assert console.main(again) == 0
     page = (tmp_path / "run" / "report.html").read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["num_particles"] == 5 and metrics["khat_above_0.7"] is None  # of 5 weights it is not known
     assert "log p(x), K = 7" in page and "the first 3 of 4 test data of shape (3, 2)" in page
     assert table.stat().st_size > 0 and f"the map of the latents is in {table}" in capsys.readouterr().out
 
@@ -108,7 +110,9 @@ def test_the_report_of_a_table_leaves_out_what_is_missing(no_assets, tmp_path, m
     lacking = re.findall("has no part '(.*?)'", capsys.readouterr().err)
     assert lacking == ["Reconstructions", "Samples", "Explorer"]  # nothing else
     page = (tmp_path / "run" / "report.html").read_text()
-    figure = json.loads((tmp_path / "run" / "metrics.json").read_text())["test_log_likelihood"]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    figure = metrics["test_log_likelihood"]
+    assert metrics["khat_above_0.7"] is not None
     assert f"<dd>{figure:.2f}" in page  # the score of the same rows, by the same draws
     assert "on people.csv" in page and "6 test data of shape (2,)" in page
     assert "yes: binary" in page and "categories&#39;" not in page
