@@ -110,8 +110,8 @@ class Cells:
 
     def program(self, latent_dim: PositiveInteger = 10, **options: Any) -> CellVAE:
         """Return a program of these cells; further options are those of :class:`pyro_vae.CellVAE`."""
-        sizes = {**self.design.layout._asdict(), "typical_library": self.design.typical_library}
-        return CellVAE(latent_dim=latent_dim, **sizes, **options)
+        own: dict[str, Any] = {"typical_library": self.design.typical_library, "design": self.design.checksum}
+        return CellVAE(latent_dim=latent_dim, **self.design.layout._asdict(), **own, **options)
 
     @checked
     def encode(self, vae: CellVAE, *, key: str | None = None, batch_size: PositiveInteger = 1000) -> Any:
@@ -122,7 +122,7 @@ class Cells:
         ValueError
             With a ``key``, if the AnnData is a view of another one.
         """
-        self.design.check(vae.layout)
+        self.design.check(vae.layout, vae.design)
         found = vae.encode(self.data, batch_size=batch_size).cpu().numpy()
         if key is not None:
             if self.adata.is_view:
@@ -161,7 +161,7 @@ class Cells:
         ValueError
             For a batch or gene that there is not, and a program of other cells.
         """
-        self.design.check(vae.layout)
+        self.design.check(vae.layout, vae.design)
         code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
         rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
         place = len(self.design.genes)
@@ -214,7 +214,7 @@ class Cells:
         ValueError
             For groups that are empty or share a cell, names that there are not, and a program of other cells.
         """
-        self.design.check(vae.layout)
+        self.design.check(vae.layout, vae.design)
         groups = two_groups(self.adata, group1, group2, groupby)
         code = None if batch is None else self.design.code_of(batch)
         changes = fold_changes(
@@ -235,7 +235,7 @@ class Cells:
         Its columns are the ``log_likelihood``, its Monte Carlo ``std_error``, ``ess`` and ``khat``. The arguments are
         those of :func:`pyro_vae.log_likelihood`. On what it is conditional is said in :mod:`pyro_vae.cells.likelihood`.
         """
-        self.design.check(vae.layout)
+        self.design.check(vae.layout, vae.design)
         found = log_likelihood(vae.model, vae.guide, self.data, num_particles, **options)
         names = ("log_likelihood", "std_error", "ess", "khat")
         columns = {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}

@@ -8,6 +8,8 @@ by the same design, so that a code means the same batch, and a number the same a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -94,10 +96,22 @@ class Design(NamedTuple):
         """The names of the batches, none without a batch."""
         return next(iter(self.categories.values()), ())
 
-    def check(self, layout: Layout) -> None:
-        """Raise ``ValueError`` for the layout of a program of cells with other genes or covariates."""
+    @property
+    def checksum(self) -> str:
+        """A checksum of all but the library size: of the genes, the categories and the scales, each in its order."""
+        coded = {name: value for name, value in self.to_dict().items() if name != "typical_library"}
+        return hashlib.sha256(json.dumps(coded).encode()).hexdigest()[:16]
+
+    def check(self, layout: Layout, checksum: str | None = None) -> None:
+        """Raise ``ValueError`` for the layout of a program, or the checksum of its design, if it is of other cells."""
         if layout != self.layout:
             raise ValueError(f"vae: found a program of {layout}, expected one of these cells, {self.layout}")
+        if checksum not in (None, self.checksum):
+            raise ValueError(
+                "vae: found a program of cells with other genes, another order of them, or other batches or scales of "
+                "covariates, expected these cells under its design: Cells.from_anndata(adata, design=cells.design), or "
+                "cells.of(adata)"
+            )
 
     def covariates(self, adata: Any, library: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the library size, codes and standardised numbers of cells, ``(N, num_covariates)``.

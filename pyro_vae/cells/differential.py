@@ -32,8 +32,9 @@ The columns of the result, with a row for each gene:
   columns are NaN.
 
 Latents come from the posterior by importance resampling: K draws from the guide, of which one is taken by its weight.
-With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what the
-trained model has got wrong, nor of how cells of one donor hang together.
+With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what K
+draws leave of the guide's error, so see whether a larger ``num_particles`` changes the result; nor of what the trained
+model has got wrong, nor of how cells of one donor hang together.
 
 Lopez et al., *Deep generative modeling for single-cell transcriptomics*, 2018; Boyeau et al., *Deep generative models
 for detecting differential expression in single cells*, 2019.
@@ -108,10 +109,11 @@ def fold_changes(
             shares = []
             for group, mean in zip(chosen[:2], means, strict=True):
                 z, log_w = posterior_draws(vae, rows(group[piece]).to(device, dtype), num_particles)
-                rho = likelihood.log_expression(resampled(z, log_w), seen).exp()  # (B, G)
-                mean += rho.double().sum(0).cpu() / num_samples
+                log_rho = likelihood.log_expression(resampled(z, log_w), seen).double()  # (B, G)
+                rho = log_rho.exp()  # in float64, as a share below 1e-45 is zero in float32, and its change NaN
+                mean += rho.sum(0).cpu() / num_samples
                 ess += float((-(2 * log_w).logsumexp(0)).exp().sum()) / (2 * num_samples)
-                shares.append(rho.double() + pseudocount)
+                shares.append(rho + pseudocount)
             draws[piece] = (shares[0].log2() - shares[1].log2()).to(draws)
     return FoldChanges(draws, means[0], means[1], ess)
 

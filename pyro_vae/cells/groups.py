@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyro_vae.runtime.foreign import comes_from
+
 __all__ = ["two_groups"]
 
 Indices = npt.NDArray[np.int64]
@@ -38,6 +40,10 @@ def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> tup
 def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
     if groupby is not None:
         return _of_categories(adata, group, groupby, name)
+    if comes_from(group, "pandas") and hasattr(group, "index"):  # a series
+        index, cells = list(map(str, group.index)), list(map(str, adata.obs_names))
+        if index != cells and sorted(index) == sorted(cells):
+            raise ValueError(f"{name}: found a series of the cells in another order, expected that of adata.obs_names")
     values = np.asarray(group)
     if values.dtype.kind not in "biu" or values.ndim != 1:
         raise ValueError(
@@ -48,6 +54,9 @@ def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
         if len(values) != adata.n_obs:
             raise ValueError(f"{name}: found a mask of {len(values)} cells, expected {adata.n_obs}")
         values = values.nonzero()[0]
+    elif len(values) == adata.n_obs > 2 and set(values.tolist()) <= {0, 1}:  # else the cells 0 and 1 would be the group
+        raise ValueError(f"{name}: found zeros and ones, one for each cell, expected a mask, {name}.astype(bool), or "
+                         "indices")  # fmt: skip
     if not len(values) or values.min() < 0 or values.max() >= adata.n_obs:
         raise ValueError(f"{name}: found no cell, or indices outside of 0 to {adata.n_obs - 1}, expected cells")
     return np.unique(values).astype(np.int64)

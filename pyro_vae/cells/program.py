@@ -108,6 +108,9 @@ class CellVAE(Program):
         The library size of samples that are drawn without one, and the unit of that in the encoder.
     prior, posterior
         Modules whose forwards return p(z) and, of counts and covariates, q(z|x, l, s).
+    design
+        The checksum of the design of the cells, :attr:`pyro_vae.cells.Design.checksum`, by which
+        :class:`pyro_vae.Cells` refuses cells whose genes or batches are others, or in another order.
 
     Raises
     ------
@@ -147,6 +150,7 @@ class CellVAE(Program):
         typical_library: PositiveNumber = 1e4,
         prior: Part | None = None,
         posterior: Part | None = None,
+        design: str | None = None,
     ) -> None:
         check_stands_alone(prior)
         layout = Layout(num_genes, tuple(map(int, categories)), num_continuous)
@@ -162,7 +166,7 @@ class CellVAE(Program):
             posterior = DiagonalNormal(CellEncoder(encoder, *layout, typical_library))
         model = Model(prior or StandardNormal(latent_dim), likelihood, layout, float(typical_library))
         super().__init__(model, Guide(posterior, layout), ("z",))
-        self.layout = layout
+        self.layout, self.design = layout, design
 
     @checked
     def pack(self, x: Array, covariates: Array) -> Tensor:

@@ -26,8 +26,9 @@ _MOST = 10.0  # the mean and the standard deviation of an entry that is standard
 def likelihood_for(config: dict[str, Any], splits: Splits) -> str:
     """Return the likelihood of a run: that of its settings, or one that suits the data.
 
-    Numbers in [0, 1] have a Gaussian with a mean in it. Of a VAE, rows of other whole numbers are counts, and all else
-    is real. Black and white pixels have been decided before.
+    Zeros and ones are Bernoulli, as a density of them has no upper limit. Other numbers in [0, 1] have a Gaussian with
+    a mean in it. Of a VAE, rows of other whole numbers are counts, and all else is real. Named sets have been decided
+    before.
 
     Raises
     ------
@@ -37,7 +38,9 @@ def likelihood_for(config: dict[str, Any], splits: Splits) -> str:
     chosen = config["likelihood"]
     if chosen is None:
         low, high, is_whole = _range(splits)
-        if (low >= 0 and high <= 1) or config["program"] != "vae":
+        if is_whole and low >= 0 and high <= 1:
+            chosen = "bernoulli"
+        elif (low >= 0 and high <= 1) or config["program"] != "vae":
             chosen = "gaussian"
         else:
             chosen = "counts" if is_whole and low >= 0 and len(splits.data_shape) == 1 else "real"

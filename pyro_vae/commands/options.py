@@ -89,7 +89,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "channels": Option({"conv-ladder": [32, 64, 64]}, "channels of each level's features",
                            int, nargs="+", metavar="COUNT"),
         "num_blocks": Option({"conv-ladder": 1}, "residual blocks of each level on the way up", int, least=1),
-        "likelihood": Option(None, "p(x|z): bernoulli for black and white pixels, gaussian for numbers in [0, 1], real "
+        "likelihood": Option(None, "p(x|z): bernoulli for zeros and ones, gaussian for numbers in [0, 1], real "
                              "for standardised ones, counts for whole ones, columns for a table",
                              choices=LIKELIHOODS, unset="what suits the data"),
     },

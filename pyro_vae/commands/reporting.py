@@ -11,6 +11,7 @@ from typing import Any
 
 from pyro_vae.commands.runs import Device, best_device, load_data, load_run
 from pyro_vae.commands.settings import as_arguments
+from pyro_vae.commands.tables import pair_of, table_of
 from pyro_vae.data.loading import Splits
 
 __all__ = ["report", "write"]
@@ -72,7 +73,10 @@ def write(
     from pyro_vae.reporting import report as make_report  # only here, as it needs matplotlib
 
     command = shlex.join(["pyro-vae", "train", *as_arguments(config)])
-    facts = {name: value for name, value in config.items() if value is not None}
+    facts = {name: value for name, value in config.items() if value is not None and name != "table"}
+    if (table := table_of(config)) is not None:  # its program takes the rows with their mask
+        program = pair_of(program, config)
+        facts["columns"] = str(table)
     made = make_report(program, splits, path, history=records, facts=facts, command=command, **options)
     for name, reason in made.left_out.items():
         print(f"the report has no part {name!r}: {reason}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import torch
 
 from pyro_vae.commands.likelihoods import likelihood_for, vae_of_numbers
 from pyro_vae.commands.options import COMPILE, PROGRAMS, own_options
-from pyro_vae.commands.settings import read_config
+from pyro_vae.commands.settings import BLACK_AND_WHITE, read_config
 from pyro_vae.commands.tables import packed, pair_of, table_of, with_table
 from pyro_vae.data.files import Archive
 from pyro_vae.data.loading import Split, Splits, load, load_whole
@@ -37,7 +38,7 @@ def load_data(config: dict[str, Any]) -> Splits:
     """Load the data of a run, rows of a table packed with their mask."""
     if "table" in config:
         rows, labels = packed(config, config["data"])
-        return load(rows, labels=labels, seed=config["seed"])
+        return replace(load(rows, labels=labels, seed=config["seed"]), name=Path(config["data"]).name)
     return load(config["data"], config["data_root"], _binarize(config), seed=config["seed"], **_reading(config))
 
 
@@ -48,9 +49,11 @@ def load_new(config: dict[str, Any], path: str, seed: int) -> Split | SparseSpli
     reading = _reading(config)
     is_beside = path.endswith(".npz") and reading["labels"] in Archive(Path(path)).names
     binarize = _binarize(config) if config else None
+    if binarize == "auto":  # as the run was trained
+        binarize = "dynamic" if config["data"] in BLACK_AND_WHITE else None
     return load_whole(
         path,
-        None if binarize == "auto" else binarize,
+        binarize,
         seed=seed,
         **reading | {"labels": reading["labels"] if is_beside else None},
     )

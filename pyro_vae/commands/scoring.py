@@ -48,7 +48,7 @@ def score(
     model, guide = pair_of(program, config)
     estimates = log_likelihood(model, guide, x, num_particles, seed=seed, progress=True)
     rows = torch.stack(list(estimates), 1).tolist()  # (N, 4)
-    lines = ["log_likelihood,std_error,ess,khat", *(",".join(f"{value:.6f}" for value in row) for row in rows)]
+    lines = ["log_likelihood,std_error,ess,khat", *(",".join(f"{value:.10g}" for value in row) for row in rows)]
     write_text(Path(out), "\n".join(lines) + "\n")
     print("log p(x) =", estimates)
     print(f"the scores of {len(rows)} data are in {out}")

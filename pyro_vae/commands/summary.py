@@ -25,6 +25,7 @@ def score(vae: Any, splits: Splits, config: dict[str, Any]) -> dict[str, Any]:
         model, guide, splits.test, config["eval_particles"], seed=config["seed"], progress=True,
         **speed(config),
     )  # fmt: skip
+    is_unknown = bool(estimate.khat.isnan().any())  # it takes more than 20 particles
     diagnosis = diagnose(model, guide, splits.test[:1000], num_data_mi=100, seed=config["seed"])
     active = active_units(guide, splits.test)
     return {
@@ -32,7 +33,7 @@ def score(vae: Any, splits: Splits, config: dict[str, Any]) -> dict[str, Any]:
         "test_log_likelihood": estimate.mean(),
         "test_log_likelihood_error": estimate.mean_error(),
         "num_particles": config["eval_particles"],
-        "khat_above_0.7": (estimate.khat > 0.7).double().mean().item(),
+        "khat_above_0.7": None if is_unknown else (estimate.khat > 0.7).double().mean().item(),
         "caveat": estimate.caveat(),
         "active_units": sum(active.values()),
         "units": sum(diagnosis.units.values()),

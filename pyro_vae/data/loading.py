@@ -167,6 +167,9 @@ def load(
     if isinstance(name, str) and name in get_args(Name):
         if labels is not None:
             raise ValueError(f"labels: found some for the data set {name!r}, expected them for an array alone")
+        given = {"key": key, "size": size, "channels": None if channels == "auto" else channels}
+        if unused := [word for word, value in given.items() if value is not None]:
+            raise ValueError(f"{unused[0]}: found one for the data set {name!r}, expected none, as it has no use there")
         source, title = named_source(name, data_folder(root)), str(name)
     else:
         own = read_own(name, Options(labels, key, _height_and_width(size), channels))

@@ -50,8 +50,9 @@ def bound_by_epoch(records: Sequence[Mapping[str, Any]]) -> Chart:
         raise ValueError(f"records: found no finite bound in {len(records)} epochs, expected at least one")
     late = np.concatenate([values[1:] if len(values) > 1 else values for values in seen])
     late = late[np.isfinite(late)]
-    if len(late) and len(epochs) > 5:  # the first epochs often lie hundreds of nats below the others
-        low, high = np.quantile(late, 0.1), max(late.max(), late[-1])
+    is_cut = len(late) > 0 and len(epochs) > 5  # the first epochs often lie hundreds of nats below the others
+    if is_cut:
+        low, high = np.quantile(late, 0.1), max(values[np.isfinite(values)].max() for values in seen)
         low = min(low, *(values[np.isfinite(values)][-1] for values in seen))
         axes.set_ylim(low - 0.15 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -61,8 +62,10 @@ def bound_by_epoch(records: Sequence[Mapping[str, Any]]) -> Chart:
     axes.ticklabel_format(axis="y", useOffset=False)
     caption = (
         "Across: the epoch. Up: the bound on log p(x), higher is better; a validation curve that falls while the "
-        "training curve rises is overfitting. The picture starts where the first, steep epochs end."
+        "training curve rises is overfitting."
     )
+    if is_cut:
+        caption += " The picture starts where the first, steep epochs end."
     return Chart(drawing(figure, "curves", f"Bound by epoch: {'; '.join(words)} nats per datum."), caption)
 
 
@@ -100,28 +103,31 @@ def kl_by_unit(name: str, kl: Tensor, active: Tensor | None, index: int) -> Char
 
 
 def spread(values: Tensor, name: str, label: str, caption: str, threshold: float | None = None) -> Chart:
-    """Draw a histogram; what lies above the threshold is hatched."""
-    finite = values[values.isfinite()].double().cpu().numpy()
-    if not len(finite):
+    """Draw a histogram; what lies above the threshold is hatched, and what is infinite stands at the end."""
+    known = values[~values.isnan()].double().cpu().numpy()
+    finite = known[np.isfinite(known)]
+    num_infinite = len(known) - len(finite)
+    if not len(finite) and threshold is None:
         raise ValueError(f"{label}: found no finite value of {len(values)}, expected some")
-    low, high = float(finite.min()), float(finite.max())
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, float(threshold or 0.0))
     if low == high:
         low, high = low - 0.5, high + 0.5
     if threshold is not None:
         low, high = min(low, threshold - 0.1), max(high, threshold + 0.1)
-    bins = np.linspace(low, high, max(8, min(40, math.ceil(2 * len(finite) ** 0.5))) + 1)
+    bins = np.linspace(low, high, max(8, min(40, math.ceil(2 * len(known) ** 0.5))) + 1)
+    drawn = known.clip(low, high)
     figure, axes = new_axes(2.4)
-    parts: list[tuple[Any, str | None, dict[str, Any]]] = [(finite, None, {"color": COLORS[0]})]
-    words = f"from {finite.min():.3g} to {finite.max():.3g}, median {np.median(finite):.3g}"
+    parts: list[tuple[Any, str | None, dict[str, Any]]] = [(drawn, None, {"color": COLORS[0]})]
+    words = f"from {known.min():.3g} to {known.max():.3g}, median {np.median(known):.3g}"
     if threshold is not None:
         bins = np.unique(np.append(bins, threshold))
-        above = finite > threshold
+        above = known > threshold
         hatched = {"facecolor": "none", "edgecolor": COLORS[1], "hatch": "////"}
         parts = [
-            (finite[~above], f"up to {threshold}", {"color": COLORS[0]}),
-            (finite[above], f"above {threshold}", hatched),
+            (drawn[~above], f"up to {threshold}", {"color": COLORS[0]}),
+            (drawn[above], f"above {threshold}", hatched),
         ]
-        words += f"; {above.sum()} of {len(finite)} above {threshold}"
+        words += f"; {above.sum()} of {len(known)} above {threshold}"
     for part, legend, keywords in parts:
         axes.hist(part, bins=bins.tolist(), label=legend, **keywords)
     if threshold is not None:
@@ -130,4 +136,6 @@ def spread(values: Tensor, name: str, label: str, caption: str, threshold: float
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(label)
     axes.set_ylabel("number of data")
+    if num_infinite:
+        caption += f" {num_infinite} of them are infinite, and stand at the end."
     return Chart(drawing(figure, name, f"Histogram of {label}: {words}."), caption)

@@ -52,11 +52,11 @@ def attempt(key: str, title: str, template: str, make: Callable[[], Content]) ->
 def numbers(found: Findings) -> Content:
     """Return what stands at the top: log p(x) with its error, the ELBO, and how many units are used."""
     evaluation, score = found.evaluation, found.evaluation.importance
-    _, monte_carlo, over_data, _ = evaluation["log_p"].cells()
+    log_p, monte_carlo, over_data, _ = evaluation["log_p"].cells()
     shown = [
-        _number("log p(x)", f"{evaluation['log_p'].mean:.2f}", f"± {monte_carlo} nats, ± {over_data} over data"),
+        _number("log p(x)", log_p, f"± {monte_carlo} nats, ± {over_data} over data"),
         _number("bits per dimension", f"{score.bits_per_dim():.4f}", f"{score.num_dims:.0f} dimensions"),
-        _number("ELBO", f"{evaluation['elbo'].mean:.2f}", "nats per datum"),
+        _number("ELBO", evaluation["elbo"].cells()[0], "nats per datum"),
         _number("test data", _count(found), f"{score.num_particles} importance samples each"),
     ]
     units = found.diagnosis.units
@@ -121,12 +121,14 @@ def reliability(found: Findings) -> Content:
     )
     charts = [spread(score.values, "logp", "log p(x), nats", how)]
     sentences = []
-    if score.khat.isfinite().any():
+    if not score.khat.isnan().all():
         trust = (
             "Across: the Pareto k̂ of the importance weights of a datum. Above 0.7 a few weights outweigh the others: "
             "the estimate is too low, and its error too small."
         )
         charts.append(spread(score.khat, "khat", "Pareto k̂", trust, 0.7))
+        if num_unknown := int(score.khat.isnan().sum()):
+            sentences.append(f"Pareto k̂ is not known for {num_unknown} of {len(score.khat)} data.")
     else:
         sentences.append(f"Pareto k̂ is not known: it takes more than {score.num_particles} particles.")
     return {"charts": charts, "sentences": sentences}
@@ -186,7 +188,7 @@ def extremes(found: Findings) -> Content:
         data = []
         for index in chosen.tolist():
             lines = [measured(score.values[index].item(), score.std_error[index].item()), f"datum {index}"]
-            if score.khat[index].isfinite():
+            if not score.khat[index].isnan():  # it is infinite where one weight is all there is
                 heavy = " †" if score.is_heavy[index] else ""
                 lines.append(f"k̂ {score.khat[index]:.2f}{heavy}")
             if subject.labels is not None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split
-from pyro_vae.inference.missing import observed_only
+from pyro_vae.inference.annealing import bare
+from pyro_vae.inference.missing import ObservedOnly, observed_only, unpack
 from pyro_vae.programs.labelled import LabelledProgram
 from pyro_vae.programs.program import Program
 from pyro_vae.reporting.pictures import Pixels, is_images, pixels
@@ -107,9 +108,9 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
     first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, tuple) else x
     if len(first) < 2:
         raise ValueError(f"data: found {len(first)} datum, expected 2 or more")
-    values, inner = _unpacked(program, first)
-    if program is not None and inner is None and values.ndim < first.ndim:  # with a mask of what is observed
-        model, guide = observed_only(model, guide)
+    values, inner = _unpacked(model, program, first)
+    if program is not None and inner is None and values.ndim < first.ndim and not isinstance(bare(model), ObservedOnly):
+        model, guide = observed_only(model, guide)  # for data with a mask of what is observed
     labels = inner if labels is None else labels[: len(first)]
     return Subject(
         model, guide, program, x, values.detach().cpu(), num_all, None if labels is None else labels.cpu(), classes,
@@ -139,8 +140,10 @@ def first_of(data: Any, num_data: int) -> Any:
     raise TypeError(f"data: found {type(data).__name__}, expected {expected}")
 
 
-def _unpacked(program: Program | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _unpacked(model: Any, program: Program | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return data without their labels or masks, and the labels that were packed with them."""
+    if isinstance(bare(model), ObservedOnly):
+        return unpack(model, x)[0], None
     if isinstance(program, LabelledProgram):
         if tuple(x.shape[1:]) == program.data_shape:
             return x, None

@@ -21,6 +21,7 @@ from pyro_vae.training.modules import as_module, own_parts, recipe_of
 __all__ = ["model_card"]
 
 _TAGS = ["variational-autoencoder", "generative-model", "pyro", "pytorch"]
+_SAMPLED = ("VAE", "HVAE", "LadderVAE", "ConvLadderVAE")  # whose data go without labels and covariates
 _LIBRARIES = {"torch": "torch", "Pyro": "pyro-ppl"}
 
 
@@ -127,11 +128,12 @@ def _how_to_load(recipe: Any, repo_id: str | None, own: str) -> str:
     if recipe is None:
         told = f"The files hold the weights and not the code of {own}: build the program first.\n\n"
         return f"{told}```python\nimport pyro_vae\n\nprogram = ...\n{call}, program=program)\n```"
-    return (
-        f"```python\nimport pyro_vae\n\nprogram = {call})\nx = program.sample(16)\n"
-        "score = pyro_vae.log_likelihood(program.model, program.guide, x)\n```\n\n"
-        "The files are safetensors and JSON: loading them runs no code."
-    )
+    lines = ["import pyro_vae", "", f"program = {call})"]
+    if recipe["class"] in _SAMPLED:
+        score = "score = pyro_vae.log_likelihood(program.model, program.guide, x)"
+        lines += ["x = program.sample(16)", score]
+    code = "\n".join(lines)
+    return f"```python\n{code}\n```\n\nThe files are safetensors and JSON: loading them runs no code."
 
 
 def _versions() -> str:

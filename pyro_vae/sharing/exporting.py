@@ -2,7 +2,7 @@
 
 ``torch`` is a program of ``torch.export``, which PyTorch alone loads. ``onnx`` is read by ONNX Runtime and others, in
 many languages. The number of data in a batch stays free. Each file is loaded again before it gets its name, and run on
-random data beside the network that it was made from.
+random data beside the network that it was made from. No file says where on this machine the sources of a network are.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def export(vae: VAE, folder: PathLike, format: Format = "onnx") -> tuple[Path, P
             wanted = ".".join(map(str, _OLDEST_FOR_ONNX))
             found = f"found 'onnx' with torch {torch.__version__}, which cannot write it"
             raise ValueError(f"format: {found}, expected torch {wanted} or newer, or format='torch'")
-        for module in ("onnxscript", "onnxruntime"):
+        for module in ("onnx", "onnxscript", "onnxruntime"):
             imported(module, module, "export", install("export"))
     vae = copy.deepcopy(vae).cpu().eval().requires_grad_(False)
     with torch.no_grad(), seeded(0), pyro.validation_enabled(False):  # checks of values cannot be exported
@@ -107,12 +107,20 @@ def write_network(network: Network, data: Tensor, folder: Path, format: Format) 
             warnings.simplefilter("ignore")  # of torch to its own developers
             shapes = {network.argument: {0: torch.export.Dim("batch", max=2**31 - 1)}}  # torch 2.6 asks for an end
             program = torch.export.export(network, (data[:2],), dynamic_shapes=shapes, strict=False)
+            _forget_sources(program)
             found = (_write_onnx if format == "onnx" else _write_torch)(program, network, temporary)(data)
         for name, output, value in zip(network.outputs, found, expected, strict=True):
             difference = float((output - value).abs().max() / value.abs().max().clamp(min=1))
             if not difference <= _TOLERANCE:
                 raise ValueError(f"{path}: found {name} to differ by {difference:.1e}, expected at most {_TOLERANCE}")
     return path
+
+
+def _forget_sources(program: Any) -> None:
+    """Take the lines that each operation comes from out of a program: they have the paths of this machine."""
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)
 
 
 def _write_torch(program: Any, network: Network, path: Path) -> Run:
@@ -132,5 +140,19 @@ def _write_onnx(program: Any, network: Network, path: Path) -> Run:
             reason = reason.__cause__
         found = f"found what torch {torch.__version__} cannot write as ONNX ({str(reason).splitlines()[0]})"
         raise ValueError(f"{network.title}: {found}, expected format='torch', or a newer torch") from error
+    _strip(path)
     session = import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda data: tuple(map(torch.from_numpy, session.run(None, {network.argument: data.numpy()})))
+
+
+def _strip(path: Path) -> None:
+    """Take the notes out of an ONNX file: they say which lines of which files it was made from."""
+    onnx = import_module("onnx")
+    model = onnx.load(str(path))
+    functions = [part for function in model.functions for part in (function, *function.node)]
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info,
+                 *functions):  # fmt: skip
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    path.write_bytes(model.SerializeToString())

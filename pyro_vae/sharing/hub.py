@@ -45,7 +45,8 @@ def push_to_hub(
     repo_id
         The repository, ``"user/name"``. Its files of the same names are replaced, the card too.
     evaluation
-        What :func:`pyro_vae.evaluate` returned, for the card and for ``evaluation.json``.
+        What :func:`pyro_vae.evaluate` returned, for the card and for ``evaluation.json``. Without it, that of an
+        earlier upload is removed.
     data, license
         As for :func:`model_card`.
     card
@@ -87,6 +88,7 @@ def push_to_hub(
             folder_path=folder,
             commit_message=message or f"Upload {type(program).__name__} by pyro_vae",
             revision=branch,
+            delete_patterns=None if evaluation is not None else "evaluation.json",  # that of other weights
         )
     return str(commit.oid)
 

@@ -88,6 +88,20 @@ class TestResults:
         for name, values in zip(frame, expected, strict=True):
             np.testing.assert_array_equal(frame[name], values)
 
+    def test_a_program_refuses_cells_that_are_coded_otherwise(self, tmp_path):
+        read = cells()
+        pyro_vae.save(read.program(2, hidden_dims=(5,)), tmp_path)
+        vae = pyro_vae.load(tmp_path)
+        assert read.of(adata()[:, ::-1].copy()).encode(vae).shape == (40, 2)
+        batches = adata()
+        batches.obs["batch"] = batches.obs["batch"].replace("b0", "b9")  # whose codes are 0, 1, 2 all the same
+        for other in (adata()[:, ::-1].copy(), batches, adata(seed=1)):  # the last has other scales of the age
+            found = Cells.from_anndata(other, **KEYS)
+            for call in (found.encode, found.log_likelihood, found.normalized_expression):
+                with pytest.raises(ValueError, match="^vae: found a program of cells with other genes, another order"):
+                    call(vae)
+        assert Cells.from_anndata(other, **KEYS).encode(program()).shape == (40, 2)  # which was made without a design
+
     def test_files_bring_all_of_it_back(self, tmp_path):
         read, vae = cells(sparse=True), program()
         encoded = read.encode(vae, key="X_pyro_vae")

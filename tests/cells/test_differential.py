@@ -59,6 +59,14 @@ class TestDifferentialExpression:
         np.testing.assert_allclose(ordered["fdr"], (1 - ordered["probability"]).expanding().mean())
         assert frame.attrs["num_samples"] == 2000 and frame.attrs["ess"] == pytest.approx(1)
 
+    def test_a_share_too_small_for_float32_has_a_change(self, monkeypatch):
+        monkeypatch.setitem(globals(), "BASE", BASE - 150 * torch.eye(4)[0])  # exp(-150) is zero in float32
+        found, vae = known()
+        frame = found.differential_expression(vae, "A", "B", "type", delta=0.7, num_particles=1, seed=0)
+        mean, _ = exact_changes(0.2, 0.7)
+        assert abs(frame["lfc_mean"].iloc[0] - mean[0]) < 5 * frame["lfc_error"].iloc[0] and mean[0] > 1
+        assert 0 < frame["expression1"].iloc[0] < 1e-40 and frame["probability"].iloc[0] > 0.9
+
     def test_a_difference_of_batches_is_none_of_expression(self):
         """The groups are in two batches, in which all genes differ, and the latents say nothing."""
         found, vae = known(weight=torch.zeros(4))
@@ -125,6 +133,11 @@ class TestDifferentialExpression:
             (("A", None, "kind"), r"groupby: found 'kind', expected a column of obs, one of \['type', 'batch'\]"),
             (("A",), "group1: found str without groupby, expected a mask or indices, or groupby= to name the column"),
             ((np.ones(3, bool),), "group1: found a mask of 3 cells, expected 60"),
+            ((np.arange(60) % 2,), r"group1: found zeros and ones, one for each cell, expected a mask, group1.astype"),
+            (
+                (pd.Series(np.arange(60) > 9, [f"cell{n}" for n in range(60)])[::-1],),
+                "group1: found a series of the cells in another order, expected that of adata.obs_names",
+            ),
             (([61],), "group1: found no cell, or indices outside of 0 to 59, expected cells"),
             ((np.zeros(60, bool),), "group1: found no cell, or indices outside of 0 to 59, expected cells"),
         ],

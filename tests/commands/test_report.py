@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,8 @@ def test_training_ends_with_a_report_and_the_command_makes_it_again(arguments, t
     again = ["report", "run", "--num-particles", "7", "--num-data", "3", "--embedding", str(table)]
     assert console.main(again) == 0
     page = (tmp_path / "run" / "report.html").read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["num_particles"] == 5 and metrics["khat_above_0.7"] is None  # of 5 weights it is not known
     assert "log p(x), K = 7" in page and "the first 3 of 4 test data of shape (3, 2)" in page
     assert table.stat().st_size > 0 and f"the map of the latents is in {table}" in capsys.readouterr().out
 
@@ -93,3 +96,25 @@ def test_what_is_refused(given, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert console.main(["report", "nowhere", *given]) == 2
     assert capsys.readouterr().err == f"pyro-vae report: {message}\n"
+
+
+def test_the_report_of_a_table_leaves_out_what_is_missing(no_assets, tmp_path, monkeypatch, capsys):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"yes": random.integers(0, 2, 60), "size": random.normal(size=60)})
+    frame.loc[::4, "size"] = np.nan
+    frame.to_csv("people.csv", index=False)
+    sizes = ["--epochs", "1", "--batch-size", "16", "--hidden-dims", "4", "--latent-dim", "2", "--eval-particles", "30"]
+    assert console.main(["train", "--data", "people.csv", "--out", "run", *sizes]) == 0
+    lacking = re.findall("has no part '(.*?)'", capsys.readouterr().err)
+    assert lacking == ["Reconstructions", "Samples", "Explorer"]  # nothing else
+    page = (tmp_path / "run" / "report.html").read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    figure = metrics["test_log_likelihood"]
+    assert metrics["khat_above_0.7"] is not None
+    assert f"<dd>{figure:.2f}" in page  # the score of the same rows, by the same draws
+    assert "on people.csv" in page and "6 test data of shape (2,)" in page
+    assert "yes: binary" in page and "categories&#39;" not in page
+    assert console.main(["report", "run", "--num-particles", "30"]) == 0
+    assert f"<dd>{figure:.2f}" in (tmp_path / "run" / "report.html").read_text()

@@ -180,6 +180,11 @@ class TestMistakes:
         with pytest.raises(error, match=message):
             load(x)
 
+    @pytest.mark.parametrize("option", [{"key": "x"}, {"size": 4}, {"channels": "last"}])
+    def test_a_named_set_refuses_what_it_has_no_use_for(self, option):
+        with pytest.raises(ValueError, match=f"^{next(iter(option))}: found one for the data set 'digits'"):
+            load("digits", **option)
+
     def test_labels_must_fit(self):
         x = torch.rand(20, 2)
         with pytest.raises(ValueError, match=r"labels: found shape \(19,\) .*, expected 20 integers"):

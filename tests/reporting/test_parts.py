@@ -24,7 +24,7 @@ from pyro_vae.reporting.own_pairs import reconstructed, sampled
 from pyro_vae.reporting.page import render
 from pyro_vae.reporting.pictures import mosaic, pixels, png, sprite, thumbnails
 from pyro_vae.reporting.planes import plane_of
-from pyro_vae.reporting.sections import extremes
+from pyro_vae.reporting.sections import extremes, reliability
 from pyro_vae.reporting.subject import LeftOut, subject_of
 from pyro_vae.runtime.state import seeded
 
@@ -85,6 +85,21 @@ def test_a_histogram_counts_what_lies_above_the_threshold():
     values = torch.tensor([0.1, 0.2, 0.69, 0.7, 0.71, 0.9, float("nan")])
     assert "2 of 6 above 0.7" in spread(values, "khat", "k", "", 0.7).svg
     assert "from 3 to 3" in spread(torch.full((4,), 3.0), "x", "x", "").svg
+    values = torch.tensor([0.1, 0.2, float("inf"), float("inf"), float("nan")])  # infinite where one weight is all
+    chart = spread(values, "khat", "k", "", 0.7)
+    assert "2 of 4 above 0.7" in chart.svg and chart.caption == " 2 of them are infinite, and stand at the end."
+    assert "1 of 1 above 0.7" in spread(values[3:], "khat", "k", "", 0.7).svg
+
+
+def test_curves_hold_the_highest_epoch_be_it_the_first():
+    records = [{"epoch": i, "train_bound": -100.0 * i, "valid_bound": None} for i in range(1, 9)]  # it diverges
+    chart = bound_by_epoch(records)
+    assert "training from -100.00 to -800.00" in chart.svg and "steep" in chart.caption
+    line = re.search(r'd="([^"]*)" clip-path[^>]*stroke: #3f90da', chart.svg)[1]
+    heights = [float(y) for y in re.findall(r"[ML] \S+ (\S+)", line)]
+    top = float(re.search(r'viewBox="0 0 \S+ (\S+)"', chart.svg)[1])
+    assert len(heights) == 8 and min(heights) > 0 and max(heights) < top
+    assert "steep" not in bound_by_epoch(records[:5]).caption
 
 
 def test_extremes_are_the_highest_and_the_lowest():
@@ -98,6 +113,17 @@ def test_extremes_are_the_highest_and_the_lowest():
     assert best == values.argsort(descending=True)[:8].tolist() and worst == values.argsort()[:8].tolist()
     score = evaluate(*_pair(found), x, num_particles=30, num_refined=0, annealed=False, progress=False)
     assert torch.equal(score.log_likelihood.values, values)
+
+
+def test_an_infinite_khat_is_marked():
+    torch.manual_seed(0)
+    found = Findings(subject_of(pyro_vae.VAE((3,), 2, (6,)), torch.ones(4, 3), 4), 30, False)
+    found.evaluation.log_likelihood.khat[:] = torch.tensor([float("inf"), 0.1, 0.2, float("nan")])
+    lines = {each["lines"][1]: each["lines"][2:] for group in extremes(found)["groups"] for each in group["data"]}
+    assert lines == {"datum 0": ["k̂ inf †"], "datum 1": ["k̂ 0.10"], "datum 2": ["k̂ 0.20"], "datum 3": []}
+    shown = reliability(found)
+    assert "1 of 3 above 0.7" in shown["charts"][1].svg
+    assert shown["sentences"] == ["Pareto k̂ is not known for 1 of 4 data."]
 
 
 def _pair(found):

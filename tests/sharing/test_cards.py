@@ -86,3 +86,16 @@ def test_the_code_that_loading_takes_is_named():
     card = pyro_vae.model_card((TutorialModel(), TutorialGuide()), repo_id="me/mine")
     assert "not the code of TutorialModel and TutorialGuide: build" in card
     assert 'from_hub("me/mine", revision="COMMIT", program=program)' in card and "## Program" not in card
+
+
+@pytest.mark.parametrize("program", [
+    pyro_vae.VAE((4,), 2, (8,)), pyro_vae.CellVAE(4, 2, (8,), categories=(2,)),
+    pyro_vae.ConditionalVAE((4,), num_classes=3, latent_dim=2, hidden_dims=(8,)),
+])  # fmt: skip
+def test_the_lines_that_load_a_program_run(program, tmp_path):
+    pyro_vae.save(program, tmp_path)
+    (code,) = re.findall("```python\n(.*?)```", pyro_vae.model_card(program), re.DOTALL)
+    names = {}
+    exec(code.replace("FOLDER", str(tmp_path)), names)
+    assert type(names["program"]) is type(program)
+    assert ("score" in names) is (type(program) is pyro_vae.VAE)

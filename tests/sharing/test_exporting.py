@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -129,3 +130,17 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r'export: found onnxscript .* pip install "pyro_vae\[export\]"'):
         pyro_vae.export(VAES["full"](), tmp_path)
+
+
+def contents(path):
+    """Return the bytes of a file; those of an archive are its members'."""
+    if path.suffix != ".pt2":
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(map(archive.read, archive.namelist()))
+
+
+@pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=ONNX)])
+def test_no_file_has_a_path_of_this_machine(format, tmp_path):
+    for path in pyro_vae.export(VAES["convolutional"](), tmp_path, format):
+        assert not re.findall(rb"[\w.-]*/[\w./-]+\.py|site-packages", contents(path)), path.name

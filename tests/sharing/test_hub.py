@@ -41,9 +41,10 @@ class Hub:
         self.commits.setdefault(repo_id, [])
         self.private.setdefault(repo_id, private)
 
-    def upload_folder(self, repo_id, folder_path, commit_message, revision):
+    def upload_folder(self, repo_id, folder_path, commit_message, revision, delete_patterns):
         assert commit_message and revision is None
         before = self.commits[repo_id][-1][1] if self.commits[repo_id] else {}
+        before = {name: file for name, file in before.items() if name != delete_patterns}
         new = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
         return self.commit(repo_id, before | new)
 
@@ -89,6 +90,10 @@ def test_a_program_comes_back_with_its_card(hub):
     assert json.loads(files["evaluation.json"]) == json.loads(json.dumps(evaluation.as_dict()))
     copy = pyro_vae.from_hub("me/digits", revision)
     assert type(copy) is pyro_vae.VAE and same(weights(copy), weights(program))
+    pyro_vae.push_to_hub(vae(), "me/digits")  # other weights, which were not evaluated
+    files = hub.commits["me/digits"][-1][1]
+    assert set(files) == {"README.md", "checkpoint.safetensors", "program.json"}
+    assert b"Not evaluated." in files["README.md"]
 
 
 def test_a_revision_stays_what_it_was(hub):
