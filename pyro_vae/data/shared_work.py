@@ -8,17 +8,20 @@ are fewer batches than ranks, they share the chunks of each batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from pyro_vae.data.batches import Batches
-from pyro_vae.runtime.ranks import ranks
+from pyro_vae.runtime.modules import owners
+from pyro_vae.runtime.ranks import Ranks, ranks
 from pyro_vae.runtime.state import seeded
 
-__all__ = ["SharedWork", "reseed"]
+__all__ = ["SharedWork", "refuse_other_calls", "reseed"]
 
 _T = TypeVar("_T")
 
@@ -32,6 +35,10 @@ class SharedWork:
         The same ones on all ranks.
     seed
         Of all draws; ``None`` draws one from torch's generator.
+    programs
+        The model and the guide.
+    call
+        What else has to be the same on all ranks.
 
     Attributes
     ----------
@@ -39,10 +46,12 @@ class SharedWork:
         The seed of the whole, on all ranks.
     """
 
-    def __init__(self, batches: Batches, seed: int | None) -> None:
+    def __init__(self, batches: Batches, seed: int | None, programs: Sequence[Any] = (), **call: Any) -> None:
         self._batches, self.ranks = batches, ranks()
+        refuse_other_calls(self.ranks, call, (batches,), programs)
         self._before = torch.get_rng_state()
-        self.seed = self.ranks.first(lambda: int(torch.randint(2**63 - 1, ())) if seed is None else seed)
+        drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed  # on all, so that they go on alike
+        self.seed = self.ranks.first(lambda: drawn)
         self._index = 0
         try:
             self.shares_batches = self.ranks.size == 1 or len(batches) >= self.ranks.size
@@ -83,6 +92,10 @@ class SharedWork:
                 reseed(self.seed, self._index, place, device=self._batches.device)
                 yield chunk
 
+    def least(self, size: int) -> int:
+        """Return the least of a size that each rank has chosen, such as by the memory of its device."""
+        return min(self.ranks.gather(size))
+
     def of_batch(self, part: _T) -> list[_T]:
         """Return what all ranks that share the chunks of a batch have made of it."""
         return [part] if self.shares_batches else self.ranks.gather(part)
@@ -94,6 +107,53 @@ class SharedWork:
         gathered = self.ranks.gather(parts)
         number = sum(map(len, gathered))
         return [gathered[index % self.ranks.size][index // self.ranks.size] for index in range(number)]
+
+
+def refuse_other_calls(
+    ranks: Ranks, call: Mapping[str, Any], batches: Sequence[Batches | None], programs: Sequence[Any] = (), **more: Any
+) -> None:  # fmt: skip
+    """Raise ``ValueError`` on all ranks unless they make the same call, on the same data, with the same weights.
+
+    Of the data and the weights some rows are compared.
+    """
+    if ranks.size == 1:
+        return
+    own = {**call, **more}
+    for name, each in zip(("data", "valid"), batches, strict=False):
+        own[name] = None if each is None else (each.num_data, each.batch_size, _num(each), _digest(each.stored()))
+    modules = [module for program in programs for module in owners(program)]
+    own["weights"] = _digest([tensor for module in modules for tensor in module.state_dict().values()])
+    texts = ranks.gather({name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in own.items()})
+    for name in own:
+        found = [text.get(name) for text in texts]
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"{name}: found {', '.join(map(str, found))} on {ranks.size} ranks, expected the same on all of them; "
+                "they share one call"
+            )
+
+
+def _num(batches: Batches) -> int | None:
+    try:
+        return len(batches)
+    except TypeError:  # of unknown length
+        return None
+
+
+def _digest(tensors: Sequence[Any], num_rows: int = 64) -> str:
+    """Return a digest of some rows of tensors."""
+    digest = hashlib.sha256()
+    for each in tensors:
+        if isinstance(each, Tensor) and each.numel():
+            flat = each.detach().reshape(len(each), -1) if each.dim() else each.detach().reshape(1, 1)
+            rows = flat[
+                torch.linspace(
+                    0, len(flat) - 1, min(len(flat), num_rows), dtype=torch.float64, device=flat.device
+                ).long()
+            ]
+            digest.update(repr((each.shape, each.dtype)).encode())
+            digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def reseed(seed: int, *place: int, device: torch.device) -> None:

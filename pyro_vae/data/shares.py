@@ -11,17 +11,21 @@ which counts as none.
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.runtime.ranks import Ranks
 
-__all__ = ["Part", "ShareSampler", "rows_of", "share_of", "sharing_loader"]
+__all__ = ["Part", "ShareSampler", "check_order", "rows_of", "share_of", "sharing_loader"]
 
 
 class Part(NamedTuple):
@@ -56,6 +60,7 @@ class ShareSampler:
     def __init__(self, batches: Any, ranks: Ranks) -> None:
         self.batches, self.ranks = batches, ranks
         self.counts: deque[int] = deque()
+        self.order = hashlib.sha256()  # of the indices so far
 
     @property
     def sampler(self) -> Any:
@@ -64,7 +69,9 @@ class ShareSampler:
 
     def __iter__(self) -> Iterator[Any]:
         self.counts.clear()
+        self.order = hashlib.sha256()
         for indices in self.batches:
+            self.order.update(repr([*indices]).encode())
             share, count = share_of(len(indices), self.ranks)
             self.counts.append(count)
             yield indices[share]
@@ -88,9 +95,34 @@ def sharing_loader(loader: DataLoader[Any], ranks: Ranks) -> DataLoader[Any]:
             "data: found a DataLoader with a DistributedSampler, expected one of all data: each batch is shared "
             "among the ranks here"
         )
-    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
+    has_own_pass = type(loader).__iter__ is not DataLoader.__iter__
+    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset) or has_own_pass:
         return loader
-    names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
-             "generator", "prefetch_factor", "persistent_workers", "pin_memory_device", "in_order")  # fmt: skip
+    names = ("num_workers", "collate_fn", "pin_memory", "timeout", "multiprocessing_context", "generator",
+             "prefetch_factor", "persistent_workers", "pin_memory_device")  # fmt: skip
     options = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
+    options["worker_init_fn"] = _Apart(loader.worker_init_fn, ranks.rank)
     return DataLoader(loader.dataset, batch_sampler=ShareSampler(loader.batch_sampler, ranks), **options)
+
+
+def check_order(source: Any, ranks: Ranks) -> None:
+    """Raise ``ValueError``, after a pass, if the sampler of a loader has drawn other data on another rank."""
+    sampler = getattr(source, "batch_sampler", None)
+    if isinstance(sampler, ShareSampler) and len(set(ranks.gather(sampler.order.hexdigest()))) > 1:
+        raise ValueError("data: found a sampler that draws another order on each rank, expected the same on all")
+
+
+class _Apart:
+    """Seeds a worker of a rank that is not the first with a seed of its own, for torch has given all ranks the same."""
+
+    def __init__(self, then: Callable[[int], None] | None, rank: int) -> None:
+        self.then, self.rank = then, rank
+
+    def __call__(self, worker: int) -> None:
+        if self.rank:
+            digest = hashlib.sha256(f"{torch.initial_seed()}/{self.rank}".encode()).digest()
+            torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            random.seed(digest)
+            np.random.seed(int.from_bytes(digest[8:12], "big"))
+        if self.then is not None:
+            self.then(worker)

@@ -101,7 +101,7 @@ def diagnose(
     programs = ProgramPair(model, guide, max_plate_nesting)
     device, dtype = programs.placement()
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
-    sums, work = Sums(), SharedWork(batches, seed)
+    sums, work = Sums(), SharedWork(batches, seed, (model, guide))
     with pyro.validation_enabled(False), work.seeded(), evaluating(model, guide):
         check_program(programs, batches, name="x", num_particles=2)
         # Two draws of one latent show the Monte Carlo error, more take the sampling noise out of a hierarchy.

@@ -134,7 +134,7 @@ def ais(
     annealing = Annealing(num_chains, num_temperatures, schedule, num_leapfrog_steps)
     size = batch_size_for(x, num_chains, device) if batch_size == "auto" else batch_size
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
-    work = SharedWork(batches, seed)
+    work = SharedWork(batches, seed, (model, guide), annealing=annealing)
     parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
     shown = progress and work.ranks.is_first
     with (

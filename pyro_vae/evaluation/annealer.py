@@ -84,7 +84,8 @@ class Annealer:
         num_chains = annealing.num_chains
         way = way_of(self.programs, x, shares_globals=False) if num_chains > 1 else True
         self.space = NoiseSpace(self.programs, trace_pair(self.programs, x), way)
-        chunk_size = chunk_size_for(num_chains, len(x), most_draws(self.programs, x))
+        most = most_draws(self.programs, x)
+        chunk_size = chunk_size_for(num_chains, len(x), most if work is None else work.least(most))
         self.chunks = [chunk_size] * (num_chains // chunk_size)
         self.chunks += [num_chains % chunk_size] * bool(num_chains % chunk_size)
         self.num_leapfrog_steps = annealing.num_leapfrog_steps

@@ -16,6 +16,8 @@ from torch import Tensor
 from pyro_vae.compilation.compiled import Outputs
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.shared_work import SharedWork
+from pyro_vae.data.shares import Part
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.checks import check_program
@@ -25,6 +27,7 @@ from pyro_vae.inference.subsampling import Around, around_batches, as_it_is
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.objective import AnyObjective, Objective
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, Seed, checked
+from pyro_vae.runtime.batch_sums import sharing
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.ranks import ranks
@@ -71,7 +74,10 @@ def mean_bound(
         check_program(run, batches, name="x", enumerated=own is None, each_datum=False, check_pair=pairs.append)
     around = around_batches(pairs[0], batches.num_data)
     summed = summed_bounds(model, guide, objective, around)
-    return mean_estimate(model, guide, batches.shared(ranks()), objective, seed=seed, summed=summed)[0]
+    own_ranks = ranks()
+    if own_ranks.size > 1:
+        seed = SharedWork(batches, seed, (model, guide), objective=objective).seed  # for draws of each rank's own
+    return mean_estimate(model, guide, batches.shared(own_ranks), objective, seed=seed, summed=summed)[0]
 
 
 @torch.no_grad()
@@ -101,11 +107,14 @@ def mean_estimate(
     summed = summed_bounds(model, guide, objective) if summed is None else summed
     seed = None if seed is None else seed + batches.ranks.rank
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        for batch in batches:
-            with failing_on(name, batch):
+        for pick in batches.picks():
+            batch = batches.read(pick)
+            size = pick.num_data if isinstance(pick, Part) else len(batch)
+            with failing_on(name, batch), sharing(batches.ranks, size):
                 (bounds,) = summed(batch)
-            total += bounds
-            count += len(batch)
+            if size:
+                total += bounds
+                count += size
     total, count = batches.ranks.sum_(total), int(batches.ranks.table([count]).sum())
     if count == 0:
         raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")

@@ -115,7 +115,7 @@ def log_likelihood(
     device, dtype = programs.placement()
     size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
-    work = SharedWork(batches, seed)
+    work = SharedWork(batches, seed, (model, guide), num_particles=num_particles, chunk_size=chunk_size)
     parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
     shown = progress and work.ranks.is_first
 
@@ -134,7 +134,8 @@ def log_likelihood(
         if num_particles > 1 and way_of(isolated, first, shares_globals=False) is False:
             chunk_size = 1
         elif chunk_size == "auto":
-            chunk_size = chunk_size_for(num_particles, len(first), most_draws(isolated, first))
+            most = work.least(most_draws(isolated, first))
+            chunk_size = chunk_size_for(num_particles, len(first), most)
         sizes = [chunk_size] * (num_particles // chunk_size)
         sizes += [num_particles % chunk_size] * bool(num_particles % chunk_size)
         chunks = None

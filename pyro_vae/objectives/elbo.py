@@ -31,6 +31,7 @@ from pyro_vae.objectives.objective import Objective
 from pyro_vae.objectives.reductions import Reduction, mean_signal, signal_of
 from pyro_vae.objectives.scores import score_of_a_sum
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, checked
+from pyro_vae.runtime.batch_sums import batch_mean
 from pyro_vae.schedules import Schedule
 
 __all__ = ["ELBO"]
@@ -119,6 +120,10 @@ class ELBO(Objective):
             shown |= {"capacity": self.capacity, "capacity_weight": self.capacity_weight}
         return shown
 
+    @property
+    def has_batch_means(self) -> bool:
+        return bool(self.free_bits) or self.capacity is not None
+
     def reduce(self, log_w: Tensor) -> Tensor:
         return log_w.mean(0)
 
@@ -164,7 +169,7 @@ class ELBO(Objective):
         site = pair.guide_sites[name]
         floor = -self.free_bits * torch.ones_like(term) * pair.weight(name)
         if self.free_bits_per == "site":
-            return torch.where(term.detach().mean() < floor.mean(), term, floor)
+            return torch.where(batch_mean(term, (0, 1)) < batch_mean(floor, (0, 1)), term, floor)
         if not factorises(pair, name):
             raise ProgramError(
                 f"site {name!r}: found {site['fn']} beside {pair.model_sites[name]['fn']}, expected both to be "
@@ -172,13 +177,14 @@ class ELBO(Objective):
             )
         kl = analytic_kl(pair, name, scaled=True) if self.kl == "analytic" else None
         units = -(sampled_kl(pair, name, scaled=True) if kl is None else kl)
-        return torch.where(units.detach().mean((0, 1)) < floor.mean(), units, floor[..., None]).sum(-1)
+        below = batch_mean(units, (0, 1)) < batch_mean(floor, (0, 1))
+        return torch.where(below, units, floor[..., None]).sum(-1)
 
     def _held_at_capacity(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return -γ |KL - C| as terms of each datum, γ s (log p - log q + C) with s the sign of KL - C."""
         capacity: Any = self.capacity.value if isinstance(self.capacity, Schedule) else self.capacity
         total = torch.stack(list(latents.values())).sum(0)  # (K, B), minus the KL
-        sign = self.capacity_weight * torch.sign(-total.detach().mean() - capacity)
+        sign = self.capacity_weight * torch.sign(-batch_mean(total, (0, 1)) - capacity)
         return {name: sign * term for name, term in latents.items()} | {
             "|KL - C|": (sign * capacity).expand_as(total).to(total)
         }

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.runtime.ranks import Ranks
 
-__all__ = ["is_shared", "of_first", "sharing", "summed"]
+__all__ = ["batch_mean", "is_shared", "of_first", "sharing", "summed"]
 
 
 class _Shared(NamedTuple):
@@ -51,6 +51,21 @@ def summed(sums: Tensor) -> Tensor:
     tensor([1., 1.])
     """
     return sums if _shared is None else _Summed.apply(sums, *_shared)
+
+
+def batch_mean(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the mean over some dimensions, one of them the data, of a whole batch; without gradients.
+
+    >>> batch_mean(torch.tensor([[1.0, 3.0]]), (0, 1))  # of a batch that is not shared
+    tensor(2.)
+    """
+    values = values.detach()
+    if _shared is None:
+        return values.mean(dims)
+    sums = values.sum(dims)
+    count = sums.new_tensor([values.numel() / sums.numel()])
+    totals = summed(torch.cat([sums.reshape(-1), count]))
+    return (totals[:-1] / totals[-1]).reshape(sums.shape)
 
 
 def of_first(values: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ _PATIENCE = 60.0  # seconds until a rank says that it waits for others
 _GRACE = 5.0  # seconds in which ranks that fail alike do so
 
 _is_alone = False
-_has_ended = False  # the group, as this rank failed alone
+_has_ended = False  # the group, as a rank failed alone
 _num_calls = 0  # of together: the same on all ranks
+_call = 0  # the number of the one under way
 _name = ""  # of the call under way
 _LOST = "lost another rank"
 
@@ -110,7 +111,7 @@ def ranks() -> Ranks:
     if _is_alone or not group.is_available():
         return Ranks()
     if _has_ended:
-        raise RankError("found a process group that ended when this rank failed, expected a new start of all ranks")
+        raise RankError("found a process group that ended when a rank failed, expected a new start of all ranks")
     if not group.is_initialized():
         if not all(name in os.environ for name in _LAUNCHED) or int(os.environ["WORLD_SIZE"]) < 2:
             return Ranks()
@@ -152,21 +153,15 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def together(name: str) -> Iterator[None]:
-    """Stand around a call that all ranks make, and end it on all of them if it fails on one.
-
-    Raises
-    ------
-    RankError
-        If another rank makes another call, or fails; the message names it.
-    """
+    """Stand around a call that all ranks make; raise ``RankError`` if another one makes another call, or fails."""
     own = ranks()
     if own.size == 1:
         yield
         return
-    global _num_calls, _name
-    before, _name = _name, name
+    global _num_calls, _name, _call
+    before = _name, _call
     _num_calls += 1
-    call = _num_calls
+    _name, _call = name, (call := _num_calls)
     try:
         with _saying_that_it_waits(name, own):
             names = own.gather(name)
@@ -177,7 +172,7 @@ def together(name: str) -> Iterator[None]:
         _end_together(own, call, error)
         raise
     finally:
-        _name = before
+        _name, _call = before
 
 
 @contextmanager
@@ -224,16 +219,18 @@ def _wait_for_others(store: Any, own: Ranks, call: int) -> list[int]:
 @contextmanager
 def _naming_lost_ranks(own: Ranks) -> Iterator[None]:
     """Raise ``RankError``, which names the ranks that are gone, where a message to or from one fails."""
+    global _has_ended
     try:
         yield
     except RuntimeError as error:
+        _has_ended = True  # a next call would wait for those that are gone
         raise RankError(f"{_name}: rank {own.rank} of {own.size} stopped: {_lost(own)}") from error
 
 
 def _lost(own: Ranks) -> str:
     """Return a phrase on the ranks that were lost: what they failed with, or that they died."""
     try:
-        store, call = _store(), _num_calls
+        store, call = _store(), _call
         store.set(_key(call, own.rank), _LOST)
         gone = _wait_for_others(store, own, call)
         said = {rank: store.get(_key(call, rank)).decode() for rank in range(own.size) if rank not in gone}

@@ -13,6 +13,7 @@ import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ from pyro_vae.runtime.ranks import Ranks
 __all__ = ["statistics_of", "without_batch_statistics"]
 
 
-def without_batch_statistics(ranks: Ranks, module: nn.Module, warns: bool) -> bool:
-    """Return whether the steps of a module can be compiled: its parts send no sums over a batch to other ranks."""
+def without_batch_statistics(ranks: Ranks, module: nn.Module, objective: Any, warns: bool) -> bool:
+    """Return whether the steps of a module can be compiled: they send no sums over a batch to other ranks."""
     found = [type(part).__name__ for part in module.modules() if isinstance(part, (_BatchNorm, Codebook))]
+    found += [repr(objective)] if getattr(objective, "has_batch_means", False) else []
     if found and ranks.size > 1 and warns:
         warnings.warn(
             f"the training step is not compiled: {found[0]} has statistics of the batch, which ranks share",

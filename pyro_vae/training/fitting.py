@@ -20,6 +20,7 @@ from torch import nn
 from pyro_vae.compilation.compiled import Compile, make_reporter
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
+from pyro_vae.data.shared_work import refuse_other_calls
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
 from pyro_vae.inference.handlers import StochasticFunction
@@ -193,6 +194,7 @@ def fit(
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
     folder, facts = folder_of(checkpoint, resume), _facts(model, objective, state, trained, clip_norm)
+    refuse_other_calls(group, facts, (batches, valid_batches), num_epochs=num_epochs, patience=patience, lr=initial_lr)
     callbacks = callbacks if group.is_first else ()
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
@@ -221,7 +223,7 @@ def _is_compiled(
     compile: Compile, state: RunState, trained: Trained, objective: Any, num_steps: int, mark: Callable[[], Path]
 ) -> bool:  # fmt: skip
     """Return whether to compile; by "auto" what can be, where it pays, and a run that goes on as it began."""
-    if not without_batch_statistics(trained.batches.ranks, trained.module, warns=compile is True):
+    if not without_batch_statistics(trained.batches.ranks, trained.module, objective, compile is True):
         return False
     if compile != "auto":
         return compile

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.batches import Batches, Pick
+from pyro_vae.data.shares import check_order
 from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.training.checkpoint import WEIGHTS
@@ -51,6 +52,12 @@ class SharedRunState(RunState):
             if first is not None:
                 yield first
         yield from picks
+        check_order(batches._loader, self.ranks)
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        """Keep the epoch's record and move on to the next; all ranks go on with the generators of rank 0."""
+        super().end_epoch(record)
+        self._set_generators(self.ranks.first(self._generators))
 
     def mean_bounds(self) -> list[float]:
         """Return the mean bounds of the epoch so far, over all ranks."""

@@ -39,9 +39,12 @@ class TestFailures:
                 f"RankError: {name}: found ranks in different calls, ['fit', 'diagnose'], expected all of them in the "
                 "same one"
             )
-        assert said(tmp_path, "failing", 1) == "ZeroDivisionError: of rank 1"
+        first, second = (said(tmp_path, "failing", rank) for rank in range(2))
+        assert second[0] == "ZeroDivisionError: of rank 1"
         expected = "RankError: fit: rank 0 of 2 stopped: rank 1 failed with ZeroDivisionError: of rank 1"
-        assert said(tmp_path, "failing", 0) == expected
+        assert first[0] == expected
+        ended = "RankError: found a process group that ended when a rank failed, expected a new start of all ranks"
+        assert (first[1], second[1]) == (ended, ended)  # and none waits for those that are gone
 
 
 @pytest.mark.cross

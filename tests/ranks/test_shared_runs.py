@@ -12,7 +12,10 @@ from pyro_vae.runtime.ranks import Ranks, ranks
 from tests.ranks import scenarios
 from tests.support import groups
 
-SHARED = ("fit_forms", "fit_normalised", "estimates", "bound", "diverged", "callbacks")
+SHARED = (
+    "fit_forms", "fit_normalised", "fit_by_batch_means", "estimates", "bound", "diverged", "callbacks",
+    "different_calls", "generators", "least_size",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,34 @@ def test_batch_normalisation(shared, alone):
     size, folder = shared
     for found in groups.results(folder, "fit_normalised", size):
         same(found, alone("fit_normalised"))
+
+
+def test_floors_and_targets_of_the_kl_are_those_of_whole_batches(shared, alone):
+    size, folder = shared
+    for found in groups.results(folder, "fit_by_batch_means", size):
+        for name, expected in alone("fit_by_batch_means").items():
+            same(found[name], expected)
+
+
+def test_calls_that_differ_are_refused_by_all(shared):
+    size, folder = shared
+    for found in groups.results(folder, "different_calls", size):
+        for name, error in found.items():
+            assert error is not None and error.startswith(f"ValueError: {name}"), (name, error)
+            assert "the same on all" in error
+
+
+def test_ranks_go_on_with_the_same_generators_and_workers_draw_apart(shared):
+    size, folder = shared
+    found = groups.results(folder, "generators", size)
+    workers = [each.pop("workers") for each in found]
+    assert found == [found[0]] * size
+    drawn = [value for each in workers for value in each]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_size_by_memory_is_the_least_of_all_ranks(shared):
+    assert groups.results(shared[1], "least_size", shared[0]) == [10] * shared[0]
 
 
 def test_estimates(shared, alone):
