@@ -26,14 +26,26 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _naming(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with naming(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             self.names = tuple(archive.files)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return the shape and the type of the array of a name, of which nothing else is read."""
+        self._check(name)
+        with naming(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
+            is_first = np.lib.format.read_magic(file) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        return shape, dtype
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise ValueError(f"{self.path}: found no array {name!r}, expected one of {', '.join(self.names)}")
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """Return the array of a name."""
-        if name not in self.names:
-            raise ValueError(f"{self.path}: found no array {name!r}, expected one of {', '.join(self.names)}")
-        with _naming(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        self._check(name)
+        with naming(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found: npt.NDArray[Any] = archive[name]
         return found
 
@@ -51,13 +63,13 @@ def read_file(path: Path) -> Any:
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        with _naming(path):
+        with naming(path):
             return np.load(path, mmap_mode="r", allow_pickle=False)  # which holds the size against the file's
     if suffix == ".npz":
         return Archive(path)
     if suffix == ".h5ad":
         library = imported("anndata", "anndata", str(path), install("cells"))
-        with _naming(path):
+        with naming(path):
             return library.read_h5ad(path)
     if suffix not in SUFFIXES:
         raise ValueError(
@@ -67,13 +79,13 @@ def read_file(path: Path) -> Any:
     pandas = imported("pandas", "pandas", str(path), install("tables"))
     if suffix == ".parquet":
         imported("pyarrow", "pyarrow", str(path), install("tables"))
-        with _naming(path):
+        with naming(path):
             return pandas.read_parquet(path, engine="pyarrow")
     return _read_text(path, "\t" if suffix == ".tsv" else ",", pandas)
 
 
 def _read_text(path: Path, separator: str, pandas: Any) -> Any:
-    with _naming(path):
+    with naming(path):
         head = pandas.read_csv(path, sep=separator, header=None, nrows=1)
         frame = pandas.read_csv(path, sep=separator, float_precision="round_trip")
     if all(dtype.kind in "if" for dtype in head.dtypes):
@@ -91,7 +103,7 @@ def _read_text(path: Path, separator: str, pandas: Any) -> Any:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Raise ``ValueError`` with the file's name where a library cannot read it."""
     try:
         yield

@@ -20,6 +20,7 @@ from torch import nn
 from pyro_vae.compilation.compiled import Compile, make_reporter
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
+from pyro_vae.data.reading import held, order_of
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
 from pyro_vae.inference.handlers import StochasticFunction
@@ -89,8 +90,8 @@ def fit(
         is that of the programs alone.
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
-        ``(N, *data_shape)``, a tuple or dictionary of these, a ``Dataset`` or a ``DataLoader``. All but the last two
-        stay on the device as they are. Batches of several entries are passed on as Pyro does, ``model(*batch)`` or
+        ``(N, *data_shape)``, a tuple or dictionary of these, data on disk (:class:`pyro_vae.data.Stored`), sparse rows,
+        a ``Dataset`` or a ``DataLoader``. Arrays stay on the device as they are. Batches of several entries are passed on as Pyro does, ``model(*batch)`` or
         ``model(**batch)``; programs of one argument get the first entry, and a warning says what is left out.
     objective
         One of this package's objectives or any Pyro ELBO; :class:`pyro_vae.ELBO` by default.
@@ -191,6 +192,8 @@ def fit(
         facts = _facts(model, objective, state, trained, clip_norm)
         state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
         size, report = batches.share_size, make_reporter(progress and group.is_first)
+        for line in filter(None, (held(each._source) for each in (batches, valid_batches) if each is not None)):
+            report(line)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
         state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
         state.compiled = state.compiled and without_batch_statistics(group, module, warns=compile is True)
@@ -233,5 +236,6 @@ def _facts(
         "objective": repr(objective) if isinstance(objective, Objective) else name,
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
+        "order": order_of(trained.batches._source),  # of data on disk
         "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
     }
