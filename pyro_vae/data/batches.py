@@ -147,7 +147,7 @@ class Batches:
         return Batches(self._source, self._batch_size, self._device, self._dtype, self._shuffle, self._entries, ranks)
 
     def first(self) -> Any:
-        """Return the first batch, or ``None`` if there is none, and restore the generators; the next pass has it too."""
+        """Return the first batch, ``None`` if there is none, and restore the generators; the next pass has it too."""
         if self._begun is not None:
             return self._begun.x
         before = self.generators()
@@ -176,7 +176,7 @@ class Batches:
         self._check = check
 
     def skip(self, num_batches: int) -> int:
-        """Let the next pass begin after some batches where none of them has to be read; return how many it leaves out."""
+        """Let the next pass begin after some batches, if they need not be read, and return how many it leaves out."""
         if num_skipped := skip(self._source, num_batches):
             self._begun = None
         return num_skipped

@@ -20,8 +20,8 @@ for blocks of b rows. Data in an order that has nothing to do with their values 
 In data that are sorted, such as cells by their donor, a block is of one kind. A batch is then drawn from the W kinds in
 its window, and the share of a kind with the frequency f varies between batches by
 
-.. math:: \operatorname{Var} \approx f (1 - f) \Bigl(\frac{1}{B} + \frac{1}{W}\Bigr)
-          \qquad\text{instead of}\qquad f (1 - f) \frac{1}{B} .
+.. math:: \operatorname{Var} \approx f (1 - f) \Bigl(\frac{1}{W} + \frac{1 - 1/W}{B}\Bigr)
+          \qquad\text{instead of}\qquad \frac{f (1 - f)}{B} .
 
 With W of several times B the two are close, and with W of a few they are not: shuffle such data once when you write
 them. If all data fit into one window, this is a full shuffle.
@@ -99,7 +99,8 @@ class BlockSampler(Sampler[int]):
         blocks = torch.randperm(len(self.starts) - 1, generator=generator).numpy()
         windows = [blocks[first : first + self.window] for first in range(0, len(blocks), self.window)]
         left: list[_Rows] = []
-        readers = [self._of_reader(windows[index :: self.num_readers], generator, left) for index in range(self.num_readers)]
+        shares = (windows[index :: self.num_readers] for index in range(self.num_readers))
+        readers = [self._of_reader(share, generator, left) for share in shares]
         while readers:
             for reader in list(readers):
                 rows = next(reader, None)

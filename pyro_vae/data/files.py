@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pyro_vae.runtime.optional import imported, install
 
-__all__ = ["SUFFIXES", "Archive", "read_file"]
+__all__ = ["SUFFIXES", "Archive", "naming", "read_file", "read_header"]
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".h5ad")
 
@@ -33,9 +33,7 @@ class Archive:
         """Return the shape and the type of the array of a name, of which nothing else is read."""
         self._check(name)
         with naming(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
-            is_first = np.lib.format.read_magic(file) == (1, 0)
-            read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+            shape, _, dtype = read_header(file)
         return shape, dtype
 
     def _check(self, name: str) -> None:
@@ -48,6 +46,16 @@ class Archive:
         with naming(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found: npt.NDArray[Any] = archive[name]
         return found
+
+
+def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether columns come first, and the type of the array that begins in an open file."""
+    is_first = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return shape, in_columns, dtype
 
 
 def read_file(path: Path) -> Any:

@@ -20,7 +20,6 @@ from pyro_vae.runtime.optional import imported, install
 
 __all__ = ["Column", "RowGroups", "columns_of", "hdf5", "is_of", "row_groups", "sparse_rows", "zarr_array"]
 
-_SPARSE_BYTES = 4 << 20  # of a block of sparse rows, of which a read costs more
 _WORKERS = 2
 
 
@@ -82,8 +81,7 @@ def sparse_rows(array: Any) -> Storage:
             "it, expected one by rows: x.tocsr(), written again"
         )
     row_bytes = group["data"].shape[0] / num_rows * (group["data"].dtype.itemsize + group["indices"].dtype.itemsize)
-    starts = starts_of(num_rows, max(1, int(_SPARSE_BYTES // max(row_bytes, 1))))
-    options = {"starts": starts, "is_sparse": True, "row_bytes": 2 * max(row_bytes, 1)}  # blocks, and all in one
+    options = {"is_sparse": True, "row_bytes": 2 * max(row_bytes, 1)}  # blocks, and all of a window in one matrix
     if hasattr(group, "file"):
         return _InHdf5(group.file.filename, group.name, array, **options)
     return Sliced(array, title, num_workers=_WORKERS, **options)
@@ -125,7 +123,7 @@ class RowGroups(Storage):
 
     def __init__(self, pieces: Sequence[Any], names: Sequence[str], dtype: Any, title: str) -> None:
         self.pieces, self.names = list(pieces), list(names)
-        self.firsts = np.concatenate([[0], np.cumsum([piece.count_rows() for piece in pieces])])
+        self.firsts = np.concatenate([[0], np.cumsum([_num_rows(piece) for piece in pieces])])
         super().__init__(
             (int(self.firsts[-1]), len(names)), dtype, title, starts=self.firsts, num_workers=_WORKERS,
             row_bytes=2 * len(names) * np.dtype(dtype).itemsize,  # with the table that they are read from
@@ -158,10 +156,14 @@ class RowGroups(Storage):
         return int(np.searchsorted(self.firsts, row, side="right")) - 1
 
 
+def _num_rows(piece: Any) -> int:
+    return int(piece.row_groups[0].num_rows)  # count_rows() is that of the whole file
+
+
 def row_groups(dataset: Any, without: str | None, title: str) -> RowGroups:
     """Return the columns of a data set of pyarrow, but for the one of labels."""
     pieces = [piece for fragment in dataset.get_fragments() for piece in fragment.split_by_row_group()]
-    pieces = [piece for piece in pieces if piece.count_rows()]
+    pieces = [piece for piece in pieces if _num_rows(piece)]
     fields = [field for field in dataset.schema if field.name != without]
     is_number = imported("pyarrow.types", "pyarrow", title, install("tables"))
     others = [

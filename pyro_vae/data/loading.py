@@ -163,7 +163,8 @@ def load(
         options = Options(labels, key, _height_and_width(size), channels)
         if (stored := stored_splits(name, options, seed, in_memory)) is not None:
             _check_plain(binarize, dequantize, "data on disk", "in_memory=True")
-            return Splits(*stored[0], *stored[1:])
+            parts, title, classes = stored
+            return Splits(parts[0], parts[1], parts[2], title, classes)
         own = read_own(name, options)
         title = own.title
         source, classes = own_source(own.values, own.labels, seed)

@@ -8,7 +8,6 @@ train faster, in an order that is fully shuffled. Larger ones stay where they ar
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from pyro_vae.data.batch import Arguments
 from pyro_vae.data.files import Archive, naming
 from pyro_vae.data.frames import column
 from pyro_vae.data.libraries import columns_of, hdf5, is_of, row_groups, zarr_array
-from pyro_vae.data.storages import RawFiles, Storage, mapped, npy_segment, npz_shards
+from pyro_vae.data.shards import npz_shards
+from pyro_vae.data.storages import RawFiles, Storage, is_mapped, mapped, npy_segment
 from pyro_vae.runtime.memory import total_memory
 from pyro_vae.runtime.optional import imported, install
 
@@ -80,7 +80,7 @@ def opened(data: Any, key: str | None = None, labels: Any = None) -> Opened | No
         path = os.path.expanduser(data)
         return _opened_path(Path(path), key, labels) if os.path.exists(path) else None
     if isinstance(data, np.memmap):
-        return _single(mapped(data), labels) if data._mmap is not None and data.ndim and data.size else None
+        return _single(mapped(data), labels) if is_mapped(data) and data.ndim and data.size else None
     if is_of(data, "zarr", "shape", "chunks") or is_of(data, "zarr", "arrays"):
         return _single(zarr_array(data, key, getattr(data, "path", "") or "the array of zarr"), labels)
     if is_of(data, "h5py", "shape", "chunks") or is_of(data, "anndata", "group", "format"):
@@ -143,7 +143,9 @@ def _opened_folder(path: Path, key: str | None, labels: Any) -> Opened | None:
     _, shape, dtype = found[0]
     for segment, other, kind in found:
         if (other, kind) != (shape, dtype):
-            raise ValueError(f"{segment.path}: found rows {other} of {kind}, expected {shape} of {dtype} as in the first file")
+            raise ValueError(
+                f"{segment.path}: found rows {other} of {kind}, expected {shape} of {dtype} as in the first file"
+            )
     return _single(RawFiles([segment for segment, *_ in found], shape, dtype, path.name), labels)
 
 
@@ -167,7 +169,7 @@ def _tables(dataset: Any, labels: Any, title: str) -> Opened:
         raise ValueError(f"labels: found {labels!r}, expected one of the columns {', '.join(dataset.schema.names)}")
     groups = row_groups(dataset, named, title)
     if named is not None:
-        labels = np.array(dataset.to_table(columns=[named]).column(named).to_pylist())
+        labels = np.array(dataset.to_table(columns=[named]).column(named).to_pylist(), object)
     return Opened(Arguments(groups), title, labels)
 
 
@@ -177,7 +179,7 @@ def _columns(dataset: Any, key: str | None, labels: Any) -> Opened:
         if isinstance(name, str) and name not in names:
             raise ValueError(f"{option}: found {name!r}, expected one of the columns {', '.join(names)}")
     if isinstance(labels, str):
-        dataset, labels = dataset.remove_columns([labels]), np.asarray(dataset.with_format(None)[labels])
+        dataset, labels = dataset.remove_columns([labels]), np.array(dataset.with_format(None)[labels][:], object)
     columns = columns_of(dataset if key is None else dataset.select_columns([key]))
     if len(columns) == 1:
         return Opened(Arguments(*columns.values()), title, labels)

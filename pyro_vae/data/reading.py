@@ -8,6 +8,7 @@ for.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,7 +23,17 @@ from pyro_vae.data.stored import Stored
 from pyro_vae.data.windows import Window
 from pyro_vae.runtime.memory import in_words
 
-__all__ = ["begins_at", "cuts_rows", "held", "order_of", "passing", "skip", "sparse_loader", "stored_loader"]
+__all__ = [
+    "begins_at",
+    "cuts_rows",
+    "held",
+    "order_of",
+    "passing",
+    "skip",
+    "sparse_loader",
+    "stored_in",
+    "stored_loader",
+]
 
 
 class Unreadable:
@@ -82,7 +93,8 @@ def sparse_loader(split: SparseSplit, batch_size: int, shuffle: bool, device: to
 def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.device) -> DataLoader[Any]:
     """Return a loader of batches of stored data: window by window, or in their order."""
     starts = stored.starts if stored.rows is None else np.searchsorted(stored.rows, stored.starts)
-    num_workers = stored.num_workers if shuffle else min(1, stored.num_workers)
+    readers = max(1, stored.num_workers) if shuffle else 1
+    num_workers = readers if stored.num_workers and readers <= _num_cores() else 0  # the order is the same
     window = max(1, min(int(stored.window_bytes // stored.block_bytes), len(starts) - 1))
     if shuffle and window == 1 < len(starts) - 1:
         warnings.warn(
@@ -93,11 +105,14 @@ def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.
         )
     if not shuffle:  # as many blocks as a batch may lie in
         window = min(window, 1 + math.ceil(batch_size * (len(starts) - 1) / len(stored)))
-    order = BlockSampler(starts, window=window, batch_size=batch_size, num_readers=max(1, num_workers), shuffle=shuffle)
-    return DataLoader(
-        _Rows(stored, window), batch_size, sampler=order, num_workers=num_workers, collate_fn=as_read,
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    order = BlockSampler(starts, window=window, batch_size=batch_size, num_readers=readers, shuffle=shuffle)
+    rows = _Rows(stored, window if num_workers else window * readers)
+    pinned = device.type == "cuda"
+    return DataLoader(rows, batch_size, sampler=order, num_workers=num_workers, collate_fn=as_read, pin_memory=pinned)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def passing(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -142,12 +157,18 @@ def order_of(source: Any) -> str | None:
     return repr(order) if isinstance(order, BlockSampler) else None
 
 
+def stored_in(source: Any) -> Stored | None:
+    """Return the stored data that a loader of this module reads, ``None`` for another source."""
+    rows = getattr(source, "dataset", None)
+    return rows.stored if isinstance(rows, _Rows) else None
+
+
 def held(loader: Any) -> str | None:
     """Return a line on what a loader of stored data holds in memory, ``None`` for another one."""
     rows, order = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
     if not isinstance(rows, _Rows):
         return None
-    stored, readers = rows.stored, max(1, loader.num_workers)
-    whole = in_words(rows.num_blocks * readers * stored.block_bytes)
-    kind = "worker processes" if loader.num_workers else "process, this one"
-    return f"{stored!r}: at most {whole} in memory, {order!r}, by {readers} {kind}"
+    stored, processes = rows.stored, max(1, loader.num_workers)
+    whole = in_words(rows.num_blocks * processes * stored.block_bytes)
+    by = f"{processes} worker processes" if loader.num_workers else "this process"
+    return f"{stored!r}: at most {whole} of them in memory, {order!r}, read by {by}"

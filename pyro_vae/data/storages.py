@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pyro_vae.data.files import Archive, naming
+from pyro_vae.data.files import naming, read_header
 
-__all__ = ["RawFiles", "Segment", "Shards", "Sliced", "Storage", "mapped", "npy_segment", "npz_shards", "starts_of"]
+__all__ = ["RawFiles", "Segment", "Sliced", "Storage", "is_mapped", "mapped", "npy_segment", "starts_of"]
 
 _Array = npt.NDArray[Any]
 
@@ -115,7 +115,7 @@ class _Mapped(Sliced):
     def read(self, start: int, stop: int) -> Any:
         """Return a copy of some rows, and give the pages back that were touched."""
         found = np.array(self.array[start:stop])
-        if self.array.mode != "c":  # changes of a private map lie in its pages alone
+        if is_mapped(self.array) and self.array.mode != "c":  # changes of a private map lie in its pages alone
             self.array._mmap.madvise(mmap.MADV_DONTNEED)
         return found
 
@@ -168,7 +168,7 @@ class RawFiles(Storage):
 
 
 def _read_into(path: Path, offset: int, out: _Array) -> None:
-    view, done = memoryview(out.view(np.uint8).reshape(-1)), 0
+    view, done = out.view(np.uint8).reshape(-1).data, 0
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
         while done < len(view):
@@ -179,12 +179,22 @@ def _read_into(path: Path, offset: int, out: _Array) -> None:
 
 
 def npy_segment(path: Path) -> tuple[Segment, tuple[int, ...], np.dtype[Any]]:
-    """Return where the rows of an ``.npy`` file lie in it, the shape of one, and their type."""
-    with naming(path):
-        found = np.load(path, mmap_mode="r", allow_pickle=False)  # which holds the size against the file's
-    if found.ndim == 0 or not found.flags.c_contiguous:
-        raise ValueError(f"{path}: found shape {found.shape} in Fortran's order, expected rows one after the other")
-    return Segment(path, found.offset, len(found)), found.shape[1:], found.dtype
+    """Return where the rows of an ``.npy`` file lie in it, the shape of one, and their type; reads its header alone."""
+    with naming(path), path.open("rb") as file:
+        shape, in_columns, dtype = read_header(file)
+        offset, size = file.tell(), path.stat().st_size
+        if size < offset + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"it ends after {size} bytes")
+    if in_columns and len(shape) > 1:
+        raise ValueError(f"{path}: found an array in Fortran's order, expected one whose rows are one after the other")
+    if not shape:
+        raise ValueError(f"{path}: found a single number, expected data (N, *data_shape)")
+    return Segment(path, offset, shape[0]), shape[1:], dtype
+
+
+def is_mapped(x: Any) -> bool:
+    """Return whether an array is a memory map, or a part of one, and not what was computed from it."""
+    return isinstance(x, np.memmap) and getattr(x, "_mmap", None) is not None
 
 
 def mapped(x: np.memmap[Any, Any]) -> Storage:
@@ -192,62 +202,14 @@ def mapped(x: np.memmap[Any, Any]) -> Storage:
     title = "the memory map" if x.filename is None else Path(x.filename).name
     if x.filename is None or x.mode == "c" or not x.flags.c_contiguous or x.ndim == 0:
         return _Mapped(x, title)
-    base = np.frombuffer(x._mmap, np.uint8)  # of the whole map; the offset of a slice is that of its base
+    base = np.frombuffer(vars(x)["_mmap"], np.uint8)  # of the whole map; the offset of a slice is that of its base
     before = x.offset - x.offset % mmap.ALLOCATIONGRANULARITY
     offset = before + x.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     path = Path(os.path.abspath(x.filename))
     found = RawFiles([Segment(path, offset, len(x))], x.shape[1:], x.dtype, title)
     for row in {0, len(x) - 1}:
         if found.read(row, row + 1).tobytes() != x[row : row + 1].tobytes():
-            raise ValueError(f"{path}: found another file than the one that was mapped, expected one that stays as it is")
-    return found
-
-
-class Shards(Storage):
-    """An array in a folder of ``.npz`` files, each of which is a block."""
-
-    def __init__(self, paths: Sequence[Path], key: str, sizes: Sequence[int], shape: Sequence[int], dtype: Any) -> None:
-        self.paths, self.key = list(paths), key
-        self.firsts = np.concatenate([[0], np.cumsum(sizes)])
-        title = paths[0].parent.name if len(paths) > 1 else paths[0].name
-        super().__init__((int(self.firsts[-1]), *shape), dtype, title, starts=self.firsts, num_workers=2)
-
-    def read(self, start: int, stop: int) -> _Array:
-        """Return some rows, of all files that they lie in."""
-        parts = []
-        for index in range(self._file_of(start), self._file_of(stop - 1) + 1):
-            first = int(self.firsts[index])
-            with naming(self.paths[index]), np.load(self.paths[index], allow_pickle=False) as archive:
-                parts.append(archive[self.key][max(start - first, 0) : stop - first])
-        return np.concatenate(parts)
-
-    def where(self, row: int) -> str:
-        """Return the file of a row, and its number there."""
-        index = self._file_of(row)
-        return f"{self.paths[index].name}, row {row - int(self.firsts[index])}"
-
-    def _file_of(self, row: int) -> int:
-        return int(np.searchsorted(self.firsts, row, side="right")) - 1
-
-
-def npz_shards(paths: Sequence[Path], key: str | None, labels: str | None = None) -> Shards:
-    """Return the arrays of one name in several ``.npz`` files, of which the headers alone are read.
-
-    Without a name, it is the only one there but for that of the labels.
-    """
-    archives = [Archive(path) for path in paths]
-    for archive in archives:
-        names = [name for name in archive.names if name != labels]
-        if key is None and len(names) != 1:
             raise ValueError(
-                f"{archive.path}: found the arrays {', '.join(archive.names) or 'none'}, expected one; key= names that "
-                "of the data, and labels= may name that of the labels"
+                f"{path}: found another file than the one that was mapped, expected one that stays as it is"
             )
-        key = key or names[0]
-    assert key is not None
-    headers = [archive.header(key) for archive in archives]
-    for archive, (shape, dtype) in zip(archives, headers, strict=True):
-        if not shape or (shape[1:], dtype) != (headers[0][0][1:], headers[0][1]):
-            expected = f"(N, {str(headers[0][0][1:])[1:]} of {headers[0][1]} as in the first file"
-            raise ValueError(f"{archive.path}: found shape {shape} of {dtype}, expected {expected}")
-    return Shards(paths, key, [shape[0] for shape, _ in headers], headers[0][0][1:], headers[0][1])
+    return found

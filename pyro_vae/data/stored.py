@@ -6,13 +6,14 @@ A pass reads blocks of rows in the order of :mod:`pyro_vae.data.block_order`, ho
 .. math:: \text{readers} \times W b \times \text{bytes of a row}
 
 for windows of W blocks of b rows, whatever the number of rows. Where a block has to be decoded, two worker processes of
-torch's ``DataLoader`` read ahead, each with a window of its own. A memory map or an ``.npy`` file is read by the process
-itself, since a read costs little more than the copy that brings a batch from a worker.
+torch's ``DataLoader`` read ahead, each with a window of its own. A memory map or an ``.npy`` file is read by the
+process itself, since a read costs little more than the copy that brings a batch from a worker.
 """
 
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -97,8 +98,8 @@ class Stored(Dataset[Any]):
         if self.block_bytes > window_bytes:
             raise ValueError(
                 f"window_bytes: found {in_words(window_bytes)} for {self.title}, whose largest block takes "
-                f"{in_words(self.block_bytes)}, expected more, by pyro_vae.data.Stored(data, window_bytes=...), or data "
-                "written in smaller chunks, row groups or files"
+                f"{in_words(self.block_bytes)}, expected more, by pyro_vae.data.Stored(data, window_bytes=...), or "
+                "data written in smaller chunks, row groups or files"
             )
 
     def _take(self, found: Opened) -> None:
@@ -136,7 +137,7 @@ class Stored(Dataset[Any]):
 
     def __getitem__(self, index: int | slice | Tensor | npt.NDArray[Any] | Sequence[int]) -> Any:
         if isinstance(index, (int, np.integer)):
-            return _each(self[[int(index)]], lambda values: values[0])
+            return _each(self[[int(index)]], operator.itemgetter(0))
         chosen = np.arange(len(self))[index.numpy() if isinstance(index, Tensor) else index]
         rows = chosen if self.rows is None else self.rows[chosen]
         return self.made([read_rows(each, rows) for each in self.columns.values])
@@ -144,7 +145,7 @@ class Stored(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return several data, as a ``DataLoader`` asks for them."""
         found = self[list(indices)]
-        return [_each(found, lambda values, row=row: values[row]) for row in range(len(indices))]
+        return [_each(found, operator.itemgetter(row)) for row in range(len(indices))]
 
     def made(self, values: list[Tensor]) -> Any:
         """Return what a batch is from the rows of each column: a tensor, a tuple or a dictionary."""
@@ -191,7 +192,9 @@ def together(entries: Arguments) -> Opened | None:
     for value, each in zip(entries.values, found, strict=True):
         if each is not None:
             if len(each.columns.values) != 1:
-                raise ValueError(f"data: found {len(each.columns.values)} columns as one entry of several, expected one")
+                raise ValueError(
+                    f"data: found {len(each.columns.values)} columns as one entry of several, expected one"
+                )
             if not np.array_equal(each.rows, first.rows):
                 raise ValueError("data: found entries of other rows, expected splits of one call of load")
             columns.append(each.columns.values[0])

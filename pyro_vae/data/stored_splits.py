@@ -25,7 +25,7 @@ __all__ = ["stored_splits"]
 
 def stored_splits(
     data: Any, options: Options, seed: int, in_memory: bool | None
-) -> tuple[list[Stored], str, tuple[str, ...] | None] | None:
+) -> tuple[tuple[Stored, ...], str, tuple[str, ...] | None] | None:
     """Return the splits of data that stay on disk, their title and the names of classes; ``None`` if none do.
 
     Without a word of ``in_memory``, they do where they are too large (:mod:`pyro_vae.data.opening`).
@@ -62,7 +62,7 @@ def stored_splits(
         rows = order[start : start + size]
         splits.append(stored.split(rows, labels, level))
         start += size
-    return splits, found.title, classes
+    return tuple(splits), found.title, classes
 
 
 def _opened(data: Any, options: Options, may_be_read: bool) -> Opened | None:

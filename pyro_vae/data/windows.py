@@ -46,7 +46,9 @@ class Window:
         self._blocks = np.full(self.num_blocks, -1)  # of each slot
         self._last_used = np.full(self.num_blocks, -1)
         self._time = 0
-        self._buffers = [(_Sparse if each.is_sparse else _Dense)(each, self.num_blocks, self.height) for each in columns]
+        self._buffers = [
+            (_Sparse if each.is_sparse else _Dense)(each, self.num_blocks, self.height) for each in columns
+        ]
 
     def take(self, rows: _Array) -> list[Tensor]:
         """Return some rows of each column, ``(B, *data_shape)``, and read the blocks that are missing.

@@ -91,8 +91,9 @@ def fit(
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
         ``(N, *data_shape)``, a tuple or dictionary of these, data on disk (:class:`pyro_vae.data.Stored`), sparse rows,
-        a ``Dataset`` or a ``DataLoader``. Arrays stay on the device as they are. Batches of several entries are passed on as Pyro does, ``model(*batch)`` or
-        ``model(**batch)``; programs of one argument get the first entry, and a warning says what is left out.
+        a ``Dataset`` or a ``DataLoader``. Arrays stay on the device as they are. Batches of several entries are passed
+        on as Pyro does, ``model(*batch)`` or ``model(**batch)``; programs of one argument get the first entry, and a
+        warning says what is left out.
     objective
         One of this package's objectives or any Pyro ELBO; :class:`pyro_vae.ELBO` by default.
     num_epochs, batch_size
