@@ -26,12 +26,12 @@ _WORKERS = 2
 def zarr_array(array: Any, key: str | None, title: str) -> Storage:
     """Return an array of zarr, or the one of a name in a group; a block is a chunk, or a shard of chunks."""
     if not hasattr(array, "shape"):
-        names = sorted(name for name, _ in array.members(max_depth=2))
+        names = sorted(name for name, _ in array.arrays())
         if key is None and len(names) == 1:
             key = names[0]
         if key is None and array.attrs.get("encoding-type") == "anndata":
             key = "X"
-        if key not in names:
+        if key is None or key not in array:
             raise ValueError(f"key: found {key!r} for the group {title}, expected one of {', '.join(names) or 'none'}")
         array, title = array[key], f"{title}/{key}"
     elif key is not None:

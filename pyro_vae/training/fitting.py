@@ -19,6 +19,7 @@ from torch import nn
 
 from pyro_vae.compilation.compiled import Compile, make_reporter
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
+from pyro_vae.data.batches import Batches
 from pyro_vae.data.conversion import training_batches
 from pyro_vae.data.reading import held, order_of
 from pyro_vae.inference.annealing import Annealed
@@ -192,9 +193,7 @@ def fit(
     ):  # fmt: skip
         facts = _facts(model, objective, state, trained, clip_norm)
         state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report = batches.share_size, make_reporter(progress and group.is_first)
-        for line in filter(None, (held(each._source) for each in (batches, valid_batches) if each is not None)):
-            report(line)
+        size, report = batches.share_size, _reporter(progress and group.is_first, batches, valid_batches)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
         state.compiled = _is_compiled(compile, state, objective, num_steps or 0, mark)
         state.compiled = state.compiled and without_batch_statistics(group, module, warns=compile is True)
@@ -210,6 +209,14 @@ def fit(
         if state.compiled and history.records and not loop.fallbacks():
             remember(mark())
         return history
+
+
+def _reporter(progress: bool, *batches: Batches | None) -> Callable[[str], None]:
+    """Return a function that prints above the progress bar, and print what is held of data on disk."""
+    report = make_reporter(progress)
+    for line in filter(None, (held(each._source) for each in batches if each is not None)):
+        report(line)
+    return report
 
 
 def _is_compiled(

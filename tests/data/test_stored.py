@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import pyro_vae
-from pyro_vae.data import Split, Stored, as_batches, load, opening
-from pyro_vae.data.reading import held, stored_in
+from pyro_vae.data import Stored, as_batches, load, opening
+from pyro_vae.data.reading import stored_in
 from tests.support import stored as places
 from tests.support.stored import KINDS, PLACES, D, N, X
 
@@ -99,5 +98,5 @@ def test_labels_come_from_the_same_place(tmp_path):
         splits = load(place, labels="kind", in_memory=False)
         assert splits.classes == ("B", "NK", "T") and splits.data_shape == (D,)
         for x, label in zip(splits.test[:], splits.test.labels, strict=True):
-            matching = (X == x.numpy()).all(1)
+            matching = (x.numpy() == X).all(1)
             assert label in [codes[kind] for kind in KINDS[matching]]

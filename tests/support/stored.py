@@ -56,16 +56,18 @@ def folder_of_npz(folder):
 
 def zarr_array(folder):
     zarr = pytest.importorskip("zarr")
-    found = zarr.create_array(folder / "x.zarr", shape=X.shape, chunks=(32, 4), dtype="f4")
+    found = zarr.open_array(str(folder / "x.zarr"), mode="w", shape=X.shape, chunks=(32, 4), dtype="f4")
     found[:] = X
     return found
 
 
 def zarr_group(folder):
     zarr = pytest.importorskip("zarr")
-    found = zarr.open_group(folder / "x.zarr", mode="w").create_array(
-        "x", shape=X.shape, chunks=(8, D), shards=(32, D), dtype="f4"
-    )
+    group, options = zarr.open_group(str(folder / "x.zarr"), mode="w"), {"shape": X.shape, "dtype": "f4"}
+    if hasattr(group, "create_array"):  # from version 3 on, with several chunks in a file
+        found = group.create_array("x", chunks=(8, D), shards=(32, D), **options)
+    else:
+        found = group.create_dataset("x", chunks=(32, D), **options)
     found[:] = X
     return folder / "x.zarr"
 
@@ -94,10 +96,7 @@ def backed_cells(folder):
 
 def hugging_face(folder):
     datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_dict(
-        {"x": X}, features=datasets.Features({"x": datasets.List(datasets.Value("float32"))})
-    )
-    table.save_to_disk(folder / "x")
+    datasets.Dataset.from_dict({"x": X}).save_to_disk(folder / "x")
     return datasets.load_from_disk(folder / "x").with_format("torch")
 
 
