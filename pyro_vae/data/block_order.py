@@ -70,7 +70,7 @@ class BlockSampler(Sampler[int]):
     --------
     >>> _ = torch.manual_seed(0)
     >>> list(BlockSampler(np.array([0, 2, 4, 6, 8]), window=2, batch_size=4))
-    X
+    [5, 4, 7, 6, 1, 0, 3, 2]
     """
 
     def __init__(

@@ -69,13 +69,11 @@ class Stored(Dataset[Any]):
     Examples
     --------
     >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> np.save(f"{folder.name}/x.npy", np.arange(20.0).reshape(10, 2))
-    >>> stored = Stored(f"{folder.name}/x.npy")
-    >>> stored
-    Stored(10 x (2,), 160 bytes in x.npy, read by blocks of 10 rows, 160 bytes)
-    >>> stored[3]
-    tensor([6., 7.], dtype=torch.float64)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", np.arange(20.0).reshape(10, 2))
+    ...     stored = Stored(f"{folder}/x.npy")
+    ...     stored, stored[3]
+    (Stored(10 x (2,), 160 bytes in x.npy, read by blocks of 10 rows, 160 bytes), tensor([6., 7.], dtype=torch.float64))
     """
 
     @checked
