@@ -78,18 +78,26 @@ class BlockSampler(Sampler[int]):
     ) -> None:
         self.starts, self.window, self.batch_size = starts, window, batch_size
         self.num_readers, self.shuffle, self.skip = num_readers, shuffle, 0
+        self._seed = 0  # of the pass begun last
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def __iter__(self) -> Iterator[int]:
         skip, self.skip = self.skip, 0
+        if self.shuffle:
+            self._seed = int(torch.empty((), dtype=torch.int64).random_().item())
+        yield from self._rows(skip)
+
+    def row_at(self, place: int) -> int:
+        """Return the row that comes at a place of the pass that was begun last."""
+        return next(self._rows(place))
+
+    def _rows(self, skip: int) -> Iterator[int]:
         if not self.shuffle:
             yield from range(skip, len(self))
             return
-        generator = torch.Generator()
-        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_().item()))
-        for rows in self._batches(generator):
+        for rows in self._batches(torch.Generator().manual_seed(self._seed)):
             if skip < len(rows):
                 yield from rows[skip:].tolist()
             skip = max(0, skip - len(rows))

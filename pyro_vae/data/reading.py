@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from pyro_vae.data.batch import Batch
 from pyro_vae.data.block_order import BlockSampler
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.stored import Stored
@@ -27,6 +29,7 @@ __all__ = [
     "begins_at",
     "cuts_rows",
     "held",
+    "naming_rows",
     "order_of",
     "passing",
     "skip",
@@ -155,6 +158,33 @@ def order_of(source: Any) -> str | None:
     """Return in words how the order of stored data is drawn, ``None`` for other data."""
     order = getattr(source, "sampler", None)
     return repr(order) if isinstance(order, BlockSampler) else None
+
+
+def naming_rows(source: Any, check: Callable[[Batch, int], None]) -> Callable[[Batch, int], None]:
+    """Return a check of batches that names what it refuses by its place on the disk, for a loader of stored data."""
+    stored, order = stored_in(source), getattr(source, "sampler", None)
+    if stored is None or not isinstance(order, BlockSampler):
+        return check
+
+    def named(x: Batch, start: int) -> None:
+        try:
+            check(x, start)
+        except ValueError:
+            for index in range(len(x)):
+                row = order.row_at(start + index)
+                with _naming(stored.columns.values[0].where(row if stored.rows is None else int(stored.rows[row]))):
+                    check(x[index : index + 1], 0)
+            raise
+
+    return named
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def stored_in(source: Any) -> Stored | None:
