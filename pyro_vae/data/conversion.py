@@ -163,6 +163,8 @@ def kept(data: Any) -> Any:
 
 def _kept(data: Any) -> Any:
     if comes_from(data, "anndata") and hasattr(data, "obs") and not data.isbacked:
+        if data.X is None:
+            raise ValueError("data: found an AnnData without X, expected the matrix of a layer, x.layers[...]")
         data = data.X
     if is_sparse(data):
         return SparseSplit(data)

@@ -11,7 +11,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pyro_vae.data.block_order import BlockSampler
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.stored import Stored
 from pyro_vae.data.windows import Window
+from pyro_vae.errors import ProgramError
 from pyro_vae.runtime.memory import in_words
 
 __all__ = [
@@ -169,22 +169,26 @@ def naming_rows(source: Any, check: Callable[[Batch, int], None]) -> Callable[[B
     def named(x: Batch, start: int) -> None:
         try:
             check(x, start)
-        except ValueError:
-            for index in range(len(x)):
-                row = order.row_at(start + index)
-                with _naming(stored.columns.values[0].where(row if stored.rows is None else int(stored.rows[row]))):
-                    check(x[index : index + 1], 0)
+        except ProgramError:
             raise
+        except ValueError as error:
+            wrong = {index: found for index in range(len(x)) if (found := _error(check, x[index : index + 1]))}
+            if not wrong or len(wrong) == len(x) > 1:  # it is not about single rows
+                raise
+            index, found = next(iter(wrong.items()))
+            row = order.row_at(start + index)
+            where = stored.columns.values[0].where(row if stored.rows is None else int(stored.rows[row]))
+            raise ValueError(f"{where}: {found}") from error
 
     return named
 
 
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
+def _error(check: Callable[[Batch, int], None], x: Batch) -> ValueError | None:
     try:
-        yield
+        check(x, 0)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        return error
+    return None
 
 
 def stored_in(source: Any) -> Stored | None:

@@ -134,13 +134,9 @@ def test_a_value_outside_of_the_support_is_named_by_its_file_and_row(tmp_path):
     x = X.clone()
     x[123, 1, 2] = 3.0
     np.save(tmp_path / "x.npy", x.numpy())
-    with pytest.raises(
-        ValueError, match=r"^x.npy, row 123: data: found the value 3 at \(0, 1, 2\), outside the supp"
-    ):
+    with pytest.raises(ValueError, match=r"^x.npy, row 123: data: found the value 3 at \(0, 1, 2\), outside the supp"):
         train(stored(tmp_path / "x.npy"))
-    with pytest.raises(
-        ValueError, match=r"^x.npy, row 123: x: found the value 3 at \(0, 1, 2\), outside the support"
-    ):
+    with pytest.raises(ValueError, match=r"^x.npy, row 123: x: found the value 3 at \(0, 1, 2\), outside the support"):
         pyro_vae.log_likelihood(*PAIRS["bernoulli-mlp"](), stored(tmp_path / "x.npy"), 2)
     train_split = pyro_vae.data.load(tmp_path / "x.npy", in_memory=False).train
     assert 123 in train_split.rows
