@@ -160,7 +160,8 @@ def _archives(paths: list[Path], key: str | None, labels: Any) -> Opened:
 def _parquet(path: Path, labels: Any) -> Opened:
     library = imported("pyarrow.dataset", "pyarrow", str(path), install("tables"))
     with naming(path):
-        return _tables(library.dataset(str(path), format="parquet"), labels, path.name)
+        dataset = library.dataset(str(path), format="parquet")
+    return _tables(dataset, labels, path.name)
 
 
 def _tables(dataset: Any, labels: Any, title: str) -> Opened:

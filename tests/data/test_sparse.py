@@ -159,7 +159,7 @@ class TestCells:
         with pytest.raises(ValueError, match=r"^data: found a part of an AnnData backed by its file, expected all of"):
             load(backed[:20])
         with pytest.raises(
-            ValueError, match=r"^key: found 'raw', expected one of the layers of the AnnData, 'log', 'co"
+            ValueError, match=r"^key: found 'raw', expected one of the layers of the AnnData, 'counts', 'log'"
         ):
             load(backed, key="raw")
         backed.file.close()

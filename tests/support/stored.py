@@ -83,7 +83,7 @@ def cells(folder, x=None):
     anndata, sparse = pytest.importorskip("anndata"), pytest.importorskip("scipy.sparse")
     pandas = pytest.importorskip("pandas")
     obs = pandas.DataFrame({"kind": pandas.Categorical(KINDS)}, index=[f"cell{index}" for index in range(N)])
-    found = anndata.AnnData(sparse.csr_matrix(X if x is None else x), obs=obs)
+    found = anndata.AnnData(sparse.csr_matrix(X) if x is None else x, obs=obs)
     found.layers["dense"], found.layers["twice"] = X, sparse.csr_matrix(2 * X)
     found.write_h5ad(folder / "x.h5ad")
     return folder / "x.h5ad"
