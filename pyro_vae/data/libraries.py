@@ -82,9 +82,13 @@ def sparse_rows(array: Any) -> Storage:
         )
     row_bytes = group["data"].shape[0] / num_rows * (group["data"].dtype.itemsize + group["indices"].dtype.itemsize)
     options = {"is_sparse": True, "row_bytes": 2 * max(row_bytes, 1)}  # blocks, and all of a window in one matrix
+    found: Storage
     if hasattr(group, "file"):
-        return _InHdf5(group.file.filename, group.name, array, **options)
-    return Sliced(array, title, num_workers=_WORKERS, **options)
+        found = _InHdf5(group.file.filename, group.name, array, **options)
+    else:
+        found = Sliced(array, title, num_workers=_WORKERS, **options)
+    found.block_bytes = 4 << 20  # a read takes some milliseconds, whatever it reads
+    return found
 
 
 class Column(Storage):

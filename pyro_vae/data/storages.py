@@ -48,7 +48,14 @@ class Storage:
         In how many processes it is best read: none where a read costs hardly more than a copy.
     is_sparse
         Whether :meth:`read` returns CSR matrices of scipy.
+
+    Attributes
+    ----------
+    block_bytes
+        The bytes of a block that make a read worth its cost, where any rows can be read.
     """
+
+    block_bytes = 1 << 20
 
     def __init__(
         self, shape: Sequence[int], dtype: Any, title: str, *, starts: _Array | None = None,

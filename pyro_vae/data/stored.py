@@ -36,7 +36,7 @@ from pyro_vae.runtime.objects import Data
 __all__ = ["Stored", "together"]
 
 _WINDOW_BYTES = 256 << 20
-_BLOCK_BYTES, _BLOCKS = 1 << 20, 64  # of a block, and in a window, where the storage has none of its own
+_BLOCKS = 64  # in a window, at least, where the storage has none of its own
 _ROWS = 1000  # read at once where it does not matter
 
 
@@ -104,7 +104,8 @@ class Stored(Dataset[Any]):
         self.opened, self.columns, self.title = found, found.columns, found.title
         self.labels, self.rows, self.levels = found.labels, found.rows, found.levels
         self.row_bytes = sum(each.row_bytes for each in self.columns.values)
-        size = int(min(_BLOCK_BYTES, self.window_bytes // _BLOCKS) // self.row_bytes)
+        largest = max(each.block_bytes for each in self.columns.values)
+        size = int(min(largest, self.window_bytes // _BLOCKS) // self.row_bytes)
         self.starts = min((each.blocks(max(1, size)) for each in self.columns.values), key=len)
         self.block_bytes = float(np.diff(self.starts).max() * self.row_bytes)
 
