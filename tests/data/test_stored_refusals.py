@@ -45,7 +45,11 @@ class TestFiles:
         refused(path, ValueError, r"x.npy: found a file that cannot be read \(it ends after 1000 bytes\)")
         path.unlink()
         saved(path, X + 1)
-        refused(mapped, ValueError, "x.npy: found another file than the one that was mapped, expected one that stays as it is")
+        refused(
+            mapped,
+            ValueError,
+            "x.npy: found another file than the one that was mapped, expected one that stays as it is",
+        )
 
     def test_folders(self, tmp_path):
         saved(tmp_path / "a.npy", X), saved(tmp_path / "b.npy", X[:, :2])
