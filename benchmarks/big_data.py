@@ -155,7 +155,8 @@ def cells(path: Path, seconds: float, rounds: int) -> dict[str, Any]:
     before, matrix = memory("VmRSS"), made_cells()
     held = memory("VmRSS")
     found: dict[str, Any] = {"RSS before": before, "RSS with the cells": held}
-    program = pyro_vae.VAE((GENES,), 10, (128,), "negative_binomial")
+    likelihood = pyro_vae.NegativeBinomial(pyro_vae.MLP(10, (GENES,), hidden_dims=(128,)), (GENES,))
+    program = pyro_vae.VAE((GENES,), 10, (128,), likelihood)
     wall, cpu = time.perf_counter(), time.process_time()
     options = {"num_epochs": 1, "batch_size": CELL_BATCH, "seed": 0, "progress": False}
     history = pyro_vae.fit(program.model, program.guide, matrix, **options)
