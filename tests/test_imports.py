@@ -115,7 +115,7 @@ assert before.keys() == after.keys()
 changed = [name for name in before if before[name] != after[name]]
 assert not changed, changed
 heavy = ["matplotlib", "torchvision", "sklearn", "scipy", "tensorboard", "PIL", "pandas", "polars", "pyarrow",
-         "anndata", "zuko", "jsonargparse", "yaml", "onnx", "onnxruntime", "onnxscript",
+         "anndata", "zarr", "datasets", "h5py", "zuko", "jsonargparse", "yaml", "onnx", "onnxruntime", "onnxscript",
          "huggingface_hub", "wandb", "mlflow", "trackio"]
 loaded = {name.partition(".")[0] for name in set(sys.modules) - modules}
 assert not loaded & set(heavy), loaded & set(heavy)

@@ -21,6 +21,8 @@ EXTRAS = {name: text.split() for name, text in SETUP["options.extras_require"].i
 # The modules of what the extras install.
 OPTIONAL = [
     "anndata",
+    "datasets",
+    "h5py",
     "huggingface_hub",
     "matplotlib",
     "onnx",
@@ -33,6 +35,7 @@ OPTIONAL = [
     "scipy",
     "sklearn",
     "torchvision",
+    "zarr",
 ]
 
 COMMAND = SETUP["options.entry_points"]["console_scripts"].strip()

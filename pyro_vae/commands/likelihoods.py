@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Split
+from pyro_vae.data.stored import Stored
 from pyro_vae.likelihoods import Gaussian, NegativeBinomial
 from pyro_vae.nn.mlp import MLP
 from pyro_vae.posteriors import DiagonalNormal
@@ -74,6 +75,8 @@ def _parts(splits: Splits) -> list[Any]:
     """Return the numbers of the three parts as arrays, those of sparse rows without the zeros."""
     found: list[Any] = []
     for part in (splits.train, splits.valid, splits.test):
+        if isinstance(part, Stored):
+            raise ValueError("--likelihood: found none for data that stay on disk, expected one that is named")
         values = part.values.data if isinstance(part, SparseSplit) else part.values
         found.append(values.numpy() if isinstance(values, Tensor) else np.asarray(values))
     return found

@@ -6,5 +6,6 @@ from pyro_vae.data.loading import Splits, load
 from pyro_vae.data.sources import Name
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.split import Binarize, Split
+from pyro_vae.data.stored import Stored
 
-__all__ = ["Batches", "Binarize", "Name", "SparseSplit", "Split", "Splits", "as_batches", "load"]
+__all__ = ["Batches", "Binarize", "Name", "SparseSplit", "Split", "Splits", "Stored", "as_batches", "load"]

@@ -8,13 +8,14 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.data.arrays import check_exact
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loaders import Begun, first_of, own_generators
+from pyro_vae.data.reading import begins_at, cuts_rows, passing, skip
 from pyro_vae.data.shares import Part, ShareSampler, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.ranks import Ranks
@@ -79,10 +80,7 @@ class Batches:
     @property
     def cuts_rows(self) -> bool:
         """True if a batch has a row for each datum, since it was cut, or put together, along the first dimension."""
-        source = self._source
-        if not isinstance(source, DataLoader):
-            return True
-        return source.batch_sampler is not None and source.collate_fn is default_collate
+        return cuts_rows(self._source)
 
     @property
     def parts(self) -> list[Any]:
@@ -112,7 +110,7 @@ class Batches:
     def num_data(self) -> int | None:
         """The number of data in one epoch, or ``None`` if it is not known.
 
-        It is not for a data set without a length, nor for a loader with ``batch_size=None``, whose items are batches.
+        It is not without a length of the data set, nor for a loader with ``batch_size=None``, whose items are batches.
         """
         if isinstance(self._source, DataLoader) and self._source.batch_sampler is None:
             return None
@@ -125,10 +123,8 @@ class Batches:
     @property
     def last_size(self) -> int | None:
         """The size of the last batch of an epoch, or ``None`` where it cannot be known."""
-        source, size = self._source, self.batch_size
-        if self.num_data is None or size is None or self.num_data % size == 0:
-            return size
-        return size if isinstance(source, DataLoader) and source.drop_last else self.num_data % size
+        size, drops = self.batch_size, isinstance(self._source, DataLoader) and self._source.drop_last
+        return size if self.num_data is None or size is None or drops else self.num_data % size or size
 
     def in_order(self) -> Batches:
         """Return the same batches unshuffled; those of a ``DataLoader`` keep the loader's order."""
@@ -151,17 +147,14 @@ class Batches:
         return Batches(self._source, self._batch_size, self._device, self._dtype, self._shuffle, self._entries, ranks)
 
     def first(self) -> Any:
-        """Return the first batch, or ``None`` if there is none; the next pass still begins with it.
-
-        The generators' states are restored.
-        """
+        """Return the first batch, ``None`` if there is none, and restore the generators; the next pass has it too."""
         if self._begun is not None:
             return self._begun.x
         before = self.generators()
         if not isinstance(self._source, DataLoader):
             x = next(iter(self), None)
         else:
-            batches = iter(self._loader)
+            batches = passing(self._loader)
             found = first_of(batches, self._entries.name)
             x = self._on_device(self._share_of(found[0])[0]) if found else None
             self._begun = Begun(before, self.generators(), chain(found, batches), x)
@@ -182,6 +175,12 @@ class Batches:
         """Call ``check(x, start)`` on each batch until a pass ends; ``start`` is the index of its first datum."""
         self._check = check
 
+    def skip(self, num_batches: int) -> int:
+        """Let the next pass begin after some batches, if they need not be read, and return how many it leaves out."""
+        if num_skipped := skip(self._source, num_batches):
+            self._begun = None
+        return num_skipped
+
     def __len__(self) -> int:
         if isinstance(self._source, DataLoader):
             return len(self._source)
@@ -199,7 +198,7 @@ class Batches:
             else:
                 yield from (rows_of(each, self._batch_size, len(self._source), self.ranks) for each in rows)
             return
-        start = 0
+        start = begins_at(self._source)
         for batch in self._loaded():
             x, count = self._share_of(batch)
             if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
@@ -228,7 +227,7 @@ class Batches:
                 return begun.batches
             if isinstance(self._source.dataset, IterableDataset):  # has no order to draw anew
                 return begun.batches
-        return iter(self._loader)
+        return passing(self._loader)
 
     def read(self, pick: Pick) -> Any:
         """Return a batch on the device, from the rows or the loader's batch that :meth:`picks` yielded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,13 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loading import Splits
-from pyro_vae.data.sparse import SparseSplit
+from pyro_vae.data.opening import Opened, opened
+from pyro_vae.data.reading import sparse_loader, stored_loader
+from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.data.split import Split, check_batch_size
+from pyro_vae.data.stored import Stored, together
 from pyro_vae.runtime.arguments import AnyData
-from pyro_vae.runtime.foreign import advice
+from pyro_vae.runtime.foreign import advice, comes_from
 from pyro_vae.runtime.ranks import Ranks
 
 __all__ = ["as_batches"]
@@ -45,8 +49,9 @@ def as_batches(
     data
         A tensor, array or :class:`Split` moves to the device whole. Numbers in a tensor or array are never scaled. Any
         other ``Dataset``, of sparse rows too, is read through a ``DataLoader``. A ``DataLoader`` keeps its own order
-        and batch size. A tuple or dictionary of arrays and splits moves to the device whole too. :class:`Batches` are
-        returned unchanged.
+        and batch size. A tuple or dictionary of arrays and splits moves to the device whole too. Data on disk do so
+        if they are small, and are otherwise read as they are trained on (:mod:`pyro_vae.data.opening`).
+        :class:`Batches` are returned unchanged.
     batch_size
         The number of data in a batch, 1 or more; the last one may be smaller.
     device
@@ -82,6 +87,7 @@ def as_batches(
     device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", to be compared below
     entries = Entries(programs, name)
     source: Split | Joint | DataLoader[Any]
+    data = kept(data)
     if (several := _several(data)) is not None:
         several = entries.chosen(several)
         data = several
@@ -99,6 +105,10 @@ def as_batches(
         source = Split(values.to(dtype) if values.is_floating_point() else values)
     elif isinstance(data, DataLoader):
         source = data
+    elif isinstance(data, Stored):
+        source = stored_loader(data.having(_chosen(data.opened, entries)), batch_size, shuffle, device)
+    elif isinstance(data, SparseSplit):
+        source = sparse_loader(data, batch_size, shuffle, device)
     elif isinstance(data, Dataset):
         if not isinstance(data, IterableDataset) and len(data) == 0:  # type: ignore[arg-type]
             raise ValueError(f"{name}: found an empty {kind_of(data)}, expected one datum or more")
@@ -112,18 +122,61 @@ def as_batches(
     return Batches(source, batch_size, device, dtype, shuffle, entries)
 
 
+def _entries_of(data: Any) -> Arguments | None:
+    """Return what is in a tuple or dictionary, ``None`` for any other kind of data."""
+    if isinstance(data, Arguments):
+        return data
+    if isinstance(data, tuple):
+        return Arguments(*data)
+    is_named = isinstance(data, Mapping) and all(isinstance(name, str) for name in data)
+    return Arguments(**data) if is_named else None
+
+
 def _several(data: Any) -> Arguments | None:
     """Return the entries of a tuple or dictionary of arrays, ``None`` for any other kind of data."""
-    entries = None
-    if isinstance(data, Arguments):
-        entries = data
-    elif isinstance(data, tuple):
-        entries = Arguments(*data)
-    elif isinstance(data, Mapping) and all(isinstance(name, str) for name in data):
-        entries = Arguments(**data)
+    entries = _entries_of(data)
     kinds = (Tensor, np.ndarray, Split, SparseSplit)
     has_data = entries is not None and any(isinstance(value, kinds) for value in entries.values)
     return entries if has_data else None
+
+
+def _chosen(found: Opened, entries: Entries) -> Opened:
+    """Return the columns that programs take."""
+    return found if len(found.columns.values) == 1 else found._replace(columns=entries.chosen(found.columns))
+
+
+def kept(data: Any) -> Any:
+    """Return data on disk as arrays, if they are small, or as :class:`Stored`; sparse ones as :class:`SparseSplit`.
+
+    All other data are returned as they are.
+    """
+    entries = _entries_of(data)
+    if entries is None:
+        return _kept(data)
+    values = [_kept(value) for value in entries.values]
+    if not any(isinstance(value, Stored) for value in values):
+        return data if all(map(operator.is_, values, entries.values)) else entries.replaced(values)
+    part = next(value for value in values if isinstance(value, Stored))
+    found = together(entries.replaced(values))
+    return Stored(found, window_bytes=part.window_bytes, num_workers=part.num_workers)
+
+
+def _kept(data: Any) -> Any:
+    if comes_from(data, "anndata") and hasattr(data, "obs") and not data.isbacked:
+        if data.X is None:
+            raise ValueError("data: found an AnnData without X, expected the matrix of a layer, x.layers[...]")
+        data = data.X
+    if is_sparse(data):
+        return SparseSplit(data)
+    if isinstance(data, (Tensor, Dataset)) or type(data) is np.ndarray:
+        return data
+    found = opened(data)
+    if found is None:
+        return data
+    if not found.fits:
+        return Stored(found)
+    whole = found.whole()
+    return SparseSplit(whole) if is_sparse(whole) else whole
 
 
 def _stacked(entries: Arguments, name: str) -> StackDataset:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pyro_vae.runtime.optional import imported, install
 
-__all__ = ["SUFFIXES", "Archive", "read_file"]
+__all__ = ["SUFFIXES", "Archive", "naming", "read_file", "read_header"]
 
 SUFFIXES = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".h5ad")
 
@@ -26,16 +26,36 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _naming(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with naming(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             self.names = tuple(archive.files)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return the shape and the type of the array of a name, of which nothing else is read."""
+        self._check(name)
+        with naming(self.path), zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
+            shape, _, dtype = read_header(file)
+        return shape, dtype
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise ValueError(f"{self.path}: found no array {name!r}, expected one of {', '.join(self.names)}")
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """Return the array of a name."""
-        if name not in self.names:
-            raise ValueError(f"{self.path}: found no array {name!r}, expected one of {', '.join(self.names)}")
-        with _naming(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        self._check(name)
+        with naming(self.path), self.path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found: npt.NDArray[Any] = archive[name]
         return found
+
+
+def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape, whether columns come first, and the type of the array that begins in an open file."""
+    is_first = np.lib.format.read_magic(file) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+    shape, in_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return shape, in_columns, dtype
 
 
 def read_file(path: Path) -> Any:
@@ -51,13 +71,13 @@ def read_file(path: Path) -> Any:
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        with _naming(path):
+        with naming(path):
             return np.load(path, mmap_mode="r", allow_pickle=False)  # which holds the size against the file's
     if suffix == ".npz":
         return Archive(path)
     if suffix == ".h5ad":
         library = imported("anndata", "anndata", str(path), install("cells"))
-        with _naming(path):
+        with naming(path):
             return library.read_h5ad(path)
     if suffix not in SUFFIXES:
         raise ValueError(
@@ -67,13 +87,13 @@ def read_file(path: Path) -> Any:
     pandas = imported("pandas", "pandas", str(path), install("tables"))
     if suffix == ".parquet":
         imported("pyarrow", "pyarrow", str(path), install("tables"))
-        with _naming(path):
+        with naming(path):
             return pandas.read_parquet(path, engine="pyarrow")
     return _read_text(path, "\t" if suffix == ".tsv" else ",", pandas)
 
 
 def _read_text(path: Path, separator: str, pandas: Any) -> Any:
-    with _naming(path):
+    with naming(path):
         head = pandas.read_csv(path, sep=separator, header=None, nrows=1)
         frame = pandas.read_csv(path, sep=separator, float_precision="round_trip")
     if all(dtype.kind in "if" for dtype in head.dtypes):
@@ -91,7 +111,7 @@ def _read_text(path: Path, separator: str, pandas: Any) -> Any:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Raise ``ValueError`` with the file's name where a library cannot read it."""
     try:
         yield

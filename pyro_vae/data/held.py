@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
+from pyro_vae.data.reading import stored_in
 
 __all__ = ["first_data", "joined", "spaced_data"]
 
@@ -34,7 +35,10 @@ def first_data(batches: Batches, num_data: int | None, name: str) -> Batch:
 
 def spaced_data(batches: Batches, num_data: int, name: str) -> Batch:
     r"""Return data :math:`\lfloor n N / \text{num_data} \rfloor` of N, or all, as one batch; of a loader the first."""
-    total = batches.num_data
+    total, stored = batches.num_data, stored_in(batches._source)
+    if stored is not None and total is not None and total > num_data:
+        found = stored[torch.arange(num_data) * total // num_data]
+        return batches._on_device(batches._entries.batch_of(found))
     if not batches.resident or total is None or total <= num_data:
         return first_data(batches, num_data, name)
     wanted = torch.arange(num_data) * total // num_data

@@ -12,7 +12,6 @@ and none from a global generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -25,47 +24,13 @@ from pyro_vae.data.own import Options, read_own
 from pyro_vae.data.sources import Name, Source, data_folder, named_source, own_source
 from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.data.split import Binarize, Split, check_probabilities
-from pyro_vae.display import Result, ResultTable
+from pyro_vae.data.splits import Splits
+from pyro_vae.data.stored_splits import stored_splits
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.kinds import Integers, Sizes
 from pyro_vae.runtime.objects import Data, Instances, OrNone
 
 __all__ = ["Binarize", "Split", "Splits", "load", "load_whole"]
-
-
-@dataclass(frozen=True, repr=False)
-class Splits(Result):
-    """The result of :func:`load`: ``train``, ``valid`` and ``test``, and the ``name`` of the data set.
-
-    ``classes`` are the names of the classes where labels were given as names: label 0 is that of the first.
-    """
-
-    train: Split | SparseSplit
-    valid: Split | SparseSplit
-    test: Split | SparseSplit
-    name: str
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """The shape of one datum."""
-        return self.train.data_shape
-
-    def plot(self) -> Any:
-        """Return a figure of the first training images, see :func:`pyro_vae.plots.samples`."""
-        from pyro_vae.plots import samples  # only here, as it needs matplotlib
-
-        return samples(self.train[:50])
-
-    def _table(self) -> ResultTable:
-        parts = {"train": self.train, "valid": self.valid, "test": self.test}
-        rows = [(f"{name:5}  {part!r}", f"{len(part):,}") for name, part in parts.items()]
-        classes = "" if self.classes is None else f", {len(self.classes)} classes"
-        return ResultTable((self.name, "data"), rows, f"Data of shape {self.data_shape}{classes}")
-
-    def _columns(self) -> dict[str, Any]:
-        parts = {"train": self.train, "valid": self.valid, "test": self.test}
-        return {"split": list(parts), "num_data": list(map(len, parts.values()))}
 
 
 @checked
@@ -82,6 +47,7 @@ def load(
     key: str | None = None,
     size: Annotated[int | Sequence[int] | None, OrNone("", Sizes("a height and a width", or_one=True))] = None,
     channels: Channels = "auto",
+    in_memory: bool | None = None,
 ) -> Splits:
     r"""Load a data set by name, or split data of your own, on the CPU.
 
@@ -104,10 +70,12 @@ def load(
           unless none is above 1. Other numbers are taken as they are.
         * the path of a folder of pictures, PNG or JPEG, which are read as bytes ``(N, H, W)`` in grey or ``(N, 3, H,
           W)`` in colour. Subfolders are classes.
-        * the path of a file: ``.npy``, ``.npz``, ``.parquet``, ``.csv``, ``.tsv`` or ``.h5ad``.
+        * the path of a file: ``.npy``, ``.npz``, ``.parquet``, ``.csv``, ``.tsv`` or ``.h5ad``; of a folder of
+          ``.npy``, ``.npz`` or ``.parquet`` files with parts of one array; of an array or group of zarr.
         * a frame of pandas or polars, of which each column is numbers.
         * a sparse matrix of scipy ``(N, D)`` or an ``AnnData``. Its rows stay sparse until they are in a batch
           (:class:`~pyro_vae.data.sparse.SparseSplit`).
+        * an array of zarr or h5py, a data set of Hugging Face's ``datasets`` (in the format of torch) or of pyarrow.
         * a ``Dataset`` of pictures, tensors or arrays, or of pairs of one and an integer label. It is read once.
     root
         The folder of ``MNIST/raw/*``, ``FashionMNIST/raw/*`` (torchvision's layout) and ``FreyFace/frey_rawface.mat``,
@@ -136,6 +104,9 @@ def load(
     channels
         Where the channels of an array ``(N, ?, ?, ?)`` are: ``"first"``, ``"last"``, from where they are moved to the
         first place, or ``"auto"``, which refuses an array that seems to have them last.
+    in_memory
+        Whether to read data on disk whole; if not, they stay there and are read as they are used (:class:`Stored`). By
+        default they are read where they take less than a quarter of the memory (:mod:`pyro_vae.data.opening`).
 
     Raises
     ------
@@ -172,7 +143,12 @@ def load(
             raise ValueError(f"{unused[0]}: found one for the data set {name!r}, expected none, as it has no use there")
         source, title = named_source(name, data_folder(root)), str(name)
     else:
-        own = read_own(name, Options(labels, key, _height_and_width(size), channels))
+        options = Options(labels, key, _height_and_width(size), channels)
+        if (stored := stored_splits(name, options, seed, in_memory)) is not None:
+            _check_plain(binarize, dequantize, "data on disk", "in_memory=True")
+            parts, title, classes = stored
+            return Splits(parts[0], parts[1], parts[2], title, classes)
+        own = read_own(name, options)
         title = own.title
         source, classes = own_source(own.values, own.labels, seed)
         classes = classes or own.classes
@@ -213,17 +189,21 @@ def _split(
     """Return some rows as training (part 0), validation or test data."""
     labels = None if source.labels is None else source.labels[rows]
     if is_sparse(source.values):
-        if binarize is not None or dequantize:
-            raise ValueError(
-                f"binarize, dequantize: found {binarize!r} and {dequantize} for sparse data, expected None and False; "
-                "give x.toarray() instead"
-            )
+        _check_plain(binarize, dequantize, "sparse data", "x.toarray()")
         return SparseSplit(source.values[rows.numpy()], labels=labels)
     # indexing by a tensor copies, so no split keeps another's memory alive
     split = Split(source.values[rows], levels=source.levels, labels=labels)
     random = np.random.RandomState([seed, part])
     made = _dequantised if dequantize else _binarised
     return made(split, binarize, redraw=part == 0, random=random)
+
+
+def _check_plain(binarize: str | None, dequantize: bool, kind: str, instead: str) -> None:
+    if binarize not in ("auto", None) or dequantize:
+        raise ValueError(
+            f"binarize, dequantize: found {binarize!r} and {dequantize} for {kind}, expected None and False; give "
+            f"{instead} instead"
+        )
 
 
 def _binarised(split: Split, mode: Binarize | None, redraw: bool, random: np.random.RandomState) -> Split:

@@ -14,6 +14,7 @@ from pyro_vae.data.channels import Channels, channels_first
 from pyro_vae.data.files import SUFFIXES, Archive, read_file
 from pyro_vae.data.frames import column, is_frame, numbers_of, without
 from pyro_vae.data.images import read_folder
+from pyro_vae.data.opening import Opened, opened
 from pyro_vae.data.pairs import read_pairs
 from pyro_vae.data.sources import Name
 from pyro_vae.data.sparse import check_sparse, is_sparse
@@ -61,10 +62,15 @@ def read_own(data: Any, options: Options) -> Own:
     title = "array"
     if isinstance(data, (str, os.PathLike)):
         path = _existing(data)
-        if path.is_dir():
+        found = opened(path, options.key, options.labels) if path.is_dir() else None
+        if found is None and path.is_dir():
             return _folder(path, options)
-        data, title = read_file(path), path.name
-    if isinstance(data, Archive):
+        data, title = read_file(path) if found is None else None, path.name
+    else:
+        found = opened(data, options.key, options.labels)
+    if found is not None:
+        own = _whole(found, options)
+    elif isinstance(data, Archive):
         own = _archive(data, options)
     elif comes_from(data, "anndata") and hasattr(data, "obs"):
         own = _cells(data, options)
@@ -82,7 +88,15 @@ def read_own(data: Any, options: Options) -> Own:
     else:
         options.only("an array", "channels")
         own = Own(data, options.labels)
-    return own._replace(values=_checked(own.values, options), title=title)
+    return own._replace(values=_checked(own.values, options), title=title if found is None else found.title)
+
+
+def _whole(found: Opened, options: Options) -> Own:
+    """Return data that could stay on disk as an array."""
+    options.only("data of this kind", "key", "labels", "channels")
+    if len(found.columns.values) != 1:
+        raise ValueError(f"key: found none for {len(found.columns.values)} columns, expected the name of the data's")
+    return Own(found.whole(), found.labels)
 
 
 def _checked(values: Any, options: Options) -> Any:
@@ -136,8 +150,6 @@ def _frame(frame: Any, labels: Any) -> Own:
 def _cells(cells: Any, options: Options) -> Own:
     """Return the matrix of an AnnData, or one of its layers."""
     options.only("an AnnData", "key", "labels")
-    if cells.isbacked:
-        raise ValueError("data: found an AnnData backed by its file, expected one in memory, as data.to_memory() is")
     if options.key is not None and options.key not in cells.layers:
         layers = ", ".join(map(repr, cells.layers)) or "none"
         raise ValueError(f"key: found {options.key!r}, expected one of the layers of the AnnData, {layers}")

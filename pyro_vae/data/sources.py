@@ -63,18 +63,23 @@ def own_source(data: object, labels: object, seed: int, is_split: bool = True) -
     Data that are not split keep their order.
     """
     values: Tensor | Rows = data if is_sparse(data) else check_array(data, "data").cpu()
-    n = int(values.shape[0])
-    if is_split and n < 10:
-        raise ValueError(f"data: found {n} of them, expected at least 10 for a split of 80/10/10 %")
-    classes = None
+    n, classes = int(values.shape[0]), None
+    order, sizes = pieces_of(n, seed) if is_split else (np.arange(n), (n - 2 * (n // 10), n // 10, n // 10))
     if labels is not None:
         labels, classes = coded(labels, n)
     levels = 1
     if isinstance(values, Tensor):
         levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
         values = values.byte() if values.dtype == torch.bool else values
-    order = np.random.RandomState(seed).permutation(n) if is_split else np.arange(n)
-    return Source(values, labels, levels, False, order, (n - 2 * (n // 10), n // 10, n // 10)), classes
+    return Source(values, labels, levels, False, order, sizes), classes
+
+
+def pieces_of(num_data: int, seed: int) -> tuple[npt.NDArray[np.int64], tuple[int, int, int]]:
+    """Return the order of data of the user's own, and how many of them are for training, validation and tests."""
+    if num_data < 10:
+        raise ValueError(f"data: found {num_data} of them, expected at least 10 for a split of 80/10/10 %")
+    tenth = num_data // 10
+    return np.random.RandomState(seed).permutation(num_data), (num_data - 2 * tenth, tenth, tenth)
 
 
 def _digits() -> Source:

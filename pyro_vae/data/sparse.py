@@ -119,6 +119,10 @@ class SparseSplit(Dataset[Tensor]):
         """Return several rows at once, as a ``DataLoader`` asks for them; float64 stays so."""
         return list(self._dense(indices))
 
+    def rows(self, indices: Sequence[int]) -> Tensor:
+        """Return several rows as one tensor, ``(B, D)``; float64 stays so."""
+        return self._dense(indices)
+
     def _dense(self, rows: Any) -> Tensor:
         dtype = np.float64 if self.values.dtype == np.float64 else np.float32
         return torch.from_numpy(self.values[rows].toarray().astype(dtype, copy=False))  # (B, D)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.data.arrays import MISSING
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.batches import Batches
+from pyro_vae.data.reading import naming_rows
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.handlers import StochasticFunction
@@ -81,8 +82,8 @@ def check_program(
         first = batches.first()
         _check_number(0 if first is None else len(first), name)
         assert first is not None
-        check(first, 0)
-    batches.check_first_pass(check)
+        naming_rows(batches._source, check)(first, 0)
+    batches.check_first_pass(naming_rows(batches._source, check))
     return check.first
 
 
@@ -220,6 +221,8 @@ def _is_data(site: dict[str, Any], x: Tensor) -> bool:
 
 
 def _check_finite(x: Tensor, start: int, name: str) -> None:
+    if not x.is_floating_point() or x.sum().isfinite():  # which it is only if all are
+        return
     bad = ~torch.isfinite(x)
     if bad.any():
         where, found = _first(bad, x, start)

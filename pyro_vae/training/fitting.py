@@ -17,9 +17,10 @@ import pyro
 import torch
 from torch import nn
 
-from pyro_vae.compilation.compiled import Compile, make_reporter
+from pyro_vae.compilation.compiled import Compile
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
+from pyro_vae.data.reading import order_of
 from pyro_vae.data.shared_work import refuse_other_calls
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
@@ -48,6 +49,7 @@ from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
 from pyro_vae.training.optimizers import make_optimizer, make_scheduler, rate_at_start
+from pyro_vae.training.progress import reporter
 from pyro_vae.training.run_schedule import run_schedule
 from pyro_vae.training.run_state import RunState
 from pyro_vae.training.shared_state import make_state
@@ -98,9 +100,10 @@ def fit(
         is that of the programs alone.
     data
         What :func:`pyro_vae.data.load` returns (its ``valid`` then validates), one split of it, a tensor or array
-        ``(N, *data_shape)``, a tuple or dictionary of these, a ``Dataset`` or a ``DataLoader``. All but the last two
-        stay on the device as they are. Batches of several entries are passed on as Pyro does, ``model(*batch)`` or
-        ``model(**batch)``; programs of one argument get the first entry, and a warning says what is left out.
+        ``(N, *data_shape)``, a tuple or dictionary of these, data on disk (:class:`pyro_vae.data.Stored`), sparse rows,
+        a ``Dataset`` or a ``DataLoader``. Arrays stay on the device as they are. Batches of several entries are passed
+        on as Pyro does, ``model(*batch)`` or ``model(**batch)``; programs of one argument get the first entry, and a
+        warning says what is left out.
     objective
         One of this package's objectives or any Pyro ELBO; :class:`pyro_vae.ELBO` by default.
     num_epochs, batch_size
@@ -201,7 +204,7 @@ def fit(
         refusing_others(module.parameters()), statistics_of(group, module), interruptible() as interrupted,
     ):  # fmt: skip
         state.open(folder, resume, facts, keep_rates=scheduler is None and not callable(lr))
-        size, report = batches.share_size, make_reporter(progress and group.is_first)
+        size, report = batches.share_size, reporter(progress and group.is_first, batches, valid_batches)
         mark = partial(mark_for, module, (objective, size, clip_norm, type(made), precision, batches.parts))
         state.compiled = _is_compiled(compile, state, trained, objective, num_steps or 0, mark)
         steps = make_steps(model, guide, module, objective, size, state.compiled, report, trained.around)
@@ -246,5 +249,6 @@ def _facts(
         "objective": repr(objective) if isinstance(objective, Objective) else name,
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
+        "order": order_of(trained.batches._source),  # of data on disk
         "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
     }

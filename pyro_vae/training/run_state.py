@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,16 @@ class RunState:
         if self.epoch > 0:
             batches.start_workers()
         now = self._generators()
-        if self.epoch_step == 0:
-            self.epoch_generators = now
+        self.epoch_generators = self.epoch_generators if self.epoch_step else now
         self._set_generators(self.epoch_generators)
-        rest = batches.picks()
-        for step in range(self.epoch_step):
+        skipped, rest = batches.skip(self.epoch_step), batches.picks()
+        for step in range(skipped, self.epoch_step):
             if next(rest, None) is None:
                 raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
+        first = list(islice(rest, min(skipped, 1)))  # when its order is drawn
         if self.epoch_step:  # a loader's own are where its new pass has them, which may be ahead, by what it fetches
             set_generators(now, self.device)
-        yield from rest
+        yield from chain(first, rest)
 
     def count_steps(self, num_steps: int, num_data: int) -> None:
         """Count steps on ``num_data`` data, whose bounds have been added to ``bounds``."""
@@ -136,8 +137,8 @@ class RunState:
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
         """Go back to a snapshot."""
         restore(self.module, named(tensors, "program."), FILE)
-        slots = slots_from(tensors, document["optimizer"]["plain"])
-        self.optimizer.load_state_dict({"state": slots, "param_groups": document["optimizer"]["param_groups"]})
+        slots, groups = slots_from(tensors, document["optimizer"]["plain"]), document["optimizer"]["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         if self.scheduler is not None:
             self.scheduler.load_state_dict(keys_back(document["scheduler"]))
         for name, value in document["position"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -10,6 +11,7 @@ from pyro_vae.data.batch import Arguments
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.held import first_data, spaced_data
 from pyro_vae.data.split import Split
+from pyro_vae.data.stored import Stored
 
 X = torch.arange(20.0).reshape(10, 2)
 
@@ -40,8 +42,12 @@ def test_several_arguments_and_options():
 @pytest.mark.parametrize(
     ("num_data", "rows"), [(1, [0]), (3, [0, 3, 6]), (4, [0, 2, 5, 7]), (10, range(10)), (99, range(10))]
 )
-def test_data_at_even_distances(num_data, rows):
+def test_data_at_even_distances(num_data, rows, tmp_path):
     rows = list(rows)
+    np.save(tmp_path / "x.npy", X.numpy())
+    stored = Stored((tmp_path / "x.npy", torch.arange(10)))
+    held = spaced_data(batches(stored, [lambda x, y: None]), num_data, "data")
+    assert torch.equal(held.args[0], X[rows].double()) and held.args[1].tolist() == rows
     assert torch.equal(spaced_data(batches(X), num_data, "data"), X[rows].double())
     held = spaced_data(batches((X, torch.arange(10), 2.0), [lambda x, y, beta: None]), num_data, "data")
     assert held.args[1].tolist() == rows and held.args[2] == 2.0

@@ -10,6 +10,7 @@ import signal
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -321,3 +322,18 @@ def _error(function):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def on_disk(folder):
+    """Train on data on disk, in one go, on given noise and on own draws, and with an interruption in an epoch."""
+    path, kept = Path(folder) / "x.npy", []
+    ranks().first(lambda: np.save(path, data()[0].numpy()))
+    for index, name in enumerate(("given", "whole", "parts", "parts")):
+        stored = pyro_vae.data.Stored((path, data()[1]), window_bytes=800)  # 20 of the 50 rows
+        pair = GivenNoise(is_given=name == "given")
+        if index == 2:
+            pair.at_step = {10: lambda: stop(ranks().size - 1)}
+        history = fit(pair, stored, checkpoint=Path(folder) / f"{name}-{ranks().size}", resume=index == 3)
+        assert history.interrupted == (index == 2)
+        kept.append(result(pair, history))
+    return dict(zip(("given", "whole", "interrupted", "resumed"), kept, strict=True))

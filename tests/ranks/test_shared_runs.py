@@ -24,7 +24,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     run, kept = folder / "run", folder / "kept"
     _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}",
-              f"command={folder / 'command'}")  # fmt: skip
+              f"command={folder / 'command'}", f"on_disk={folder}")  # fmt: skip
     return 2, folder, kept
 
 
@@ -176,6 +176,18 @@ class TestInterruption:
             assert all(torch.equal(each["whole"][name], value) for name, value in each["resumed"].items())
             assert not torch.equal(each["interrupted"]["decoder.weight"], each["whole"]["decoder.weight"])
             assert all(torch.equal(found[0]["whole"][name], value) for name, value in each["whole"].items())
+
+
+def test_data_on_disk(two, tmp_path):
+    """Two ranks do what one process does, and resume in the middle of an epoch bit by bit."""
+    alone, found = scenarios.on_disk(tmp_path), groups.results(two[1], "on_disk", 2)
+    for each in found:
+        same(each["given"], alone["given"])
+    for each in (alone, *found):
+        whole, resumed = each["whole"]["weights"], each["resumed"]["weights"]
+        assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+        assert not torch.equal(each["interrupted"]["weights"]["decoder.weight"], whole["decoder.weight"])
+        assert all(torch.equal(found[0]["whole"]["weights"][n], v) for n, v in found[1]["whole"]["weights"].items())
 
 
 def test_without_a_launcher_there_is_one_rank():

@@ -1,0 +1,208 @@
+"""Loaders that read whole batches of rows at once, from a :class:`Stored` or from sparse rows in memory.
+
+They are ``DataLoader`` s of torch, with its workers and pinned memory. Their data set gives a batch as one tensor, so
+that nothing is stacked. What goes wrong in a worker comes back as the batch, and is raised where the batch was asked
+for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from pyro_vae.data.batch import Batch
+from pyro_vae.data.block_order import BlockSampler
+from pyro_vae.data.sparse import SparseSplit
+from pyro_vae.data.stored import Stored
+from pyro_vae.data.windows import Window
+from pyro_vae.errors import ProgramError
+from pyro_vae.runtime.memory import in_words
+
+__all__ = [
+    "begins_at",
+    "cuts_rows",
+    "held",
+    "naming_rows",
+    "order_of",
+    "passing",
+    "skip",
+    "sparse_loader",
+    "stored_in",
+    "stored_loader",
+]
+
+
+class Unreadable:
+    """What stands for a batch that cannot be read: the error, for the process that asked for it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def as_read(batch: Any) -> Any:
+    """Return a batch as the data set has read it."""
+    return batch
+
+
+class _SparseRows(Dataset[Any]):
+    """Sparse rows in memory, read as one dense tensor a batch."""
+
+    def __init__(self, split: SparseSplit) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        return self.split.rows(indices)
+
+
+class _Rows(Dataset[Any]):
+    """The rows of stored data, read by a window, which each process makes for itself."""
+
+    def __init__(self, stored: Stored, num_blocks: int) -> None:
+        self.stored, self.num_blocks = stored, num_blocks
+        self.window: Window | None = None
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        stored, rows = self.stored, np.asarray(indices)
+        if self.window is None:
+            self.window = Window(stored.columns.values, stored.starts, self.num_blocks)
+        try:
+            return stored.made(self.window.take(rows if stored.rows is None else stored.rows[rows]))
+        except (ValueError, OSError) as error:
+            return Unreadable(error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"window": None}
+
+
+def sparse_loader(split: SparseSplit, batch_size: int, shuffle: bool, device: torch.device) -> DataLoader[Any]:
+    """Return a loader of batches of sparse rows, in an order that is fully shuffled."""
+    pinned = device.type == "cuda"
+    return DataLoader(_SparseRows(split), batch_size, shuffle=shuffle, collate_fn=as_read, pin_memory=pinned)
+
+
+def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.device) -> DataLoader[Any]:
+    """Return a loader of batches of stored data: window by window, or in their order."""
+    starts = stored.starts if stored.rows is None else np.searchsorted(stored.rows, stored.starts)
+    readers = max(1, stored.num_workers) if shuffle else 1
+    num_workers = readers if stored.num_workers and readers <= _num_cores() else 0  # the order is the same
+    window = max(1, min(int(stored.window_bytes // stored.block_bytes), len(starts) - 1))
+    if shuffle and window == 1 < len(starts) - 1:
+        warnings.warn(
+            f"window_bytes: found {in_words(stored.window_bytes)}, which hold one block of {stored.title}, of "
+            f"{in_words(stored.block_bytes)}, expected several, so that rows of different blocks meet in a batch",
+            UserWarning,
+            stacklevel=2,
+        )
+    if not shuffle:  # as many blocks as a batch may lie in
+        window = min(window, 1 + math.ceil(batch_size * (len(starts) - 1) / len(stored)))
+    order = BlockSampler(starts, window=window, batch_size=batch_size, num_readers=readers, shuffle=shuffle)
+    rows = _Rows(stored, window if num_workers else window * readers)
+    pinned = device.type == "cuda"
+    return DataLoader(rows, batch_size, sampler=order, num_workers=num_workers, collate_fn=as_read, pin_memory=pinned)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def passing(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Begin a pass through a loader; an error in reading is raised with the batch that it belongs to."""
+    return map(_raised, iter(loader))
+
+
+def _raised(batch: Any) -> Any:
+    if isinstance(batch, Unreadable):
+        raise batch.error
+    return batch
+
+
+def cuts_rows(source: Any) -> bool:
+    """Return whether a batch has a row for each datum: of resident data, and of a loader that puts them together."""
+    if not isinstance(source, DataLoader):
+        return True
+    return source.batch_sampler is not None and source.collate_fn in (default_collate, as_read)
+
+
+def skip(source: Any, num_batches: int) -> int:
+    """Let the next pass of a loader of stored data begin after some batches, unread; return how many they are.
+
+    It is none for another source, and where an epoch has fewer batches.
+    """
+    order = getattr(source, "sampler", None)
+    if not isinstance(order, BlockSampler) or num_batches > len(source):
+        return 0
+    order.skip = num_batches * order.batch_size
+    return num_batches
+
+
+def begins_at(source: Any) -> int:
+    """Return the place, in the epoch, of the first datum of the next pass."""
+    order = getattr(source, "sampler", None)
+    return order.skip if isinstance(order, BlockSampler) else 0
+
+
+def order_of(source: Any) -> str | None:
+    """Return in words how the order of stored data is drawn, ``None`` for other data."""
+    order = getattr(source, "sampler", None)
+    return repr(order) if isinstance(order, BlockSampler) else None
+
+
+def naming_rows(source: Any, check: Callable[[Batch, int], None]) -> Callable[[Batch, int], None]:
+    """Return a check of batches that names what it refuses by its place on the disk, for a loader of stored data."""
+    stored, order = stored_in(source), getattr(source, "sampler", None)
+    if stored is None or not isinstance(order, BlockSampler):
+        return check
+
+    def named(x: Batch, start: int) -> None:
+        try:
+            check(x, start)
+        except ProgramError:
+            raise
+        except ValueError as error:
+            wrong = {index: found for index in range(len(x)) if (found := _error(check, x[index : index + 1]))}
+            if not wrong or len(wrong) == len(x) > 1:  # it is not about single rows
+                raise
+            index, found = next(iter(wrong.items()))
+            row = order.row_at(start + index)
+            where = stored.columns.values[0].where(row if stored.rows is None else int(stored.rows[row]))
+            raise ValueError(f"{where}: {found}") from error
+
+    return named
+
+
+def _error(check: Callable[[Batch, int], None], x: Batch) -> ValueError | None:
+    try:
+        check(x, 0)
+    except ValueError as error:
+        return error
+    return None
+
+
+def stored_in(source: Any) -> Stored | None:
+    """Return the stored data that a loader of this module reads, ``None`` for another source."""
+    rows = getattr(source, "dataset", None)
+    return rows.stored if isinstance(rows, _Rows) else None
+
+
+def held(loader: Any) -> str | None:
+    """Return a line on what a loader of stored data holds in memory, ``None`` for another one."""
+    rows, order = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
+    if not isinstance(rows, _Rows):
+        return None
+    stored, processes = rows.stored, max(1, loader.num_workers)
+    whole = in_words(rows.num_blocks * processes * stored.block_bytes)
+    by = f"{processes} worker processes" if loader.num_workers else "this process"
+    return f"{stored!r}: at most {whole} of them in memory, {order!r}, read by {by}"
