@@ -75,7 +75,7 @@ def test_splits_hold_the_rows_that_they_have_in_memory(place):
     torch.testing.assert_close(found.train.mean(), expected.train.mean())
 
 
-@pytest.mark.parametrize("kind", ["zarr array", "cells", "hugging face"])
+@pytest.mark.parametrize("kind", ["zarr array", "cells", "hdf5 array", "hugging face", "parquet"])
 def test_workers_read_the_same(tmp_path, kind):
     place = PLACES[kind](tmp_path)
     found = []
