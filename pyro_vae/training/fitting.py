@@ -184,8 +184,7 @@ def fit(
     True
     """
     objective, group = ELBO() if objective is None else objective, ranks()
-    model, guide = as_modules(model, guide)
-    initial_lr = rate_at_start(lr, scheduler)
+    (model, guide), initial_lr = as_modules(model, guide), rate_at_start(lr, scheduler)
     device, dtype = placed(as_module((model, guide)), data, device)
     schedules = schedules_of(model, guide, objective, device)
     check_pictures(model, data, valid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import shutil
 import signal
 from contextlib import redirect_stdout
@@ -15,13 +14,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import pyro_vae
 from pyro_vae.commands.options import parse
 from pyro_vae.commands.training import run
-from pyro_vae.data.conversion import as_batches
-from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.runtime.ranks import alone, ranks
 
@@ -148,75 +145,6 @@ def fit_by_batch_means():
     return found
 
 
-class OwnOrder(Sampler):
-    """An order that each rank draws from a generator of its own."""
-
-    def __len__(self):
-        return N
-
-    def __iter__(self):
-        return iter(random.Random(ranks().rank).sample(range(N), N))
-
-
-def different_calls():
-    """Make calls that are not the same on all ranks; return what is said of each, or nothing."""
-    rank, pair, (x, noise) = ranks().rank, GivenNoise(), data()
-    torch.manual_seed(5)
-    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
-    other = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8 + rank,), likelihood="gaussian").double()
-
-    def score(of=vae, y=x, **options):
-        return pyro_vae.log_likelihood(of.model, of.guide, y, **{"num_particles": 20, "seed": 1} | options)
-
-    return {
-        "data": _error(lambda: fit(pair, (x + rank, noise))),
-        "num_data": _error(lambda: fit(pair, data(N - 20 * rank))),
-        "valid": _error(lambda: fit(pair, valid=data(20 + rank))),
-        "lr": _error(lambda: fit(pair, lr=0.01 * (1 + rank))),
-        "clip_norm": _error(lambda: fit(pair, clip_norm=1.0 + rank)),
-        "num_epochs": _error(lambda: fit(pair, num_epochs=2 + rank)),
-        "data: found a sampler": _error(lambda: fit(pair, DataLoader(Rows(), B, sampler=OwnOrder()))),
-        "data: found (50": _error(lambda: score(y=x + rank)),
-        "num_particles": _error(lambda: score(num_particles=20 + rank)),
-        "weights": _error(lambda: score(other)),
-    }
-
-
-class Draws(Dataset):
-    """Data that are drawn as they are read."""
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        return torch.rand(D).double()
-
-
-def generators():
-    """Draw after calls without a seed, and look at what workers draw."""
-    torch.manual_seed(5)
-    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
-    pair, x, seen = (vae.model, vae.guide), data()[0], {}
-    calls = {
-        "log_likelihood": lambda: pyro_vae.log_likelihood(*pair, x, 20),
-        "mean_bound": lambda: mean_bound(*pair, x, pyro_vae.ELBO(), batch_size=B),
-        "fit": lambda: pyro_vae.fit(*pair, x, num_epochs=1, batch_size=B, progress=False),
-    }
-    for name, call in calls.items():
-        torch.manual_seed(0)
-        call()
-        seen[name] = torch.rand(()).item()
-    batches = as_batches(DataLoader(Draws(), B, num_workers=1), B, device="cpu", dtype=x.dtype, shuffle=False)
-    torch.manual_seed(0)
-    return seen | {"workers": [batch.sum().item() for batch in batches.shared(ranks())]}
-
-
-def least_size():
-    """Choose a size by rank, as by the memory of its device."""
-    batches = as_batches(data()[0], B, device="cpu", dtype=torch.float64, shuffle=False)
-    return SharedWork(batches, 0).least(10 + ranks().rank)
-
-
 def stop(rank, signum=signal.SIGTERM):
     """Send a signal to the process of one rank."""
     if ranks().rank == rank:
@@ -293,7 +221,7 @@ def killed(folder):
     """Train until rank 1 is killed in the middle of an epoch."""
     pair = GivenNoise()
     pair.at_step = {10: lambda: stop(1, signal.SIGKILL)}
-    return _error(lambda: fit(pair, checkpoint=folder))
+    return error_of(lambda: fit(pair, checkpoint=folder))
 
 
 def failing():
@@ -305,18 +233,17 @@ def failing():
 
     pair = GivenNoise()
     pair.at_step = {5: fail}
-    return [_error(lambda: fit(pair)), _error(lambda: fit(pair))]
+    return [error_of(lambda: fit(pair)), error_of(lambda: fit(pair))]
 
 
 def different():
-    """Call one function on rank 0 and another one on the others."""
+    """Call one function on rank 0 and another one on rank 1."""
     pair = GivenNoise()
-    if ranks().is_first:
-        return _error(lambda: fit(pair))
-    return _error(lambda: pyro_vae.diagnose(pair.model, pair.guide, data()))
+    calls = [lambda: fit(pair), lambda: pyro_vae.diagnose(pair.model, pair.guide, data())]
+    return error_of(calls[ranks().rank])
 
 
-def _error(function):
+def error_of(function):
     try:
         function()
     except Exception as error:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from tests.ranks import scenarios
+from tests.ranks import agreement, scenarios
 
 
 def main(folder: Path, calls: list[str]) -> None:
     torch.set_num_threads(1)
     for call in calls:
         name, _, argument = call.partition("=")
-        found = getattr(scenarios, name)(*([argument] if argument else []))
+        scenario = getattr(scenarios, name, None) or getattr(agreement, name)
+        found = scenario(*([argument] if argument else []))
         torch.save(found, folder / f"{name}.{os.environ['RANK']}.pt")
 
 

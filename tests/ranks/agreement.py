@@ -1,0 +1,84 @@
+"""What processes of a group do in the tests of that they make the same calls, and go on alike."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import pyro_vae
+from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.shared_work import SharedWork
+from pyro_vae.evaluation.bounds import mean_bound
+from pyro_vae.runtime.ranks import ranks
+from tests.ranks.scenarios import B, D, GivenNoise, N, Rows, data, error_of, fit
+
+
+class OwnOrder(Sampler):
+    """An order that each rank draws from a generator of its own."""
+
+    def __len__(self):
+        return N
+
+    def __iter__(self):
+        return iter(random.Random(ranks().rank).sample(range(N), N))
+
+
+def different_calls():
+    """Make calls that are not the same on all ranks; return what is said of each, or nothing."""
+    rank, pair, (x, noise) = ranks().rank, GivenNoise(), data()
+    torch.manual_seed(5)
+    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    other = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8 + rank,), likelihood="gaussian").double()
+
+    def score(of=vae, y=x, **options):
+        return pyro_vae.log_likelihood(of.model, of.guide, y, **{"num_particles": 20, "seed": 1} | options)
+
+    return {
+        "data": error_of(lambda: fit(pair, (x + rank, noise))),
+        "num_data": error_of(lambda: fit(pair, data(N - 20 * rank))),
+        "valid": error_of(lambda: fit(pair, valid=data(20 + rank))),
+        "lr": error_of(lambda: fit(pair, lr=0.01 * (1 + rank))),
+        "clip_norm": error_of(lambda: fit(pair, clip_norm=1.0 + rank)),
+        "num_epochs": error_of(lambda: fit(pair, num_epochs=2 + rank)),
+        "data: found a sampler": error_of(lambda: fit(pair, DataLoader(Rows(), B, sampler=OwnOrder()))),
+        "data: found (50": error_of(lambda: score(y=x + rank)),
+        "num_particles": error_of(lambda: score(num_particles=20 + rank)),
+        "weights": error_of(lambda: score(other)),
+    }
+
+
+class Draws(Dataset):
+    """Data that are drawn as they are read."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        return torch.rand(D).double()
+
+
+def generators():
+    """Draw after calls without a seed, and look at what workers draw."""
+    torch.manual_seed(5)
+    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    pair, x, seen = (vae.model, vae.guide), data()[0], {}
+    calls = {
+        "log_likelihood": lambda: pyro_vae.log_likelihood(*pair, x, 20),
+        "mean_bound": lambda: mean_bound(*pair, x, pyro_vae.ELBO(), batch_size=B),
+        "fit": lambda: pyro_vae.fit(*pair, x, num_epochs=1, batch_size=B, progress=False),
+    }
+    for name, call in calls.items():
+        torch.manual_seed(0)
+        call()
+        seen[name] = torch.rand(()).item()
+    batches = as_batches(DataLoader(Draws(), B, num_workers=1), B, device="cpu", dtype=x.dtype, shuffle=False)
+    torch.manual_seed(0)
+    return seen | {"workers": [batch.sum().item() for batch in batches.shared(ranks())]}
+
+
+def least_size():
+    """Choose a size by rank, as by the memory of its device."""
+    batches = as_batches(data()[0], B, device="cpu", dtype=torch.float64, shuffle=False)
+    return SharedWork(batches, 0).least(10 + ranks().rank)
