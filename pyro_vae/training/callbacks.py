@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.runtime.ranks import alone
+from pyro_vae.runtime.ranks import alone, ranks
 from pyro_vae.training.history import History, Record
 
 __all__ = ["Callback", "Run", "telling"]
@@ -98,14 +98,14 @@ def telling(
     ValueError
         If two of them have one place.
     """
-    asking = [callback for callback in callbacks if isinstance(callback, Callback)]
+    asking = [callback for callback in callbacks if isinstance(callback, Callback) and ranks().is_first]
     places = [callback.place for callback in asking if callback.place is not None]
     if twice := [place for place in places if places.count(place) > 1]:
         raise ValueError(f"callbacks: found {len(twice)} that write to {twice[0]!r}, expected one")
     told = run() if asking else Run()
     with ExitStack() as stack:
         for callback in asking:
-            with alone():  # of several ranks the first one has the callbacks
+            with alone():  # of several ranks the first one calls them
                 callback.start(told)
             stack.push(lambda kind, error, trace, callback=callback: _finish(callback, history, error))
         yield

@@ -9,14 +9,19 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae.data.reading import order_of
+from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import ProgramModule, innermost
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.nn.recipes import with_references
+from pyro_vae.objectives import Objective
 from pyro_vae.training.callbacks import Run
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import recipe_of
+from pyro_vae.training.run_state import RunState
+from pyro_vae.training.trained import Trained
 
-__all__ = ["run_of"]
+__all__ = ["facts_of", "run_of"]
 
 
 def run_of(
@@ -91,3 +96,21 @@ def _name(value: Any) -> str:
     """Return the name of a function, or of the class of an object."""
     function = getattr(value, "func", value)  # of a partial
     return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def facts_of(
+    model: nn.Module, objective: Any, state: RunState, trained: Trained, clip_norm: float | None
+) -> dict[str, Any]:
+    """Return what has to be the same when a run is taken up again."""
+    name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
+    return {
+        "batch_size": trained.batches.batch_size,
+        "num_data": trained.batches.num_data,
+        "optimizer": type(state.optimizer).__name__,
+        "scheduler": type(state.scheduler).__name__,
+        "objective": repr(objective) if isinstance(objective, Objective) else name,
+        "kl_weight": repr(model) if isinstance(model, Annealed) else None,
+        "clip_norm": clip_norm,
+        "order": order_of(trained.batches._source),  # of data on disk
+        "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
+    }

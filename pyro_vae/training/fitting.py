@@ -15,14 +15,11 @@ from typing import Any
 
 import pyro
 import torch
-from torch import nn
 
 from pyro_vae.compilation.compiled import Compile
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
-from pyro_vae.data.reading import order_of
 from pyro_vae.data.shared_work import refuse_other_calls
-from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import as_modules
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import refusing_others
@@ -44,7 +41,7 @@ from pyro_vae.training.checks import (
     schedules_of,
 )
 from pyro_vae.training.compiled_update import make_update
-from pyro_vae.training.described import run_of
+from pyro_vae.training.described import facts_of, run_of
 from pyro_vae.training.history import History, Record
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.modules import as_module
@@ -195,9 +192,8 @@ def fit(
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
-    folder, facts = folder_of(checkpoint, resume), _facts(model, objective, state, trained, clip_norm)
+    folder, facts = folder_of(checkpoint, resume), facts_of(model, objective, state, trained, clip_norm)
     refuse_other_calls(group, facts, (batches, valid_batches), num_epochs=num_epochs, patience=patience, lr=initial_lr)
-    callbacks = callbacks if group.is_first else ()
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
         refusing_others(module.parameters()), statistics_of(group, module), interruptible() as interrupted,
@@ -233,21 +229,3 @@ def _is_compiled(
         return state.compiled
     is_long = num_steps >= _LONG or (num_steps >= _LONG_IF_KNOWN and is_on_disk(mark()))
     return isinstance(objective, Objective) and is_long
-
-
-def _facts(
-    model: nn.Module, objective: Any, state: RunState, trained: Trained, clip_norm: float | None
-) -> dict[str, Any]:
-    """Return what has to be the same when a run is taken up again."""
-    name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
-    return {
-        "batch_size": trained.batches.batch_size,
-        "num_data": trained.batches.num_data,
-        "optimizer": type(state.optimizer).__name__,
-        "scheduler": type(state.scheduler).__name__,
-        "objective": repr(objective) if isinstance(objective, Objective) else name,
-        "kl_weight": repr(model) if isinstance(model, Annealed) else None,
-        "clip_norm": clip_norm,
-        "order": order_of(trained.batches._source),  # of data on disk
-        "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
-    }

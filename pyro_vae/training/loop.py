@@ -131,9 +131,9 @@ class Loop:
         return history
 
     def _call(self, callbacks: Sequence[Callable[[Record], None]], record: Record) -> None:
-        """Call the callbacks, which rank 0 alone has; what they score is not shared."""
+        """Call the callbacks, on rank 0 alone; what they score is not shared."""
         with alone():
-            for callback in callbacks:
+            for callback in callbacks if self._ranks.is_first else ():
                 callback(record)
 
     def _ended_workers(self, error: Exception) -> bool:

@@ -12,7 +12,8 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.shared_work import SharedWork
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.runtime.ranks import ranks
-from tests.ranks.scenarios import B, D, GivenNoise, N, Rows, data, error_of, fit
+from tests.ranks.given_noise import B, D, GivenNoise, N, Rows, data, fit
+from tests.ranks.scenarios import error_of
 
 
 class OwnOrder(Sampler):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from tests.ranks.scenarios import GivenNoise, fit, stop
+from tests.ranks.given_noise import GivenNoise, fit
+from tests.ranks.scenarios import stop
 
 
 def main(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyro_vae.runtime.tensor_files import read_tensors
-from tests.ranks import scenarios
+from tests.ranks import given_noise
 from tests.support import groups
 
 
@@ -62,7 +62,7 @@ def test_torchrun_starts_the_training_script_again(tmp_path):
         finally:
             launcher.terminate()  # and it its processes, if they are still there
     assert launcher.returncode == 0, said_by_it
-    found, pair = torch.load(tmp_path / "run.pt"), scenarios.GivenNoise()
-    scenarios.fit(pair)
+    found, pair = torch.load(tmp_path / "run.pt"), given_noise.GivenNoise()
+    given_noise.fit(pair)
     assert found["restarts"] == 1
     torch.testing.assert_close(found["weights"], dict(pair.state_dict()), rtol=0, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.runtime.ranks import Ranks, ranks
-from tests.ranks import scenarios
+from tests.ranks import given_noise, scenarios
 from tests.support import groups
 
 SHARED = (
@@ -66,7 +66,7 @@ def same(found, expected, tolerance=1e-9):
         assert one == pytest.approx(other, rel=0, abs=tolerance)
 
 
-@pytest.mark.parametrize("form", scenarios.FORMS)
+@pytest.mark.parametrize("form", given_noise.FORMS)
 def test_training(shared, alone, form):
     size, folder = shared
     expected = alone("fit_forms")[form]
@@ -75,6 +75,14 @@ def test_training(shared, alone, form):
     for other in others:  # bit by bit
         assert all(torch.equal(first[form]["weights"][name], each) for name, each in other[form]["weights"].items())
         assert other[form]["records"] == first[form]["records"]
+
+
+@pytest.mark.cross
+def test_compiled(alone, tmp_path):
+    """In float64, to the rounding of other kernels; the steps of both ranks are compiled."""
+    _finished(2, tmp_path, "fit_compiled")
+    for found in groups.results(tmp_path, "fit_compiled", 2):
+        same(found, alone("fit_compiled"))
 
 
 def test_batch_normalisation(shared, alone):
@@ -157,15 +165,15 @@ class TestInterruption:
 
     def test_the_run_goes_on_as_if_nothing_had_been(self, shared, alone):
         size, folder = shared
-        pair = scenarios.GivenNoise()
-        expected = scenarios.result(pair, scenarios.fit(pair))
+        pair = given_noise.GivenNoise()
+        expected = given_noise.result(pair, given_noise.fit(pair))
         for found in groups.results(folder, "resumed", size):
             same(found, expected)
 
     def test_one_process_goes_on_with_the_run_of_two(self, two, tmp_path):
         folder = shutil.copytree(two[2].with_name("kept for one"), tmp_path / "run")
-        pair = scenarios.GivenNoise()
-        same(scenarios.resumed(folder), scenarios.result(pair, scenarios.fit(pair)))
+        pair = given_noise.GivenNoise()
+        same(scenarios.resumed(folder), given_noise.result(pair, given_noise.fit(pair)))
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
