@@ -81,13 +81,14 @@ def sparse_rows(array: Any) -> Storage:
             "it, expected one by rows: x.tocsr(), written again"
         )
     row_bytes = group["data"].shape[0] / num_rows * (group["data"].dtype.itemsize + group["indices"].dtype.itemsize)
-    options = {"is_sparse": True, "row_bytes": 2 * max(row_bytes, 1)}  # blocks, and all of a window in one matrix
+    options = {"is_sparse": True, "row_bytes": max(row_bytes, 1)}
     found: Storage
     if hasattr(group, "file"):
         found = _InHdf5(group.file.filename, group.name, array, **options)
     else:
         found = Sliced(array, title, num_workers=_WORKERS, **options)
     found.block_bytes = 4 << 20  # a read takes some milliseconds, whatever it reads
+    found.num_copies = 2  # the blocks, and all of a window in one matrix
     return found
 
 
@@ -125,13 +126,13 @@ def columns_of(dataset: Any) -> dict[str, Storage]:
 class RowGroups(Storage):
     """The columns of Parquet files as an array ``(N, D)``, each row group of which is a block."""
 
+    num_copies = 2  # the table that it is read from
+
     def __init__(self, pieces: Sequence[Any], names: Sequence[str], dtype: Any, title: str) -> None:
         self.pieces, self.names = list(pieces), list(names)
         self.firsts = np.concatenate([[0], np.cumsum([_num_rows(piece) for piece in pieces])])
-        super().__init__(
-            (int(self.firsts[-1]), len(names)), dtype, title, starts=self.firsts, num_workers=_WORKERS,
-            row_bytes=2 * len(names) * np.dtype(dtype).itemsize,  # with the table that they are read from
-        )  # fmt: skip
+        shape = (int(self.firsts[-1]), len(names))
+        super().__init__(shape, dtype, title, starts=self.firsts, num_workers=_WORKERS)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return some rows, of all row groups that they lie in."""

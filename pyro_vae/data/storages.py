@@ -53,9 +53,11 @@ class Storage:
     ----------
     block_bytes
         The bytes of a block that make a read worth its cost, where any rows can be read.
+    num_copies
+        How often a block is in memory while it is held or read.
     """
 
-    block_bytes = 1 << 20
+    block_bytes, num_copies = 1 << 20, 1
 
     def __init__(
         self, shape: Sequence[int], dtype: Any, title: str, *, starts: _Array | None = None,

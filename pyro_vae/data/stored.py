@@ -104,10 +104,11 @@ class Stored(Dataset[Any]):
         self.opened, self.columns, self.title = found, found.columns, found.title
         self.labels, self.rows, self.levels = found.labels, found.rows, found.levels
         self.row_bytes = sum(each.row_bytes for each in self.columns.values)
+        held = sum(each.row_bytes * each.num_copies for each in self.columns.values)
         largest = max(each.block_bytes for each in self.columns.values)
-        size = int(min(largest, self.window_bytes // _BLOCKS) // self.row_bytes)
+        size = int(min(largest, self.window_bytes // _BLOCKS) // held)
         self.starts = min((each.blocks(max(1, size)) for each in self.columns.values), key=len)
-        self.block_bytes = float(np.diff(self.starts).max() * self.row_bytes)
+        self.block_bytes = float(np.diff(self.starts).max() * held)
 
     def having(self, found: Opened) -> Stored:
         """Return other rows or columns, to be read in the same way."""
