@@ -105,6 +105,7 @@ def test_onnx_is_refused_by_a_torch_that_cannot_write_it(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@ONNX
 def test_what_onnx_does_not_have_is_named(monkeypatch, tmp_path):
     def fail(*_, **__):
         try:
@@ -126,6 +127,7 @@ def test_a_file_that_computes_something_else_is_refused(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@ONNX
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r'export: found onnxscript .* pip install "pyro_vae\[export\]"'):
