@@ -62,8 +62,8 @@ class Constants:
         return float((own * jitter).mean()) + self.parameter * self.num_parameters + self.all_reduce(size)
 
 
-# One H100 took 341 µs for a compiled step of B = 100 on 27 November 2026, nearly all of it launches; 0.6 MFLOP a datum
-# and layer pair at 50 TFLOP/s give the time of a datum. Links: NVIDIA's figures for NVLink 4 (450 GB/s a direction,
+# One H100 took 341 µs for a compiled step of B = 100 on 27 November 2026, nearly all of it launches. The rest is
+# assumed: 4 MFLOP a datum (6 P) at 50 TFLOP/s, and links as their makers state them: NVLink 4 (450 GB/s a direction,
 # some 10 µs a message by NCCL) and InfiniBand NDR (50 GB/s, 5 µs a hop).
 CLUSTERS = {
     "H100, NVLink": {"fixed": 330e-6, "datum": 8e-8, "parameter": 1e-11, "latency": 1e-5, "bandwidth": 4.5e11},
