@@ -26,6 +26,10 @@ from pyro_vae.errors import RankError
 
 __all__ = ["Ranks", "alone", "ranks", "together"]
 
+if distributed.is_available():
+    # Its functions keep the group that exists when it is first imported, which then outlives destroy_process_group: its
+    # threads still run as Python ends, and abort the process. PyTorch imports it in the midst of a training.
+    import torch.distributed.nn
 group: Any = distributed  # of which not all has types
 _T = TypeVar("_T")
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets

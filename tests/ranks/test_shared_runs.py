@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     run, kept = folder / "run", folder / "kept"
     _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}",
-              f"command={folder / 'command'}", f"on_disk={folder}")  # fmt: skip
+              f"command={folder / 'command'}", f"on_disk={folder}", "left")  # fmt: skip
     return 2, folder, kept
 
 
@@ -32,7 +33,8 @@ def two(tmp_path_factory):
 def three(two, tmp_path_factory):
     """The results on three ranks, which go on with the run of two."""
     folder, kept = tmp_path_factory.mktemp("three"), two[2]
-    _finished(3, folder, *SHARED, f"interrupted={folder / 'run'}", f"resumed={kept}", f"draws={folder / 'mixed'}")
+    _finished(3, folder, *SHARED, f"interrupted={folder / 'run'}", f"resumed={kept}", f"draws={folder / 'mixed'}",
+              "left")  # fmt: skip
     return 3, folder, kept
 
 
@@ -80,9 +82,23 @@ def test_training(shared, alone, form):
 @pytest.mark.cross
 def test_compiled(alone, tmp_path):
     """In float64, to the rounding of other kernels; the steps of both ranks are compiled."""
-    _finished(2, tmp_path, "fit_compiled")
+    _finished(2, tmp_path, "fit_compiled", "left")
     for found in groups.results(tmp_path, "fit_compiled", 2):
         same(found, alone("fit_compiled"))
+    assert_left(tmp_path, 2)
+
+
+def assert_left(folder, size):
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs the list of threads of Linux")
+    for names in groups.results(folder, "left", size):
+        assert names and not [name for name in names if "gloo" in name]
+
+
+def test_a_group_that_is_left_keeps_no_thread(shared):
+    """One that ran on while Python ends would abort the process."""
+    size, folder = shared
+    assert_left(folder, size)
 
 
 def test_batch_normalisation(shared, alone):
