@@ -10,8 +10,6 @@ that all make the same call, and tells the others of an error.
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
 import threading
 import time
@@ -23,16 +21,12 @@ import torch
 from torch import Tensor, distributed
 
 from pyro_vae.errors import RankError
+from pyro_vae.runtime.launched import is_launched, join
 
 __all__ = ["Ranks", "alone", "ranks", "together"]
 
-if distributed.is_available():
-    # Its functions keep the group that exists when it is first imported, which then outlives destroy_process_group: its
-    # threads still run as Python ends, and abort the process. PyTorch imports it in the midst of a training.
-    import torch.distributed.nn
 group: Any = distributed  # of which not all has types
 _T = TypeVar("_T")
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 _PATIENCE = 60.0  # seconds until a rank says that it waits for others
 _GRACE = 5.0  # seconds in which ranks that fail alike do so
 
@@ -117,31 +111,10 @@ def ranks() -> Ranks:
     if _has_ended:
         raise RankError("found a process group that ended when a rank failed, expected a new start of all ranks")
     if not group.is_initialized():
-        if not all(name in os.environ for name in _LAUNCHED) or int(os.environ["WORLD_SIZE"]) < 2:
+        if not is_launched():
             return Ranks()
-        _join()
+        join()
     return Ranks(group.get_rank(), group.get_world_size())
-
-
-def _join() -> None:
-    """Join the process group that the launcher's variables describe, until the process ends.
-
-    A launcher that starts all ranks again may keep its table of their addresses, in which those that died still stand.
-    So each start has names of its own there.
-    """
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl"
-    store, rank, size = next(iter(group.rendezvous("env://")))
-    own = group.PrefixStore(f"pyro_vae/start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    group.init_process_group(backend, store=own, rank=rank, world_size=size)
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    if group.is_initialized():
-        group.destroy_process_group()
 
 
 @contextmanager
