@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from pyro_vae.training.block_length import LONGEST
+
 __all__ = ["NUM_FACTORS", "Adam", "on_device"]
 
 NUM_FACTORS = 10  # see factors; an even number, so that each row of a table begins at 16 bytes
 _SLOTS = {"step", "exp_avg", "exp_avg_sq"}
-_LONGEST = 64  # steps that factors are computed for at once
 
 
 class Adam:
@@ -142,13 +143,13 @@ class Adam:
         :math:`1 - \beta_1`, :math:`\beta_2`, :math:`1 - \beta_2`, ε and λ.
         """
         found, num_steps = [], len(rates)
-        padded = [*rates, *[rates[-1]] * (_LONGEST - num_steps)]  # powers of short vectors end in other bits
+        padded = [*rates, *[rates[-1]] * (LONGEST - num_steps)]  # powers of short vectors end in other bits
         for index, parameters in self.columns:
             taken, group = [self.slots(p)[2] for p in parameters], self.optimizer.param_groups[index]
             (beta_1, beta_2), decay, device = group["betas"], group["weight_decay"], taken[0].device
             fixed = [beta_1, 1 - beta_1, beta_2, 1 - beta_2, group["eps"], decay, 0.0]
             numbers = on_device(torch.tensor([[each[index], *fixed] for each in padded], dtype=torch.float64), device)
-            rate, t = numbers[:, 0], taken[0].double() + torch.arange(1, _LONGEST + 1, device=device)
+            rate, t = numbers[:, 0], taken[0].double() + torch.arange(1, LONGEST + 1, device=device)
             moving = torch.stack([rate / (1 - beta_1**t), (1 - beta_2**t).sqrt(), 1 - rate * decay], 1)
             found.append(torch.cat([moving, numbers[:, 1:]], 1)[:num_steps])
             torch._foreach_add_(taken, num_steps)

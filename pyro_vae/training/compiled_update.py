@@ -1,6 +1,6 @@
 r"""Compile a whole update of the weights, and run it for a block of steps at once.
 
-With resident data and torch's Adam an update is a function of the rows of a batch and some numbers,
+With torch's Adam an update is a function of a batch and some numbers; of resident data the rows of a batch are enough,
 
 .. math:: \text{rows} \;\longmapsto\; x \;\longmapsto\; g = \nabla_\theta \tfrac1B \textstyle\sum_b
           \mathrm{loss}(x_b), \; \textstyle\sum_b \mathrm{bound}(x_b), \qquad
@@ -10,12 +10,12 @@ which are compiled as two graphs, so that Python makes two calls a step. (One gr
 GPU. Why is not known for certain; a bias that is read after Adam has changed it would explain it.) What changes from
 step to step, the rows, the learning rates and the values of schedules, is prepared for a block of steps. On a GPU a
 block is one CUDA graph, see :mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on
-the same draws.
+the same draws. A loader's batches are taken one by one: to read several ahead would change which draws its data set
+and the programs make of the same generator.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from pyro_vae.compilation.compiled import Compiled, Kernels, Outputs
 from pyro_vae.compilation.guards import options_of
-from pyro_vae.data.batch import Arguments
+from pyro_vae.data.batch import Arguments, Batch, tensors_in
 from pyro_vae.data.batches import Batches, Pick
+from pyro_vae.data.shares import Part
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
 from pyro_vae.training.averaging import Averaging
+from pyro_vae.training.block_length import BlockLength
 from pyro_vae.training.cuda_graph import Block, CapturedBlocks, OneStep, run_block
 from pyro_vae.training.run_schedule import RunSchedule
 from pyro_vae.training.run_state import RunState
@@ -38,13 +40,9 @@ from pyro_vae.training.update import Check, Update, clipped
 
 __all__ = ["CompiledUpdate", "make_update"]
 
-_LONGEST = 64  # steps in a block
-_SECONDS = 0.1  # that a block may take: so long does Ctrl-C wait
-_NUM_TIMED = 3  # blocks that are waited for on a GPU, to know how long a step takes
-
 
 class CompiledUpdate:
-    """Updates with whole batches of resident data, compiled and run for many steps a call.
+    """Updates with whole batches, compiled; of resident data many steps a call.
 
     Any other batch is updated with as ``plain`` does. So is the first, which makes the state of the optimiser.
 
@@ -57,7 +55,7 @@ class CompiledUpdate:
     schedules
         Those that the programs and the objective read.
     captured
-        Captures blocks of steps and replays them; ``None`` runs them one by one.
+        Captures blocks of steps on resident data and replays them; ``None`` runs them one by one.
     options
         Those of :class:`~pyro_vae.compilation.compiled.Compiled`.
     """
@@ -81,12 +79,12 @@ class CompiledUpdate:
         self.moves = Compiled(self._moves, (), name="optimiser's step", moves=True, **options)
         self._forms: dict[Any, tuple[Any, ...]] = {}  # of Adam and the clipping -> options of a call of its graph
         self._with_gradient: list[nn.Parameter] = []
-        self._length, self._num_blocks, self._seconds = 1, 0, math.inf  # of a step
+        self._length = BlockLength(self.device)
 
     @property
     def longest(self) -> int:
         """The number of picks that it takes at once."""
-        return self._length
+        return self._length.number
 
     def reasons(self) -> list[str]:
         """Return why it is not compiled, or not captured, as far as that is known."""
@@ -104,25 +102,33 @@ class CompiledUpdate:
 
     def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> int:
         """Update the weights as :class:`Update` does."""
-        whole = all(isinstance(pick, Tensor) and len(pick) == self.num_data for pick in picks)
-        kernels = self._kernels(picks[0]) if whole and check is None and self._is_ready() else None
+        whole = self._are_whole(picks)
+        inputs = self._inputs(picks) if whole and check is None and self._is_ready() else []
+        kernels = self._kernels(inputs[0]) if inputs else None
         if kernels is None:
             num_data = self.plain(picks, schedule, check)
             self.global_term = self.plain.global_term
             if whole:  # it is not ready: step by step, as it is slow
-                self._length = 1
+                self._length.number = 1
             return num_data
         for parameter in self.step.parameters:
             parameter.grad = None
         started = time.perf_counter()
-        self._run(*kernels, self._block(picks, schedule))
+        self._run(*kernels, self._block(inputs, schedule))
         schedule.set(len(picks) - 1)
-        self._num_blocks += 1
-        if self.device.type != "cuda" or 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up
-            _wait(self.device)
-            self._seconds = min(self._seconds, (time.perf_counter() - started) / len(picks))
-            self._length = min(max(int(_SECONDS / self._seconds), 1), _LONGEST)
-        return len(picks) * (self.num_data or 0)
+        if self.batches.resident:
+            self._length.ended(len(picks), started)
+        return sum(map(len, inputs))
+
+    def _are_whole(self, picks: Sequence[Pick]) -> bool:
+        """Return whether these are rows of whole batches, or a whole batch of a loader."""
+        if self.batches.resident:
+            return all(isinstance(pick, Tensor) and len(pick) == self.num_data for pick in picks)
+        return not isinstance(picks[0], (slice, Part)) and self.num_data in (None, len(picks[0]))
+
+    def _inputs(self, picks: Sequence[Pick]) -> list[Any]:
+        """Return what the graph of the gradients reads in each step: rows, or a loader's batch."""
+        return list(picks if self.batches.resident else map(self.batches.read, picks))
 
     def _is_ready(self) -> bool:
         """Return whether this is a step that can be compiled: by torch's Adam, whose state is there."""
@@ -133,12 +139,11 @@ class CompiledUpdate:
             return False
         return self.adam.has_state()
 
-    def _kernels(self, rows: Pick) -> tuple[Kernels, Kernels] | None:
+    def _kernels(self, x: Batch) -> tuple[Kernels, Kernels] | None:
         """Return the kernels of the gradients and of the optimiser, compiled if they have to be."""
-        assert isinstance(rows, Tensor)
-        if not self.gradients.is_current():
-            self._length, self._num_blocks, self._seconds = 1, 0, math.inf
-        gradients = self.gradients.kernels(rows)
+        if self.batches.resident and not self.gradients.is_current():
+            self._length.restart()
+        gradients = self.gradients.kernels(x)
         if gradients is None:
             return None
         self.step.renew(gradients.version)
@@ -155,7 +160,7 @@ class CompiledUpdate:
 
     def _compile_moves(self, form: Any) -> None:
         """Compile the optimiser's step, on copies of its tensors and likely gradients."""
-        self._length, self._num_blocks, self._seconds = 1, 0, math.inf
+        self._length.restart()
         numbers = torch.tensor([[1e-3, 1.0, 1.0, 0.9, 0.1, 0.999, 1e-3, 1e-8, 0.0, 0.0]], dtype=torch.float64)
         factors = numbers.expand(len(self.adam.columns), NUM_FACTORS).contiguous().to(self.device)
         theta, m, v = self.adam.tensors()
@@ -165,9 +170,9 @@ class CompiledUpdate:
         self.moves.num_data = None  # there may be another number of columns
         self.moves.kernels(x)
 
-    def _gradients(self, rows: Tensor) -> list[Tensor | None]:
-        """Return what a step gives for the batch of some rows."""
-        return self.step.outputs(self.batches.read(rows))
+    def _gradients(self, x: Batch) -> list[Tensor | None]:
+        """Return what a step gives for some rows, or for a loader's batch."""
+        return self.step.outputs(self.batches.read(x) if self.batches.resident else x)
 
     def _moves(self, x: Arguments) -> list[Tensor | None]:
         """Move parameters and the state of the optimiser by gradients."""
@@ -178,21 +183,22 @@ class CompiledUpdate:
             self.adam.move(clipped(g, self.plain.clip_norm), theta, m, v, factors)
         return []
 
-    def _block(self, picks: Sequence[Any], schedule: RunSchedule) -> Block:
-        steps = range(len(picks))
+    def _block(self, inputs: list[Any], schedule: RunSchedule) -> Block:
+        steps = range(len(inputs))
         values = torch.tensor([schedule.values(ahead) for ahead in steps], dtype=torch.float64)
         factors = self.adam.factors([schedule.rates(ahead) for ahead in steps])
-        return Block(torch.stack(list(picks)), factors.to(self.device), on_device(values, self.device))
+        rows = torch.stack(inputs) if self.batches.resident else inputs
+        return Block(rows, factors.to(self.device), on_device(values, self.device))
 
     def _run(self, gradients: Kernels, moves: Kernels, block: Block) -> None:
         places = {id(parameter): place for place, parameter in enumerate(self._with_gradient)}
         order = [places[id(parameter)] for parameter in self.adam.order()]
         theta, m, v = self.adam.tensors()
 
-        def step(rows: Tensor, factors: Tensor, values: Tensor) -> Outputs:
+        def step(x: Batch, factors: Tensor, values: Tensor) -> Outputs:
             for scheduled, value in zip(self.schedules, values.unbind(), strict=True):
                 scheduled.value.copy_(value)
-            outputs = self._averaged(gradients.run(rows, *gradients.trace.tensors))
+            outputs = self._averaged(gradients.run(*tensors_in(x), *gradients.trace.tensors))
             moves.run(factors, *[outputs[place] for place in order], *theta, *m, *v, *moves.trace.tensors)
             self.total.add_(outputs[-1])
             return outputs[len(places) : -1]
@@ -228,17 +234,14 @@ def make_update(
     state: RunState, batches: Batches, step: Step, clip_norm: float | None, schedules: Sequence[Schedule],
     say: Callable[[str], None],
 ) -> Update | CompiledUpdate:  # fmt: skip
-    """Return the update of a run, compiled as a whole for resident data and torch's Adam if the step is compiled."""
+    """Return the update of a run, compiled as a whole with torch's Adam if the step is compiled.
+
+    A loader's batches that ranks share are of any size at an epoch's end, and are updated with step by step.
+    """
     optimizer, averaging = state.optimizer, Averaging.of(state.module, batches.ranks)
-    whole = isinstance(step, CompiledStep) and batches.resident and Adam(optimizer).unfit() is None
-    if not whole:
+    is_cut = not batches.resident and batches.ranks.size > 1
+    if not isinstance(step, CompiledStep) or is_cut or Adam(optimizer).unfit() is not None:
         return Update(batches, step, optimizer, clip_norm, state.bounds, averaging)
-    assert isinstance(step, CompiledStep)
     plain = Update(batches, step.eager, optimizer, clip_norm, state.bounds, averaging)
-    captured = CapturedBlocks() if batches.device.type == "cuda" else None
+    captured = CapturedBlocks() if batches.device.type == "cuda" and batches.resident else None
     return CompiledUpdate(plain, step, schedules, captured, say=say)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compilation.compiled import Outputs, Snapshot
+from pyro_vae.data.batch import Batch
 
 __all__ = ["Block", "Capture", "CapturedBlocks", "OneStep", "cuda_graph", "run_block"]
 
 Capture = Callable[[Callable[[], Any], torch.device], tuple[Callable[[], object], Any]]  # see cuda_graph
-OneStep = Callable[[Tensor, Tensor, Tensor], Outputs]  # of rows, factors and values
+OneStep = Callable[[Batch, Tensor, Tensor], Outputs]  # of rows or a loader's batch, factors and values
 
 _MOST_STATES = 8
 _MOST_LENGTHS = 4
@@ -30,9 +31,12 @@ _TOLERANCE = 1e-2  # of how far a block moves a tensor
 
 
 class Block(NamedTuple):
-    """All that changes in a block of S steps: rows ``(S, B)``, the optimiser's factors, the values of schedules."""
+    """All that changes in a block of S steps: rows ``(S, B)``, the optimiser's factors, the values of schedules.
 
-    rows: Tensor
+    In place of rows a block that is not captured may have a list of S batches.
+    """
+
+    rows: Any
     factors: Tensor
     values: Tensor
 
@@ -46,7 +50,7 @@ class _Captured(NamedTuple):
 def run_block(step: OneStep, block: Block) -> Outputs:
     """Take the steps of a block one by one, and return what the last one gives."""
     outputs: Outputs = ()
-    for rows, factors, values in zip(*(each.unbind() for each in block), strict=True):
+    for rows, factors, values in zip(*block, strict=True):
         del outputs  # its memory is free for the next ones
         outputs = step(rows, factors, values)
     return outputs

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.runtime.ranks import Ranks
+from pyro_vae.training.block_length import steps_in_time
 from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.update import Update
 
 __all__ = ["Decider", "Decisions"]
 
 _SECONDS_BETWEEN_READS = 0.5
-_SECONDS_OF_A_BLOCK, _MOST_STEPS = 0.1, 64  # of ranks that share the data, where a step is Python
 
 
 class Decisions(NamedTuple):
@@ -86,7 +86,7 @@ class Decider:
         now, longest = time.monotonic(), self.update.longest
         ranks = self.batches.ranks
         if ranks.size > 1 and isinstance(self.update, Update) and self.batches.resident:
-            longest = min(max(int(_SECONDS_OF_A_BLOCK * num_steps / (now - begun)), 1), _MOST_STEPS)
+            longest = steps_in_time((now - begun) / num_steps)
         done = Decisions(
             stops=self.interrupted.is_set(),
             reads=now - self._read > _SECONDS_BETWEEN_READS,

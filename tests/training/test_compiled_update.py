@@ -9,10 +9,11 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import pyro_vae
 from pyro_vae.compilation import compiled as compilation
-from pyro_vae.training import compiled_update
+from pyro_vae.training import block_length
 from pyro_vae.training import fitting as training
 
 pytestmark = pytest.mark.usefixtures("only_traced")
@@ -20,7 +21,12 @@ pytestmark = pytest.mark.usefixtures("only_traced")
 X = (torch.rand(64, 6, generator=torch.Generator().manual_seed(7)) < 0.5).double()
 
 
-def run(compile, happens=None, **options):
+def loader():
+    """The same data from a loader, whose order is of a generator of its own."""
+    return DataLoader(X, 10, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+
+def run(compile, happens=None, data=X, **options):
     """The weights and records after four epochs; ``happens(vae, optimizer, epoch)`` after each."""
     torch.manual_seed(0)
     vae, made = pyro_vae.VAE((6,), 2, (5,)).double(), []
@@ -35,7 +41,7 @@ def run(compile, happens=None, **options):
             happens(vae, made[0], record["epoch"])
 
     history = training.fit(
-        vae.model, vae.guide, X, num_epochs=4, batch_size=10, lr=0.01, seed=3, compile=compile, progress=False,
+        vae.model, vae.guide, data, num_epochs=4, batch_size=10, lr=0.01, seed=3, compile=compile, progress=False,
         optimizer=optimizer, callbacks=[after], **options,
     )  # fmt: skip
     return [p.detach().clone() for p in vae.parameters()], history.records
@@ -90,8 +96,9 @@ def in_groups(parameters, lr):
     [freeze_for_two_epochs, train_the_guide_alone, freeze_every_other_epoch, begin_some_anew, change_the_numbers,
      clear_the_state, load_the_state],
 )  # fmt: skip
-def test_what_happens_to_the_optimiser_between_epochs_counts(happens):
-    check(run(True, happens), run(False, happens))
+@pytest.mark.parametrize("data", [lambda: X, loader], ids=["resident", "loader"])
+def test_what_happens_to_the_optimiser_between_epochs_counts(happens, data):
+    check(run(True, happens, data()), run(False, happens, data()))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +110,9 @@ def test_what_happens_to_the_optimiser_between_epochs_counts(happens):
         {"objective": pyro_vae.IWAE(3, gradient="dreg"), "clip_norm": 1.0},
     ],
 )
-def test_options_of_a_run(options):
-    check(run(True, **options), run(False, **options))
+@pytest.mark.parametrize("data", [lambda: X, loader], ids=["resident", "loader"])
+def test_options_of_a_run(options, data):
+    check(run(True, data=data(), **options), run(False, data=data(), **options))
 
 
 def test_an_optimiser_of_parameters_without_a_gradient():
@@ -121,9 +129,9 @@ def test_an_optimiser_of_parameters_without_a_gradient():
 
 @pytest.mark.parametrize("longest", [1, 3])
 def test_bits_do_not_depend_on_how_long_blocks_are(longest, monkeypatch):
-    monkeypatch.setattr(compiled_update, "_SECONDS", 1e9)
+    monkeypatch.setattr(block_length, "_SECONDS", 1e9)
     found = run(True)
-    monkeypatch.setattr(compiled_update, "_LONGEST", longest)
+    monkeypatch.setattr(block_length, "LONGEST", longest)
     expected = run(True)
     assert all(map(torch.equal, found[0], expected[0]))
     assert [r["train_bound"] for r in found[1]] == [r["train_bound"] for r in expected[1]]

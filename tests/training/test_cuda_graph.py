@@ -10,7 +10,7 @@ import torch
 import pyro_vae
 from pyro_vae.compilation import compiled as compilation
 from pyro_vae.schedules import Linear
-from pyro_vae.training import compiled_update, cuda_graph
+from pyro_vae.training import block_length, compiled_update, cuda_graph
 from pyro_vae.training import fitting as training
 from pyro_vae.training.compiled_update import CompiledUpdate
 from pyro_vae.training.cuda_graph import CapturedBlocks
@@ -33,7 +33,7 @@ def tape(monkeypatch):
         return update
 
     monkeypatch.setattr(training, "make_update", make)
-    monkeypatch.setattr(compiled_update, "_SECONDS", 1e9)
+    monkeypatch.setattr(block_length, "_SECONDS", 1e9)
     return tape
 
 
@@ -126,7 +126,7 @@ class TestWhereItIsUsed:
         calls = []
         original = cuda_graph.cuda_graph
         monkeypatch.setattr(cuda_graph, "cuda_graph", lambda *args: calls.append(1) or original(*args))
-        monkeypatch.setattr(compiled_update, "_SECONDS", 1e9)
+        monkeypatch.setattr(block_length, "_SECONDS", 1e9)
         found = trained(name, device="cuda")
         assert calls == [1] * 3
         monkeypatch.setattr(compiled_update, "CapturedBlocks", lambda: None)
