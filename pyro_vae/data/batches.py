@@ -15,7 +15,7 @@ from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loaders import Begun, first_of, own_generators
-from pyro_vae.data.reading import begins_at, cuts_rows, passing, skip
+from pyro_vae.data.reading import begins_at, cuts_rows, passing, reads_rows, skip
 from pyro_vae.data.shares import Part, ShareSampler, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.ranks import Ranks
@@ -55,7 +55,6 @@ class Batches:
         self._entries = entries or Entries()
         self._begun: Begun | None = None
         self._check: Callable[[Batch, int], None] | None = None
-        self._start = 0  # the index, in the epoch, of the first datum of the batch picked last
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +75,11 @@ class Batches:
     def resident(self) -> bool:
         """True if the data lie on the device, so that a pass through them costs little."""
         return not isinstance(self._source, DataLoader)
+
+    @property
+    def draws_at_start(self) -> bool:
+        """True if picks draw from the generators at the beginning of a pass alone, and so can be taken ahead."""
+        return self.resident or reads_rows(self._source)
 
     @property
     def cuts_rows(self) -> bool:
@@ -162,10 +166,7 @@ class Batches:
         return x
 
     def start_workers(self) -> None:
-        """Start the workers of a loader that keeps them, and restore the generators' states.
-
-        Such a loader draws a seed for its workers in its first pass alone.
-        """
+        """Start the workers of a loader that keeps them, whose seed it draws once; restore the generators' states."""
         if isinstance(self._source, DataLoader) and self._loader.persistent_workers and self._loader._iterator is None:
             before = self.generators()
             iter(self._loader)
@@ -203,7 +204,8 @@ class Batches:
             x, count = self._share_of(batch)
             if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
                 count = sampler.counts.popleft()
-            self._start = start
+            if self._check is not None:
+                self._check(x := self._on_device(x), start)
             yield x if self.ranks.size == 1 else Part(x, count)
             start += len(x)
         self._check = None
@@ -237,10 +239,7 @@ class Batches:
             assert not isinstance(pick, Arguments)
             return self._source.read(pick, self._dtype)
         assert not isinstance(pick, slice)
-        x = self._on_device(pick)
-        if self._check is not None:
-            self._check(x, self._start)
-        return x
+        return self._on_device(pick)
 
     def _on_device(self, x: Batch) -> Batch:
         if isinstance(x, Arguments):

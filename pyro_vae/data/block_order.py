@@ -32,8 +32,9 @@ them alone. Their number belongs to the order, as the size of a window does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,13 @@ from torch.utils.data import Sampler
 __all__ = ["BlockSampler"]
 
 _Rows = npt.NDArray[np.int64]
+
+
+class _Turn(NamedTuple):
+    """The rows of a batch, and what may be read in the meantime: the blocks of the next window, and those to keep."""
+
+    rows: _Rows
+    ahead: tuple[_Rows, _Rows] | None = None
 
 
 class BlockSampler(Sampler[int]):
@@ -65,6 +73,9 @@ class BlockSampler(Sampler[int]):
     ----------
     skip
         How many rows the next pass leaves out at its beginning, without another order.
+    read_ahead
+        Called with the blocks of the next window and those of the one before it, when the first batch of the latter
+        was asked for; ``None`` if nobody reads ahead.
 
     Examples
     --------
@@ -79,6 +90,7 @@ class BlockSampler(Sampler[int]):
         self.starts, self.window, self.batch_size = starts, window, batch_size
         self.num_readers, self.shuffle, self.skip = num_readers, shuffle, 0
         self._seed = 0  # of the pass begun last
+        self.read_ahead: Callable[[_Rows, _Rows], object] | None = None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -87,22 +99,24 @@ class BlockSampler(Sampler[int]):
         skip, self.skip = self.skip, 0
         if self.shuffle:
             self._seed = int(torch.empty((), dtype=torch.int64).random_().item())
-        yield from self._rows(skip)
+        yield from self._rows(skip, self.read_ahead)
 
     def row_at(self, place: int) -> int:
         """Return the row that comes at a place of the pass that was begun last."""
         return next(self._rows(place))
 
-    def _rows(self, skip: int) -> Iterator[int]:
+    def _rows(self, skip: int, read_ahead: Callable[[_Rows, _Rows], object] | None = None) -> Iterator[int]:
         if not self.shuffle:
             yield from range(skip, len(self))
             return
-        for rows in self._batches(torch.Generator().manual_seed(self._seed)):
+        for rows, ahead in self._batches(torch.Generator().manual_seed(self._seed)):
             if skip < len(rows):
+                if read_ahead is not None and ahead is not None:
+                    read_ahead(*ahead)
                 yield from rows[skip:].tolist()
             skip = max(0, skip - len(rows))
 
-    def _batches(self, generator: torch.Generator) -> Iterator[_Rows]:
+    def _batches(self, generator: torch.Generator) -> Iterator[_Turn]:
         """Yield batches of each reader in turn, and then what is left of all of them."""
         blocks = torch.randperm(len(self.starts) - 1, generator=generator).numpy()
         windows = [blocks[first : first + self.window] for first in range(0, len(blocks), self.window)]
@@ -111,23 +125,24 @@ class BlockSampler(Sampler[int]):
         readers = [self._of_reader(share, generator, left) for share in shares]
         while readers:
             for reader in list(readers):
-                rows = next(reader, None)
-                if rows is None:
+                turn = next(reader, None)
+                if turn is None:
                     readers.remove(reader)
                 else:
-                    yield rows
-        yield np.concatenate([*left, np.empty(0, np.int64)])
+                    yield turn
+        yield _Turn(np.concatenate([*left, np.empty(0, np.int64)]))
 
     def _of_reader(
         self, windows: list[npt.NDArray[Any]], generator: torch.Generator, left: list[_Rows]
-    ) -> Iterator[_Rows]:
+    ) -> Iterator[_Turn]:
         rest = np.empty(0, np.int64)
-        for window in windows:
+        for window, following in zip_longest(windows, windows[1:]):
             rows = np.concatenate([np.arange(self.starts[block], self.starts[block + 1]) for block in window])
             rest = np.concatenate([rest, rows[torch.randperm(len(rows), generator=generator).numpy()]])
             whole = len(rest) - len(rest) % self.batch_size
-            for first in range(0, whole, self.batch_size):
-                yield rest[first : first + self.batch_size]
+            for first in range(0, whole, self.batch_size):  # the first batch has rows of the window before, too
+                ahead = (following, window) if first == self.batch_size and following is not None else None
+                yield _Turn(rest[first : first + self.batch_size], ahead)
             rest = rest[whole:]
         left.append(rest)
 

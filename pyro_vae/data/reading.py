@@ -32,6 +32,7 @@ __all__ = [
     "naming_rows",
     "order_of",
     "passing",
+    "reads_rows",
     "skip",
     "sparse_loader",
     "stored_in",
@@ -76,12 +77,19 @@ class _Rows(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         stored, rows = self.stored, np.asarray(indices)
-        if self.window is None:
-            self.window = Window(stored.columns.values, stored.starts, self.num_blocks)
         try:
-            return stored.made(self.window.take(rows if stored.rows is None else stored.rows[rows]))
+            return stored.made(self._held().take(rows if stored.rows is None else stored.rows[rows]))
         except (ValueError, OSError) as error:
             return Unreadable(error)
+
+    def read_ahead(self, blocks: Any, kept: Any) -> None:
+        """Begin to read blocks that will be asked for."""
+        self._held().read_ahead(blocks, kept)
+
+    def _held(self) -> Window:
+        if self.window is None:
+            self.window = Window(self.stored.columns.values, self.stored.starts, self.num_blocks)
+        return self.window
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"window": None}
@@ -94,12 +102,17 @@ def sparse_loader(split: SparseSplit, batch_size: int, shuffle: bool, device: to
 
 
 def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.device) -> DataLoader[Any]:
-    """Return a loader of batches of stored data: window by window, or in their order."""
+    """Return a loader of batches of stored data: window by window, or in their order.
+
+    Where this process reads by itself, a window is half of what it may hold, and the next one is read by a thread.
+    """
     starts = stored.starts if stored.rows is None else np.searchsorted(stored.rows, stored.starts)
     readers = max(1, stored.num_workers) if shuffle else 1
     num_workers = readers if stored.num_workers and readers <= _num_cores() else 0  # the order is the same
-    window = max(1, min(int(stored.window_bytes // stored.block_bytes), len(starts) - 1))
-    if shuffle and window == 1 < len(starts) - 1:
+    held, num_blocks = int(stored.window_bytes // stored.block_bytes), len(starts) - 1
+    is_ahead = shuffle and not stored.num_workers and 4 <= held < num_blocks
+    window = max(1, min(held // 2 if is_ahead else held, num_blocks))
+    if shuffle and window == 1 < num_blocks:
         warnings.warn(
             f"window_bytes: found {in_words(stored.window_bytes)}, which hold one block of {stored.title}, of "
             f"{in_words(stored.block_bytes)}, expected several, so that rows of different blocks meet in a batch",
@@ -107,9 +120,11 @@ def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.
             stacklevel=2,
         )
     if not shuffle:  # as many blocks as a batch may lie in
-        window = min(window, 1 + math.ceil(batch_size * (len(starts) - 1) / len(stored)))
+        window = min(window, 1 + math.ceil(batch_size * num_blocks / len(stored)))
     order = BlockSampler(starts, window=window, batch_size=batch_size, num_readers=readers, shuffle=shuffle)
-    rows = _Rows(stored, window if num_workers else window * readers)
+    rows = _Rows(stored, window if num_workers else window * (2 if is_ahead else readers))
+    if is_ahead:
+        order.read_ahead = rows.read_ahead
     pinned = device.type == "cuda"
     return DataLoader(rows, batch_size, sampler=order, num_workers=num_workers, collate_fn=as_read, pin_memory=pinned)
 
@@ -134,6 +149,11 @@ def cuts_rows(source: Any) -> bool:
     if not isinstance(source, DataLoader):
         return True
     return source.batch_sampler is not None and source.collate_fn in (default_collate, as_read)
+
+
+def reads_rows(source: Any) -> bool:
+    """Return whether this is a loader of this module, which reads rows as they are."""
+    return isinstance(getattr(source, "dataset", None), (_Rows, _SparseRows))
 
 
 def skip(source: Any, num_batches: int) -> int:

@@ -2,7 +2,8 @@
 
 Each column has one buffer with a slot for every block of the window. A block that is asked for takes the slot of the
 one that was used the longest ago, and the rows of a batch are gathered from the buffer at once. Sparse blocks stay
-sparse in it; only a batch is dense.
+sparse in it; only a batch is dense. Blocks that will be asked for can be read by a thread in the meantime, since a read
+leaves the processor, and Python's lock, to others.
 
 Every block is checked as it is read. NaN and infinite numbers are named by the file and the row that they stand in.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,14 @@ from pyro_vae.runtime.optional import imported, install
 __all__ = ["Window", "dense", "dtype_of", "read_rows"]
 
 _Array = npt.NDArray[Any]
+
+
+class _Ahead(NamedTuple):
+    """Blocks that a thread reads into slots, and what it has found for each column of each of them."""
+
+    blocks: _Array
+    slots: _Array
+    found: Future[list[list[Any]]]
 
 
 class Window:
@@ -46,6 +56,9 @@ class Window:
         self._blocks = np.full(self.num_blocks, -1)  # of each slot
         self._last_used = np.full(self.num_blocks, -1)
         self._time = 0
+        self._ahead: _Ahead | None = None
+        self._is_ahead = np.zeros(len(starts) - 1, bool)  # of each block
+        self._thread: ThreadPoolExecutor | None = None
         self._buffers = [
             (_Sparse if each.is_sparse else _Dense)(each, self.num_blocks, self.height) for each in columns
         ]
@@ -59,6 +72,8 @@ class Window:
             If a number in a block that is read is NaN or infinite.
         """
         blocks = np.searchsorted(self.starts, rows, side="right") - 1
+        if self._ahead is not None and self._is_ahead[blocks].any():
+            self._end_ahead()
         held = self._slots[blocks] >= 0
         if held.all():
             return self._gather(rows, blocks)
@@ -74,15 +89,50 @@ class Window:
         order = np.argsort(np.concatenate([np.flatnonzero(chosen) for chosen, _ in parts]))
         return [torch.cat(found)[torch.from_numpy(order)] for found in zip(*(part for _, part in parts), strict=True)]
 
+    def read_ahead(self, blocks: _Array, kept: _Array) -> None:
+        """Begin to read some blocks in a thread, into slots that hold none of those that are kept."""
+        self._end_ahead()
+        missing = blocks[self._slots[blocks] < 0]
+        slots = np.flatnonzero(~np.isin(self._blocks, np.concatenate([blocks, kept])))[: len(missing)]
+        if len(slots) < len(missing) or not len(missing):
+            return
+        self._free(slots)
+        self._thread = self._thread or ThreadPoolExecutor(1, "reading ahead")
+        self._is_ahead[:] = False
+        self._is_ahead[missing] = True
+        self._ahead = _Ahead(missing, slots, self._thread.submit(self._read, missing, slots))
+
+    def _end_ahead(self) -> None:
+        """Wait for the thread; what it could not read is read again when it is asked for, where the error belongs."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.found.exception() is None:
+            self._put(ahead.blocks, ahead.slots, ahead.found.result())
+
     def _load(self, blocks: _Array) -> None:
         """Read some blocks, into the slots that were used the longest ago."""
-        for block, slot in zip(blocks, np.argsort(self._last_used, kind="stable")[: len(blocks)], strict=True):
-            if self._blocks[slot] >= 0:
-                self._slots[self._blocks[slot]] = -1
-            self._blocks[slot] = -1
-            for buffer in self._buffers:
-                buffer.load(int(slot), int(self.starts[block]), int(self.starts[block + 1]))
-            self._blocks[slot], self._slots[block] = block, slot
+        self._end_ahead()
+        slots = np.argsort(self._last_used, kind="stable")[: len(blocks)]
+        self._free(slots)
+        for block, slot in zip(blocks, slots, strict=True):
+            self._put(np.array([block]), np.array([slot]), self._read([block], [slot]))
+
+    def _free(self, slots: _Array) -> None:
+        held = self._blocks[slots]
+        self._slots[held[held >= 0]] = -1
+        self._blocks[slots] = -1
+
+    def _read(self, blocks: Sequence[int] | _Array, slots: Sequence[int] | _Array) -> list[list[Any]]:
+        """Read blocks, of which a buffer may take the values at once, as no row of these slots is asked for."""
+        return [
+            [buffer.read(int(slot), int(self.starts[block]), int(self.starts[block + 1])) for buffer in self._buffers]
+            for block, slot in zip(blocks, slots, strict=True)
+        ]
+
+    def _put(self, blocks: _Array, slots: _Array, found: list[list[Any]]) -> None:
+        for slot, each in zip(slots, found, strict=True):
+            for buffer, values in zip(self._buffers, each, strict=True):
+                buffer.put(int(slot), values)
+        self._blocks[slots], self._slots[blocks], self._last_used[slots] = blocks, slots, self._time
 
     def _gather(self, rows: _Array, blocks: _Array) -> list[Tensor]:
         slots, self._time = self._slots[blocks], self._time + 1
@@ -100,12 +150,15 @@ class _Dense:
         self.buffer = torch.empty(size, dtype=dtype_of(storage))
         self.values = self.buffer.numpy()
 
-    def load(self, slot: int, start: int, stop: int) -> None:
+    def read(self, slot: int, start: int, stop: int) -> None:
         first = slot * self.height
         out = self.values[first : first + stop - start]
         self.storage.fill(start, stop, out)
         if out.dtype.kind == "f" and not math.isfinite(_total(out)):
             _check(out, self.storage, start)
+
+    def put(self, slot: int, values: None) -> None:
+        """Do nothing: they are there."""
 
     def gather(self, slots: _Array, offsets: _Array) -> Tensor:
         return self.buffer.index_select(0, torch.from_numpy(slots * self.height + offsets))
@@ -120,9 +173,11 @@ class _Sparse:
         self.blocks: list[Any] = [None] * num_slots
         self.together: Any = None
 
-    def load(self, slot: int, start: int, stop: int) -> None:
-        self.together = self.blocks[slot] = None
-        self.blocks[slot] = _checked_rows(self.scipy.csr_array(self.storage.read(start, stop)), self.storage, start)
+    def read(self, slot: int, start: int, stop: int) -> Any:
+        return _checked_rows(self.scipy.csr_array(self.storage.read(start, stop)), self.storage, start)
+
+    def put(self, slot: int, values: Any) -> None:
+        self.together, self.blocks[slot] = None, values
 
     def gather(self, slots: _Array, offsets: _Array) -> Tensor:
         if self.together is None:

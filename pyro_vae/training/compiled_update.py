@@ -10,8 +10,8 @@ which are compiled as two graphs, so that Python makes two calls a step. (One gr
 GPU. Why is not known for certain; a bias that is read after Adam has changed it would explain it.) What changes from
 step to step, the rows, the learning rates and the values of schedules, is prepared for a block of steps. On a GPU a
 block is one CUDA graph, see :mod:`pyro_vae.training.cuda_graph`. Its result is that of the same steps one by one, on
-the same draws. A loader's batches are taken one by one: to read several ahead would change which draws its data set
-and the programs make of the same generator.
+the same draws. The batches of a loader of one's own are taken one by one: to read several ahead would change which
+draws its data set and the programs make of the same generator.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pyro_vae.compilation.compiled import Compiled, Kernels, Outputs
 from pyro_vae.compilation.guards import options_of
 from pyro_vae.data.batch import Arguments, Batch, tensors_in
 from pyro_vae.data.batches import Batches, Pick
-from pyro_vae.data.shares import Part
 from pyro_vae.schedules import Schedule
 from pyro_vae.training.adam import NUM_FACTORS, Adam, on_device
 from pyro_vae.training.averaging import Averaging
@@ -42,7 +41,7 @@ __all__ = ["CompiledUpdate", "make_update"]
 
 
 class CompiledUpdate:
-    """Updates with whole batches, compiled; of resident data many steps a call.
+    """Updates with whole batches, compiled, and run for many steps a call where they can be read ahead.
 
     Any other batch is updated with as ``plain`` does. So is the first, which makes the state of the optimiser.
 
@@ -84,7 +83,7 @@ class CompiledUpdate:
     @property
     def longest(self) -> int:
         """The number of picks that it takes at once."""
-        return self._length.number
+        return self._length.number if self.batches.draws_at_start else 1
 
     def reasons(self) -> list[str]:
         """Return why it is not compiled, or not captured, as far as that is known."""
@@ -116,15 +115,14 @@ class CompiledUpdate:
         started = time.perf_counter()
         self._run(*kernels, self._block(inputs, schedule))
         schedule.set(len(picks) - 1)
-        if self.batches.resident:
-            self._length.ended(len(picks), started)
+        self._length.ended(len(picks), started)
         return sum(map(len, inputs))
 
     def _are_whole(self, picks: Sequence[Pick]) -> bool:
         """Return whether these are rows of whole batches, or a whole batch of a loader."""
         if self.batches.resident:
             return all(isinstance(pick, Tensor) and len(pick) == self.num_data for pick in picks)
-        return not isinstance(picks[0], (slice, Part)) and self.num_data in (None, len(picks[0]))
+        return isinstance(picks[0], (Tensor, Arguments)) and self.num_data in (None, len(picks[0]))
 
     def _inputs(self, picks: Sequence[Pick]) -> list[Any]:
         """Return what the graph of the gradients reads in each step: rows, or a loader's batch."""
@@ -141,7 +139,7 @@ class CompiledUpdate:
 
     def _kernels(self, x: Batch) -> tuple[Kernels, Kernels] | None:
         """Return the kernels of the gradients and of the optimiser, compiled if they have to be."""
-        if self.batches.resident and not self.gradients.is_current():
+        if not self.gradients.is_current(options_of(x)):
             self._length.restart()
         gradients = self.gradients.kernels(x)
         if gradients is None:

@@ -54,7 +54,7 @@ def interrupting(monkeypatch, at):
 
 def test_a_run_is_that_of_the_same_order_in_memory(path):
     _, found = train(stored(path))
-    sampler = BlockSampler(np.arange(N + 1), window=64, batch_size=B)
+    sampler = BlockSampler(np.arange(N + 1), window=32, batch_size=B)  # half of what is held: one is read ahead
     _, expected = train(DataLoader(TensorDataset(X), B, sampler=sampler))
     assert same(found, expected)
 
@@ -94,7 +94,7 @@ def test_a_run_goes_on_in_the_same_order_alone(path, tmp_path):
     train(stored(path), num_epochs=1, checkpoint=tmp_path / "run")
     for other in (stored(path, 2), X):
         with pytest.raises(
-            ValueError, match=r"^order: found .*, expected 210 blocks shuffled in windows of 64 as in the"
+            ValueError, match=r"^order: found .*, expected 210 blocks shuffled in windows of 32 as in the"
         ):
             train(other, checkpoint=tmp_path / "run", resume=True)
 
@@ -127,7 +127,7 @@ def test_everything_that_scores_takes_it(path, monkeypatch):
 def test_what_is_held_is_said_in_one_line(path, capsys):
     train(stored(path), num_epochs=1, progress=True)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Stored(")]
-    assert "at most 4 KiB of them in memory, 210 blocks shuffled in windows of 64, read by this process" in line
+    assert "at most 4 KiB of them in memory, 210 blocks shuffled in windows of 32, read by this process" in line
 
 
 def test_a_value_outside_of_the_support_is_named_by_its_file_and_row(tmp_path):
