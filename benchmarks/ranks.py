@@ -29,8 +29,8 @@ import torch
 import pyro_vae
 from pyro_vae.runtime.ranks import ranks
 
-BATCHES = (100, 500, 2000)
-NUM_DATA, NUM_SCORED, NUM_PARTICLES = 20_000, 1600, 1000
+BATCHES = (100, 500, 2000, 4000)
+NUM_DATA, NUM_SCORED, NUM_PARTICLES = 20_000, 10_000, 1000
 
 
 def measured(out: Path) -> None:

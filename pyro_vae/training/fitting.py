@@ -130,7 +130,7 @@ def fit(
         same draws, but for rounding; see :mod:`pyro_vae.compilation`. ``"auto"`` does where training is to take 10,000
         steps or more, since compiling takes some seconds, in deep models minutes. Torch keeps what it compiled on
         disk, so that the next time takes a part of that, and 2,000 steps suffice; a run that is resumed goes on as it
-        began. With resident data and torch's Adam the whole update is compiled, on CUDA many of them as one CUDA graph,
+        began. With torch's Adam the whole update is compiled, on CUDA many of them on resident data as one CUDA graph,
         and leaves no gradients in ``.grad``, see :mod:`pyro_vae.training.compiled_update`; with another optimiser the
         gradients are. Programs that cannot be compiled run as they are, and a warning says why.
     seed
