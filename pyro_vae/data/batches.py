@@ -77,8 +77,8 @@ class Batches:
         return not isinstance(self._source, DataLoader)
 
     @property
-    def draws_at_start(self) -> bool:
-        """True if picks draw from the generators at the beginning of a pass alone, and so can be taken ahead."""
+    def can_be_ahead(self) -> bool:
+        """True if picks draw at the beginning of a pass alone, and nothing is gained by asking for one at a time."""
         return self.resident or reads_rows(self._source)
 
     @property

@@ -152,8 +152,8 @@ def cuts_rows(source: Any) -> bool:
 
 
 def reads_rows(source: Any) -> bool:
-    """Return whether this is a loader of this module, which reads rows as they are."""
-    return isinstance(getattr(source, "dataset", None), (_Rows, _SparseRows))
+    """Return whether a loader reads rows as they are, in this process: workers read on while a step is taken."""
+    return isinstance(getattr(source, "dataset", None), (_Rows, _SparseRows)) and not source.num_workers
 
 
 def skip(source: Any, num_batches: int) -> int:

@@ -39,6 +39,8 @@ from pyro_vae.training.update import Check, Update, clipped
 
 __all__ = ["CompiledUpdate", "make_update"]
 
+_BYTES = 1 << 26  # of the batches of a loader that are in memory at once
+
 
 class CompiledUpdate:
     """Updates with whole batches, compiled, and run for many steps a call where they can be read ahead.
@@ -78,12 +80,14 @@ class CompiledUpdate:
         self.moves = Compiled(self._moves, (), name="optimiser's step", moves=True, **options)
         self._forms: dict[Any, tuple[Any, ...]] = {}  # of Adam and the clipping -> options of a call of its graph
         self._with_gradient: list[nn.Parameter] = []
-        self._length = BlockLength(self.device)
+        self._length, self._size = BlockLength(self.device), _BYTES  # of a batch
 
     @property
     def longest(self) -> int:
         """The number of picks that it takes at once."""
-        return self._length.number if self.batches.draws_at_start else 1
+        if self.batches.resident:
+            return self._length.number
+        return min(self._length.number, max(_BYTES // self._size, 1)) if self.batches.can_be_ahead else 1
 
     def reasons(self) -> list[str]:
         """Return why it is not compiled, or not captured, as far as that is known."""
@@ -116,6 +120,7 @@ class CompiledUpdate:
         self._run(*kernels, self._block(inputs, schedule))
         schedule.set(len(picks) - 1)
         self._length.ended(len(picks), started)
+        self._size = max(sum(tensor.nbytes for tensor in tensors_in(inputs[0])), 1)
         return sum(map(len, inputs))
 
     def _are_whole(self, picks: Sequence[Pick]) -> bool:

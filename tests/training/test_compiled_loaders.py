@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import pyro_vae
 from pyro_vae.compilation import compiled as compilation
 from pyro_vae.data import Stored
+from pyro_vae.training import compiled_update
 from pyro_vae.training.compiled_update import CompiledUpdate
 from tests.training.test_compiled_update import X, check, run
 from tests.training.test_resume import interrupt
@@ -95,6 +96,15 @@ def test_batches_of_data_on_disk_are_taken_in_blocks(calls, tmp_path):
     check(run(True, data=stored(tmp_path)), run(False, data=stored(tmp_path)))
     assert max(length for length, _ in calls) > 1
     assert sum(length for length, compiled in calls if compiled) == 4 * 6 - 1
+
+
+def test_blocks_are_as_long_as_memory_and_workers_let_them_be(calls, tmp_path, monkeypatch):
+    run(True, data=Stored(stored(tmp_path).opened, num_workers=1))
+    assert {length for length, _ in calls} == {1}  # workers read on while a step is taken
+    calls.clear()
+    monkeypatch.setattr(compiled_update, "_BYTES", 3 * X[:10].numpy().nbytes)
+    run(True, data=stored(tmp_path))
+    assert max(length for length, _ in calls) == 3
 
 
 @pytest.mark.parametrize("at", [1, 3, 6])
