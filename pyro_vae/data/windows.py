@@ -104,8 +104,11 @@ class Window:
 
     def _end_ahead(self) -> None:
         """Wait for the thread; what it could not read is read again when it is asked for, where the error belongs."""
+        if self._ahead is None:
+            return
+        failed = self._ahead.found.exception() is not None  # where Ctrl-C ends the wait, the thread still has its slots
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.found.exception() is None:
+        if not failed:
             self._put(ahead.blocks, ahead.slots, ahead.found.result())
 
     def _load(self, blocks: _Array) -> None:
@@ -120,6 +123,9 @@ class Window:
         held = self._blocks[slots]
         self._slots[held[held >= 0]] = -1
         self._blocks[slots] = -1
+        for buffer in self._buffers:
+            for slot in slots:
+                buffer.put(int(slot), None)
 
     def _read(self, blocks: Sequence[int] | _Array, slots: Sequence[int] | _Array) -> list[list[Any]]:
         """Read blocks, of which a buffer may take the values at once, as no row of these slots is asked for."""

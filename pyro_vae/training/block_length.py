@@ -38,9 +38,14 @@ class BlockLength:
     def restart(self) -> None:
         """Begin anew with one step, whose time is not known."""
         self.number, self._num_blocks, self._seconds = 1, 0, float("inf")
+        self._end: float | None = None  # of the last block
 
-    def ended(self, num_steps: int, started: float) -> None:
-        """Count a block of steps that began at a time of ``time.perf_counter``."""
+    def ended(self, num_steps: int, started: float, is_read: bool = False) -> None:
+        """Count a block that began at a time of ``time.perf_counter``; where it is read, when the last one ended."""
+        before, self._end = self._end, time.perf_counter()
+        if is_read and before is None:
+            return
+        started = before if is_read and before is not None else started
         self._num_blocks += 1
         is_cuda = self.device.type == "cuda"
         if is_cuda and not 1 < self._num_blocks <= _NUM_TIMED:  # the first one warms up

@@ -106,7 +106,8 @@ class CompiledUpdate:
     def __call__(self, picks: Sequence[Pick], schedule: RunSchedule, check: Check | None = None) -> int:
         """Update the weights as :class:`Update` does."""
         whole = self._are_whole(picks)
-        inputs = self._inputs(picks) if whole and check is None and self._is_ready() else []
+        is_ready = whole and check is None and self._is_ready()
+        inputs: list[Any] = list(picks if self.batches.resident else map(self.batches.read, picks)) if is_ready else []
         kernels = self._kernels(inputs[0]) if inputs else None
         if kernels is None:
             num_data = self.plain(picks, schedule, check)
@@ -119,7 +120,7 @@ class CompiledUpdate:
         started = time.perf_counter()
         self._run(*kernels, self._block(inputs, schedule))
         schedule.set(len(picks) - 1)
-        self._length.ended(len(picks), started)
+        self._length.ended(len(picks), started, is_read=not self.batches.resident)
         self._size = max(sum(tensor.nbytes for tensor in tensors_in(inputs[0])), 1)
         return sum(map(len, inputs))
 
@@ -127,11 +128,10 @@ class CompiledUpdate:
         """Return whether these are rows of whole batches, or a whole batch of a loader."""
         if self.batches.resident:
             return all(isinstance(pick, Tensor) and len(pick) == self.num_data for pick in picks)
-        return isinstance(picks[0], (Tensor, Arguments)) and self.num_data in (None, len(picks[0]))
-
-    def _inputs(self, picks: Sequence[Pick]) -> list[Any]:
-        """Return what the graph of the gradients reads in each step: rows, or a loader's batch."""
-        return list(picks if self.batches.resident else map(self.batches.read, picks))
+        assert isinstance(picks[0], (Tensor, Arguments))
+        if self.num_data is None:  # where the loader does not tell, the first batch does
+            self.num_data = self.gradients.num_data = len(picks[0])
+        return len(picks[0]) == self.num_data
 
     def _is_ready(self) -> bool:
         """Return whether this is a step that can be compiled: by torch's Adam, whose state is there."""

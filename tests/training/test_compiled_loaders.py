@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import pyro_vae
 from pyro_vae.compilation import compiled as compilation
 from pyro_vae.data import Stored
-from pyro_vae.training import compiled_update
+from pyro_vae.training import block_length, compiled_update
 from pyro_vae.training.compiled_update import CompiledUpdate
 from tests.training.test_compiled_update import X, check, run
 from tests.training.test_resume import interrupt
@@ -107,6 +107,17 @@ def test_blocks_are_as_long_as_memory_and_workers_let_them_be(calls, tmp_path, m
     assert max(length for length, _ in calls) == 3
 
 
+def test_a_block_takes_a_tenth_of_a_second_with_its_reads(monkeypatch):
+    """Steps of a millisecond, whose batches take 24 to read."""
+    length, found = block_length.BlockLength(torch.device("cpu")), []
+    for num_steps, started, end in (1, 0.0, 0.001), (1, 0.025, 0.026), (4, 0.122, 0.126):
+        with monkeypatch.context() as patch:
+            patch.setattr(block_length.time, "perf_counter", lambda end=end: end)
+            length.ended(num_steps, started, is_read=True)
+        found.append(length.number)
+    assert found == [1, 4, 4]
+
+
 @pytest.mark.parametrize("at", [1, 3, 6])
 def test_a_compiled_run_on_data_on_disk_resumes_bit_by_bit(at, tmp_path, monkeypatch):
     def train(**options):
@@ -156,7 +167,7 @@ def test_several_arguments_and_options_of_a_batch(calls):
 
 def test_batches_of_any_size(calls):
     """Of items that are batches the first one's size is compiled for; the others are updated with as they are."""
-    batches = [*X[:60].split(12), X[60:], X[:12]]
+    batches = [X[:12], X[60:], *X[12:60].split(12), X[:12]]
     check(run(True, data=DataLoader(batches, None)), run(False, data=DataLoader(batches, None)))
     assert sum(compiled for _, compiled in calls) == 4 * 6 - 1
 
