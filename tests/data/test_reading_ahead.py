@@ -97,3 +97,40 @@ def test_what_the_thread_cannot_read_is_said_where_it_is_asked_for(tmp_path):
         held.take(np.array([121]))
     with pytest.raises(ValueError, match=r"^x, row 123"):
         held.take(np.array([121]))
+
+
+def test_a_wait_that_is_interrupted_leaves_the_thread_its_slots(monkeypatch):
+    """As by Ctrl-C; what the thread still writes must not come up as other rows."""
+    goes_on = threading.Event()
+
+    class Slow(Sliced):
+        def read(self, start, stop):
+            if threading.current_thread() is not threading.main_thread():
+                goes_on.wait(10)
+            return super().read(start, stop)
+
+    held = Window([Slow(X, "x")], np.arange(0, N + 1, BLOCK), 4)
+    held.take(np.arange(10))
+    held.read_ahead(np.array([10, 11]), np.array([0, 1]))
+    thread = held._ahead.found
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(thread, "exception", interrupt)
+        held.take(np.array([50]))
+    timer = threading.Timer(0.1, goes_on.set)
+    timer.start()
+    for _ in range(2):  # at once, and when the thread has ended
+        assert np.array_equal(held.take(np.arange(100, 110))[0], X[100:110])
+        thread.result(10)
+    timer.join()
+
+
+def test_sparse_blocks_make_room_before_others_are_read():
+    held = Window([Sliced(scipy.sparse.csr_array(X), "x", is_sparse=True)], np.arange(0, N + 1, BLOCK), 4)
+    held.take(np.arange(20))
+    held.read_ahead(np.array([10, 11]), np.array([0, 1]))
+    assert [block is not None for block in held._buffers[0].blocks] == [True, True, False, False]
+    assert np.array_equal(held.take(np.arange(50, 60))[0], X[50:60])
