@@ -16,7 +16,7 @@ from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loaders import Begun, first_of, own_generators
 from pyro_vae.data.reading import begins_at, cuts_rows, passing, reads_rows, skip
-from pyro_vae.data.shares import Part, ShareSampler, rows_of, share_of, sharing_loader
+from pyro_vae.data.shares import Part, ShareSampler, in_step, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import generators, set_generators
@@ -161,7 +161,7 @@ class Batches:
             batches = passing(self._loader)
             found = first_of(batches, self._entries.name)
             x = self._on_device(self._share_of(found[0])[0]) if found else None
-            self._begun = Begun(before, self.generators(), chain(found, batches), x)
+            self._begun = Begun(before, self.generators(), chain(found, batches), x, found)
         self.set_generators(before)
         return x
 
@@ -200,7 +200,8 @@ class Batches:
                 yield from (rows_of(each, self._batch_size, len(self._source), self.ranks) for each in rows)
             return
         start = begins_at(self._source)
-        for batch in self._loaded():
+        others = Ranks() if reads_rows(self._source) else self.ranks  # whose number of batches is known
+        for batch in in_step(self._loaded(), self._entries.name, others):
             x, count = self._share_of(batch)
             if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
                 count = sampler.counts.popleft()

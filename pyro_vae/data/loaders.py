@@ -22,6 +22,7 @@ class Begun(NamedTuple):
     after: dict[str, Tensor]
     batches: Iterator[Any]
     x: Batch | None
+    read: list[Any]  # the first batch as the loader yields it, if there is one
 
 
 def own_generators(source: Any) -> dict[str, torch.Generator]:

@@ -8,20 +8,18 @@ are fewer batches than ranks, they share the chunks of each batch.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from pyro_vae.data.batches import Batches
-from pyro_vae.runtime.modules import owners
-from pyro_vae.runtime.ranks import Ranks, ranks
+from pyro_vae.data.same_calls import refuse_other_calls
+from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import seeded
 
-__all__ = ["SharedWork", "refuse_other_calls", "reseed"]
+__all__ = ["SharedWork", "reseed"]
 
 _T = TypeVar("_T")
 
@@ -78,12 +76,19 @@ class SharedWork:
 
     def batches(self) -> Iterator[Any]:
         """Yield the batches that this rank works on, with the generators seeded for each."""
+        number = 0
         for index, pick in enumerate(self._batches.picks()):
+            number = index + 1
             if self.shares_batches and index % self.ranks.size != self.ranks.rank:
                 continue
             self._index = index
             reseed(self.seed, index, device=self._batches.device)
             yield self._batches.read(pick)
+        if len(set(found := self.ranks.gather(number))) > 1:
+            raise ValueError(
+                f"{self._batches._entries.name}: found {found} batches on {self.ranks.size} ranks, expected as many on "
+                "all; they share the batches"
+            )
 
     def chunks(self, chunks: Iterable[_T]) -> Iterator[_T]:
         """Yield the chunks of a batch that this rank works on, with the generators seeded for each."""
@@ -107,53 +112,6 @@ class SharedWork:
         gathered = self.ranks.gather(parts)
         number = sum(map(len, gathered))
         return [gathered[index % self.ranks.size][index // self.ranks.size] for index in range(number)]
-
-
-def refuse_other_calls(
-    ranks: Ranks, call: Mapping[str, Any], batches: Sequence[Batches | None], programs: Sequence[Any] = (), **more: Any
-) -> None:  # fmt: skip
-    """Raise ``ValueError`` on all ranks unless they make the same call, on the same data, with the same weights.
-
-    Of the data and the weights some rows are compared.
-    """
-    if ranks.size == 1:
-        return
-    own = {**call, **more}
-    for name, each in zip(("data", "valid"), batches, strict=False):
-        own[name] = None if each is None else (each.num_data, each.batch_size, _num(each), _digest(each.stored()))
-    modules = [module for program in programs for module in owners(program)]
-    own["weights"] = _digest([tensor for module in modules for tensor in module.state_dict().values()])
-    texts = ranks.gather({name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in own.items()})
-    for name in own:
-        found = [text.get(name) for text in texts]
-        if len(set(found)) > 1:
-            raise ValueError(
-                f"{name}: found {', '.join(map(str, found))} on {ranks.size} ranks, expected the same on all of them; "
-                "they share one call"
-            )
-
-
-def _num(batches: Batches) -> int | None:
-    try:
-        return len(batches)
-    except TypeError:  # of unknown length
-        return None
-
-
-def _digest(tensors: Sequence[Any], num_rows: int = 64) -> str:
-    """Return a digest of some rows of tensors."""
-    digest = hashlib.sha256()
-    for each in tensors:
-        if isinstance(each, Tensor) and each.numel():
-            flat = each.detach().reshape(len(each), -1) if each.dim() else each.detach().reshape(1, 1)
-            rows = flat[
-                torch.linspace(
-                    0, len(flat) - 1, min(len(flat), num_rows), dtype=torch.float64, device=flat.device
-                ).long()
-            ]
-            digest.update(repr((each.shape, each.dtype)).encode())
-            digest.update(rows.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def reseed(seed: int, *place: int, device: torch.device) -> None:

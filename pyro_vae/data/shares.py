@@ -15,6 +15,7 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,18 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from pyro_vae.data.batch import Batch
 from pyro_vae.runtime.ranks import Ranks
 
-__all__ = ["Part", "ShareSampler", "check_order", "rows_of", "share_of", "sharing_loader"]
+__all__ = [
+    "Part",
+    "ShareSampler",
+    "check_order",
+    "in_step",
+    "rows_of",
+    "share_of",
+    "sharing_loader",
+    "yields_unasked",
+]
+
+_END = object()
 
 
 class Part(NamedTuple):
@@ -45,10 +57,10 @@ def rows_of(rows: Tensor | slice, batch_size: int, num_data: int, ranks: Ranks) 
     """Return a rank's share of the rows of a batch: a tensor for a whole batch of shuffled data, otherwise a part."""
     if isinstance(rows, slice):
         stop = min(rows.stop, num_data)
-        share, count = share_of(stop - rows.start, ranks)
-        return Part(slice(rows.start + share.start, rows.start + share.stop), count)
-    share, count = share_of(len(rows), ranks)
-    return rows[share] if len(rows) == batch_size else Part(rows[share], count)
+        share, number = share_of(stop - rows.start, ranks)
+        return Part(slice(rows.start + share.start, rows.start + share.stop), number)
+    share, number = share_of(len(rows), ranks)
+    return rows[share] if len(rows) == batch_size else Part(rows[share], number)
 
 
 class ShareSampler:
@@ -72,8 +84,8 @@ class ShareSampler:
         self.order = hashlib.sha256()
         for indices in self.batches:
             self.order.update(repr([*indices]).encode())
-            share, count = share_of(len(indices), self.ranks)
-            self.counts.append(count)
+            share, number = share_of(len(indices), self.ranks)
+            self.counts.append(number)
             yield indices[share]
 
     def __len__(self) -> int:
@@ -95,14 +107,43 @@ def sharing_loader(loader: DataLoader[Any], ranks: Ranks) -> DataLoader[Any]:
             "data: found a DataLoader with a DistributedSampler, expected one of all data: each batch is shared "
             "among the ranks here"
         )
-    has_own_pass = type(loader).__iter__ is not DataLoader.__iter__
-    if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset) or has_own_pass:
+    if loader.batch_sampler is None or yields_unasked(loader):
         return loader
     names = ("num_workers", "collate_fn", "pin_memory", "timeout", "multiprocessing_context", "generator",
              "prefetch_factor", "persistent_workers", "pin_memory_device")  # fmt: skip
     options = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
     options["worker_init_fn"] = _Apart(loader.worker_init_fn, ranks.rank)
     return DataLoader(loader.dataset, batch_sampler=ShareSampler(loader.batch_sampler, ranks), **options)
+
+
+def yields_unasked(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader yields batches in its own way, and not those that its sampler asks for."""
+    return isinstance(loader.dataset, IterableDataset) or type(loader).__iter__ is not DataLoader.__iter__
+
+
+def in_step(batches: Iterator[Any], name: str, ranks: Ranks) -> Iterator[Any]:
+    """Yield the batches of an iterator as long as all ranks have one more.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, if some have come to an end and others have not.
+    """
+    if ranks.size == 1:
+        yield from batches
+        return
+    for number in count():
+        batch = next(batches, _END)
+        ended = ranks.table([batch is _END])[:, 0].bool()
+        if ended.any() and not ended.all():
+            those = ", ".join(map(str, ended.nonzero()[:, 0].tolist()))
+            raise ValueError(
+                f"{name}: found an end after {number} batches on rank {those} of {ranks.size} and more on others, "
+                "expected as many on all; each rank takes its share of every batch"
+            )
+        if ended.any():
+            return
+        yield batch
 
 
 def check_order(source: Any, ranks: Ranks) -> None:

@@ -19,7 +19,7 @@ import torch
 from pyro_vae.compilation.compiled import Compile
 from pyro_vae.compilation.on_disk import is_on_disk, mark_for, remember
 from pyro_vae.data.conversion import training_batches
-from pyro_vae.data.shared_work import refuse_other_calls
+from pyro_vae.data.same_calls import refuse_other_calls
 from pyro_vae.inference.callables import as_modules
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import refusing_others

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 import pyro_vae
 from pyro_vae.data.conversion import as_batches
@@ -26,11 +27,15 @@ class OwnOrder(Sampler):
         return iter(random.Random(ranks().rank).sample(range(N), N))
 
 
+def _vae():
+    torch.manual_seed(5)
+    return pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+
+
 def different_calls():
     """Make calls that are not the same on all ranks; return what is said of each, or nothing."""
     rank, pair, (x, noise) = ranks().rank, GivenNoise(), data()
-    torch.manual_seed(5)
-    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    vae = _vae()
     other = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8 + rank,), likelihood="gaussian").double()
 
     def score(of=vae, y=x, **options):
@@ -50,6 +55,80 @@ def different_calls():
     }
 
 
+class Part(Dataset):
+    """The data from a place on, that of this rank, which are drawn anew at each reading if they are to be."""
+
+    def __init__(self, first, is_drawn=False):
+        self.first, self.is_drawn = first, is_drawn
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        x, noise = (each[self.first + index] for each in data())
+        return (x + torch.randn(D), noise) if self.is_drawn else (x, noise)
+
+
+class PartStream(IterableDataset):
+    """Some of the data, in order."""
+
+    def __init__(self, first, last):
+        self.first, self.last = first, last
+
+    def __iter__(self):
+        yield from zip(*(each[self.first : self.last] for each in data()), strict=True)
+
+
+def different_data():
+    """Read other data on each rank, or as many as no other; return what is said of it, or nothing."""
+    rank, pair, vae = ranks().rank, GivenNoise(), _vae()
+    short, split = PartStream(0, 40 - 16 * rank), PartStream(0 + 10 * rank, 20 + 10 * rank)
+
+    def train(x, **options):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            error = error_of(lambda: fit(pair, x, **options))
+        return error, [str(each.message) for each in found if "another first batch" in str(each.message)]
+
+    def score(x):
+        return error_of(lambda: pyro_vae.log_likelihood(vae.model, vae.guide, x, 10, seed=0)), []
+
+    return {
+        "shorter": train(DataLoader(short, B)),
+        "shorter valid": train(data(), valid=DataLoader(short, B)),
+        "shorter score": score(DataLoader(_First(short), B)),
+        "part": train(Part(10 * rank)),
+        "part with workers": train(DataLoader(Part(10 * rank), B, num_workers=1)),
+        "part of items that are batches": train(DataLoader(_Whole(rank), batch_size=None)),
+        "drawn": train(Part(10 * rank, is_drawn=True)),
+        "split": train(DataLoader(split, B)),
+        "same": train(DataLoader(PartStream(0, 20), B), valid=Part(0)),
+    }
+
+
+class _First(IterableDataset):
+    """The first entries of a stream's data."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        return (x for x, _ in self.stream)
+
+
+class _Whole(Dataset):
+    """Whole batches, of other data on each rank."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return tuple(each[8 * index + self.rank : 8 * index + 8 + self.rank] for each in data())
+
+
 class Draws(Dataset):
     """Data that are drawn as they are read."""
 
@@ -62,8 +141,7 @@ class Draws(Dataset):
 
 def generators():
     """Draw after calls without a seed, and look at what workers draw."""
-    torch.manual_seed(5)
-    vae = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    vae = _vae()
     pair, x, seen = (vae.model, vae.guide), data()[0], {}
     calls = {
         "log_likelihood": lambda: pyro_vae.log_likelihood(*pair, x, 20),

@@ -15,7 +15,7 @@ from tests.support import groups
 
 SHARED = (
     "fit_forms", "fit_normalised", "fit_by_batch_means", "estimates", "bound", "diverged", "callbacks",
-    "different_calls", "generators", "least_size",
+    "different_calls", "different_data", "generators", "least_size",
 )  # fmt: skip
 
 
@@ -120,6 +120,26 @@ def test_calls_that_differ_are_refused_by_all(shared):
         for name, error in found.items():
             assert error is not None and error.startswith(f"ValueError: {name}"), (name, error)
             assert "the same on all" in error
+
+
+def test_data_that_differ_are_refused_by_all(shared):
+    size, folder = shared
+    first, *others = groups.results(folder, "different_data", size)
+    for name in "shorter", "shorter valid":
+        error = "valid" if name.endswith("valid") else "data"
+        some = "1" if size == 2 else "2"
+        error = (
+            f"ValueError: {error}: found an end after {5 - 2 * (size - 1)} batches on rank {some} of {size} and more"
+        )
+        assert first[name][0].startswith(error), first[name]
+    counts = [5 - 2 * rank for rank in range(size)]
+    assert first["shorter score"][0].startswith(f"ValueError: x: found {counts} batches on {size} ranks")
+    for name in "part", "part with workers", "part of items that are batches":
+        assert first[name][0].startswith("ValueError: data: found a loader that reads other data on each rank")
+    assert first["drawn"] == first["same"] == (None, [])
+    assert first["split"][0] is None and len(first["split"][1]) == 1
+    for other in others:
+        assert other == first | {"split": (None, [])}  # the first one says it
 
 
 def test_ranks_go_on_with_the_same_generators_and_workers_draw_apart(shared):
