@@ -2,7 +2,7 @@
 
 Each batch, and each chunk of particles of it, is estimated on draws of a seed of its own, made from the seed of the
 whole and its place. So an estimate is the same, whoever makes which part of it. Ranks share the batches; where there
-are fewer batches than ranks, they share the chunks of each batch.
+are fewer batches than ranks, they share the chunks of each batch, if its work is in chunks.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class SharedWork:
         Of all draws; ``None`` draws one from torch's generator.
     programs
         The model and the guide.
+    has_chunks
+        Whether the work on a batch is in chunks that ranks can share.
     call
         What else has to be the same on all ranks.
 
@@ -42,17 +44,21 @@ class SharedWork:
     ----------
     seed
         The seed of the whole, on all ranks.
+    index
+        The number of the batch under way.
     """
 
-    def __init__(self, batches: Batches, seed: int | None, programs: Sequence[Any] = (), **call: Any) -> None:
+    def __init__(
+        self, batches: Batches, seed: int | None, programs: Sequence[Any] = (), has_chunks: bool = True, **call: Any
+    ) -> None:
         self._batches, self.ranks = batches, ranks()
         refuse_other_calls(self.ranks, call, (batches,), programs)
         self._before = torch.get_rng_state()
         drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed  # on all, so that they go on alike
         self.seed = self.ranks.first(lambda: drawn)
-        self._index = 0
+        self.index = 0
         try:
-            self.shares_batches = self.ranks.size == 1 or len(batches) >= self.ranks.size
+            self.shares_batches = not has_chunks or self.ranks.size == 1 or len(batches) >= self.ranks.size
         except TypeError:  # of unknown length
             self.shares_batches = True
 
@@ -81,10 +87,10 @@ class SharedWork:
             number = index + 1
             if self.shares_batches and index % self.ranks.size != self.ranks.rank:
                 continue
-            self._index = index
+            self.index = index
             reseed(self.seed, index, device=self._batches.device)
             yield self._batches.read(pick)
-        if len(set(found := self.ranks.gather(number))) > 1:
+        if not self._batches.resident and len(set(found := self.ranks.gather(number))) > 1:
             raise ValueError(
                 f"{self._batches._entries.name}: found {found} batches on {self.ranks.size} ranks, expected as many on "
                 "all; they share the batches"
@@ -94,7 +100,7 @@ class SharedWork:
         """Yield the chunks of a batch that this rank works on, with the generators seeded for each."""
         for place, chunk in enumerate(chunks):
             if self.shares_batches or place % self.ranks.size == self.ranks.rank:
-                reseed(self.seed, self._index, place, device=self._batches.device)
+                reseed(self.seed, self.index, place, device=self._batches.device)
                 yield chunk
 
     def least(self, size: int) -> int:

@@ -113,8 +113,8 @@ class Run:
 
     def add_gaps(self, x: Batch, score: LogLikelihood) -> None:
         first = score.rows(slice(len(x)))
-        with self.running(x):
-            found = gaps_of(self.programs, x, first, self.progress)
+        with pyro.validation_enabled(False):
+            found = gaps_of(self.programs, x, first, self.seed, self.progress)
         for name, label in _GAPS.items():
             self.add(name, label, found[name])
 

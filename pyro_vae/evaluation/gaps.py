@@ -10,26 +10,32 @@ the weights that log p(x) was estimated by are too heavy and those of a refined 
 estimate by the latter, unless it is the lower one: a refined posterior may have left all modes of the true one but one,
 and Pareto k does not see the others.
 
+The data are refined in parts, each on draws of a seed of its own, which the ranks of a process group share.
+
 Cremer, Li and Duvenaud, *Inference Suboptimality in Variational Autoencoders*, 2018.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.data.batch import Batch
-from pyro_vae.errors import ProgramError
+from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.shared_work import SharedWork
+from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.evaluation.chunks import chunk_size_for, even, most_draws, num_bytes_of_draw
-from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.estimates import LogLikelihood, joined
 from pyro_vae.evaluation.evaluations import Figure
 from pyro_vae.evaluation.refined_guide import Family, RefinedGuide
 from pyro_vae.evaluation.refinement import differentiable, improve
 from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.runtime.ranks import Ranks, together
 
 __all__ = ["gaps_of"]
 
@@ -38,28 +44,46 @@ _STEPS = ((200, 0.01), (100, 0.001))  # numbers of steps and their sizes: what t
 _NUM_PARTICLES = 10  # a step
 _EVAL_PARTICLES = 1000  # for each bound
 _MOST_BYTES = 2**31  # of a step
+_MOST_DATA = 50  # in a part
 
 
 @torch.inference_mode(False)
-def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> dict[str, Figure]:
-    """Return both gaps in each family, by name, of n data with estimates of log p(x); the generators are moved."""
-    x = differentiable(x)
+def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, seed: int, progress: bool) -> dict[str, Figure]:
+    """Return both gaps in each family, by name, of n data with estimates of log p(x)."""
     num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x)  # of all: plates may have a fixed size
-    size = even(len(x), max(_MOST_BYTES // max(num_bytes, 1), 1))
-    bounds, scores = [], []
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        bound, lighter = _bounds_of(programs, x[rows], score.rows(rows), progress)
-        bounds.append(bound)
-        scores.append(lighter)
-    score = LogLikelihood.joined(scores, score.num_dims * len(x))
-    (guides, guides_error), *refined = torch.cat(bounds, -1).unbind()
+    size = even(len(x), min(max(_MOST_BYTES // max(num_bytes, 1), 1), _MOST_DATA))
+    pair = (programs.model, programs.guide)
+    options: dict[str, Any] = {"device": x.device, "dtype": programs.placement()[1], "programs": pair}
+    work = SharedWork(as_batches(x, size, shuffle=False, **options), seed, pair, has_chunks=False)
+    parts: list[tuple[Tensor, LogLikelihood]] = []
+    error = None
+    with together("gaps"), work.seeded():
+        try:
+            for part in work.batches():
+                own = score.rows(slice(work.index * size, (work.index + 1) * size))
+                parts.append(_bounds_of(programs, differentiable(part), own, progress))
+        except Exception as found:
+            error = found
+        _raise_together(work.ranks, error)
+        parts = work.of_all(parts)
+    score = joined([(part, part.num_dims * len(part.values)) for _, part in parts], x.device)
+    bounds = torch.cat([bound.to(x.device) for bound, _ in parts], -1)
+    (guides, guides_error), *refined = bounds.unbind()
     gaps: dict[str, Figure] = {}
     for family, (best, error) in zip(_FAMILIES, refined, strict=True):
         amortisation = Figure.of(best - guides, error.hypot(guides_error))
         approximation = Figure.of(score.values - best, score.std_error.hypot(error), int(score.is_heavy.sum()))
         gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
     return gaps
+
+
+def _raise_together(ranks: Ranks, error: Exception | None) -> None:
+    """Raise an error of this rank, or else that of another."""
+    reasons = ranks.gather(None if error is None else pyro_error_reason(error) or type(error).__name__)
+    if error is not None:
+        raise error
+    for reason in filter(None, reasons):
+        raise ProgramError(reason)
 
 
 def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> tuple[Tensor, LogLikelihood]:

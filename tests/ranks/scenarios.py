@@ -8,6 +8,7 @@ import shutil
 import signal
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import distributed, nn
 import pyro_vae
 from pyro_vae.commands.options import parse
 from pyro_vae.commands.training import run
+from pyro_vae.evaluation import gaps
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.runtime.ranks import alone, ranks
 from tests.ranks.given_noise import FORMS, B, D, GivenNoise, data, fit, result
@@ -42,6 +44,7 @@ def fit_normalised():
     return result(pair, fit(pair, compile="auto"))
 
 
+@patch.multiple(gaps, _STEPS=((5, 0.01),), _MOST_DATA=2)  # four parts
 def estimates():
     """Estimate log p(x) and what else is shared, by batches, or by chunks where there are fewer batches than ranks."""
     torch.manual_seed(5)
@@ -53,10 +56,29 @@ def estimates():
     found["annealed, few"] = pyro_vae.ais(*pair, x[:1], 1200, 2, seed=2)
     tables = {name: [*each, each.acceptance, each.num_dims] for name, each in found.items()}
     diagnosis = pyro_vae.diagnose(*pair, x, batch_size=7)
-    evaluation = pyro_vae.evaluate(*pair, x, num_particles=30, num_refined=0, annealed=False, progress=False)
+    evaluation = pyro_vae.evaluate(*pair, x, num_particles=30, num_refined=7, annealed=False, progress=False)
     tables["diagnosis"] = [diagnosis.elbo, diagnosis.elbo_error, diagnosis.kl["z"], diagnosis.activity["z"]]
-    tables["evaluation"] = [evaluation["log_p"].mean, evaluation["elbo"].mean]
+    tables["evaluation"] = [figure.mean for figure in evaluation.figures.values()]
     return tables
+
+
+@patch.multiple(gaps, _STEPS=((1, 0.01),), _MOST_DATA=2)
+def failing_gaps():
+    """Evaluate where the last rank cannot refine its part; return what is said of it, and the figures after it."""
+    bounds_of = gaps._bounds_of
+
+    def fails(*args):
+        if ranks().rank == ranks().size - 1:
+            raise ZeroDivisionError("of the last rank")
+        return bounds_of(*args)
+
+    pair = pyro_vae.VAE(data_shape=(D,), latent_dim=2, hidden_dims=(8,), likelihood="gaussian").double()
+    data_of_both = pyro_vae.data.Splits(*(pyro_vae.data.Split(data(num)[0]) for num in (20, 8, 8)), name="own")
+    with patch.object(gaps, "_bounds_of", fails):
+        found = pyro_vae.evaluate(
+            pair.model, pair.guide, data_of_both, num_particles=30, annealed=False, progress=False
+        )
+    return {"notes": list(found.notes), "figures": list(found.figures)}
 
 
 def bound():

@@ -14,7 +14,7 @@ from tests.ranks import given_noise, scenarios
 from tests.support import groups
 
 SHARED = (
-    "fit_forms", "fit_normalised", "fit_by_batch_means", "estimates", "bound", "diverged", "callbacks",
+    "fit_forms", "fit_normalised", "fit_by_batch_means", "estimates", "failing_gaps", "bound", "diverged", "callbacks",
     "different_calls", "different_data", "generators", "least_size",
 )  # fmt: skip
 
@@ -158,7 +158,15 @@ def test_a_size_by_memory_is_the_least_of_all_ranks(shared):
 def test_estimates(shared, alone):
     size, folder = shared
     for found in groups.results(folder, "estimates", size):
+        assert len(found["evaluation"]) == 4 + 4  # bounds and KL, gaps
         torch.testing.assert_close(found, alone("estimates"), rtol=0, atol=1e-9, equal_nan=True)
+
+
+def test_gaps_that_a_rank_cannot_find_are_left_out_by_all(shared):
+    size, folder = shared
+    for found in groups.results(folder, "failing_gaps", size):
+        assert found["notes"] == ["Left out: the gaps of the posteriors. of the last rank"]
+        assert "train_test_gap" in found["figures"] and "amortisation_gap_own" not in found["figures"]
 
 
 def test_mean_bound(shared, alone):
