@@ -35,7 +35,7 @@ from pyro_vae.evaluation.refinement import differentiable, improve
 from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.importance import weights_of
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.runtime.ranks import Ranks, together
+from pyro_vae.runtime.ranks import together
 
 __all__ = ["gaps_of"]
 
@@ -56,34 +56,26 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, seed: int, pr
     options: dict[str, Any] = {"device": x.device, "dtype": programs.placement()[1], "programs": pair}
     work = SharedWork(as_batches(x, size, shuffle=False, **options), seed, pair, has_chunks=False)
     parts: list[tuple[Tensor, LogLikelihood]] = []
-    error = None
     with together("gaps"), work.seeded():
         try:
             for part in work.batches():
                 own = score.rows(slice(work.index * size, (work.index + 1) * size))
                 parts.append(_bounds_of(programs, differentiable(part), own, progress))
-        except Exception as found:
-            error = found
-        _raise_together(work.ranks, error)
+        except Exception as error:
+            work.ranks.gather(pyro_error_reason(error) or type(error).__name__)
+            raise
+        for reason in filter(None, work.ranks.gather("")):
+            raise ProgramError(reason)
         parts = work.of_all(parts)
     score = joined([(part, part.num_dims * len(part.values)) for _, part in parts], x.device)
     bounds = torch.cat([bound.to(x.device) for bound, _ in parts], -1)
     (guides, guides_error), *refined = bounds.unbind()
     gaps: dict[str, Figure] = {}
-    for family, (best, error) in zip(_FAMILIES, refined, strict=True):
-        amortisation = Figure.of(best - guides, error.hypot(guides_error))
-        approximation = Figure.of(score.values - best, score.std_error.hypot(error), int(score.is_heavy.sum()))
+    for family, (best, best_error) in zip(_FAMILIES, refined, strict=True):
+        amortisation = Figure.of(best - guides, best_error.hypot(guides_error))
+        approximation = Figure.of(score.values - best, score.std_error.hypot(best_error), int(score.is_heavy.sum()))
         gaps |= {f"amortisation_gap_{family}": amortisation, f"approximation_gap_{family}": approximation}
     return gaps
-
-
-def _raise_together(ranks: Ranks, error: Exception | None) -> None:
-    """Raise an error of this rank, or else that of another."""
-    reasons = ranks.gather(None if error is None else pyro_error_reason(error) or type(error).__name__)
-    if error is not None:
-        raise error
-    for reason in filter(None, reasons):
-        raise ProgramError(reason)
 
 
 def _bounds_of(programs: ProgramPair, x: Batch, score: LogLikelihood, progress: bool) -> tuple[Tensor, LogLikelihood]:
