@@ -63,6 +63,7 @@ for use in ("pyro_vae.data.load('digits')", "pyro_vae.data.load('mnist')", "impo
 """
 
 
+@pytest.mark.cross
 def test_fit_on_an_array_needs_no_extra_and_what_does_names_it():
     own = "ignore:Implicitly cleaning up:ResourceWarning"  # of a folder that torch 2.6 leaves to the end
     script = [sys.executable, "-W", "error", "-W", own, "-c", BARE]

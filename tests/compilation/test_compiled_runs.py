@@ -42,6 +42,7 @@ class TestFit:
             for key in ("train_bound", "valid_bound", "train_loss", "valid_loss", "kl_weight"):
                 assert record[key] == pytest.approx(other[key], rel=1e-4), key
 
+    @pytest.mark.cross
     def test_by_inductor_and_bit_by_bit_after_an_interruption(self, tmp_path, monkeypatch):
         kernels, inductor = {}, compilation.inductor
 

@@ -174,6 +174,7 @@ for num_data, num_in, num_out, precision in [(35, 301, 37, "tf32x3"), (33, 37, 3
 """
 
 
+@pytest.mark.cross
 @pytest.mark.skipif(find_spec("triton") is None, reason="no Triton for this platform")
 def test_the_kernels_in_the_interpreter():
     """Sizes that are no multiples of a tile; the interpreter multiplies in float32."""

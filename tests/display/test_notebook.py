@@ -68,6 +68,7 @@ def test_an_executed_notebook_has_images_and_tables():
     assert pyplot[0].text == "False\n"
 
 
+@pytest.mark.cross
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_the_notebooks_of_the_docs_run_and_show_their_figures(path, tmp_path, monkeypatch):

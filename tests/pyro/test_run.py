@@ -145,6 +145,7 @@ def test_a_run_in_two_processes(checkout):
     assert list(short.values()) == [["test_number"]]
 
 
+@pytest.mark.cross
 def test_a_run_with_pyros_own_elbos(checkout):
     status, counts, text = counts_and_groups(
         checkout, "--jobs", "1", "--pyros-own", "-k", "test_no_pair or test_helpers"

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from pyro_vae.commands.options import parse
 from pyro_vae.commands.training import run
 from pyro_vae.evaluation import gaps
 from pyro_vae.evaluation.bounds import mean_bound
-from pyro_vae.runtime.ranks import alone, ranks
+from pyro_vae.runtime.ranks import Ranks, alone, ranks
 from tests.ranks.given_noise import FORMS, B, D, GivenNoise, data, fit, result
 
 
@@ -175,6 +176,7 @@ def killed(folder):
     return error_of(lambda: fit(pair, checkpoint=folder))
 
 
+@patch.object(sys.modules[Ranks.__module__], "_GRACE", 1.0)
 def failing():
     """Train until rank 1 alone meets an error in its program."""
 
@@ -193,6 +195,7 @@ def left():
     return [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").glob("*")]
 
 
+@patch.object(sys.modules[Ranks.__module__], "_GRACE", 1.0)
 def different():
     """Call one function on rank 0 and another one on rank 1."""
     pair = GivenNoise()

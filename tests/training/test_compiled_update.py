@@ -96,7 +96,7 @@ def in_groups(parameters, lr):
     [freeze_for_two_epochs, train_the_guide_alone, freeze_every_other_epoch, begin_some_anew, change_the_numbers,
      clear_the_state, load_the_state],
 )  # fmt: skip
-@pytest.mark.parametrize("data", [lambda: X, loader], ids=["resident", "loader"])
+@pytest.mark.parametrize("data", [lambda: X, pytest.param(loader, marks=pytest.mark.cross)], ids=["resident", "loader"])
 def test_what_happens_to_the_optimiser_between_epochs_counts(happens, data):
     check(run(True, happens, data()), run(False, happens, data()))
 

@@ -38,8 +38,14 @@ class Weighed(nn.Module):
             pyro.sample("x", dist.Normal(w, 2**0.5), obs=x[: len(rows)] if self.kind == "N" else x[rows])
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-@pytest.mark.parametrize("kind", ["len(x)", "N", "half", "by hand"])
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [
+        (kind, name) if name == "elbo" or kind == "half" else pytest.param(kind, name, marks=pytest.mark.cross)
+        for kind in ("len(x)", "N", "half", "by hand")
+        for name in OBJECTIVES
+    ],
+)
 def test_every_way_to_say_how_many_data_there_are(kind, objective):
     """The posterior is N(Σ x / 8, 1/4), and the bound of a datum the evidence over 6, whichever way it is said.
 
@@ -47,7 +53,9 @@ def test_every_way_to_say_how_many_data_there_are(kind, objective):
     """
     model, guide = Weighed(kind, True), Weighed(kind, False)
     with pytest.warns(UserWarning, match="no gradient of 2 parameters"):  # the model's, which it does not use
-        history = fit(model, guide, X, objective=objective, num_epochs=250, lr=lambda t: 0.01 * (1 - t), **OPTIONS)
+        history = fit(
+            model, guide, X, objective=OBJECTIVES[objective], num_epochs=250, lr=lambda t: 0.01 * (1 - t), **OPTIONS
+        )
     assert (guide.loc - X.sum() / 8).abs() < 0.08
     assert (guide.log_scale.exp() - 0.5).abs() < 0.05
     covariance = 2 * torch.eye(N, dtype=torch.float64) + 1.0

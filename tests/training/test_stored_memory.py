@@ -52,6 +52,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.cross
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
 def test_a_file_four_times_as_large_as_the_limit(tmp_path):
     header = np.lib.format.header_data_from_array_1_0(np.empty((0, 4096), "float32"))
