@@ -161,7 +161,7 @@ class Batches:
             batches = passing(self._loader)
             found = first_of(batches, self._entries.name)
             x = self._on_device(self._share_of(found[0])[0]) if found else None
-            self._begun = Begun(before, self.generators(), chain(found, batches), x, found)
+            self._begun = Begun(before, self.generators(), chain(found, batches), x)
         self.set_generators(before)
         return x
 
@@ -200,8 +200,7 @@ class Batches:
                 yield from (rows_of(each, self._batch_size, len(self._source), self.ranks) for each in rows)
             return
         start = begins_at(self._source)
-        others = Ranks() if reads_rows(self._source) else self.ranks  # whose number of batches is known
-        for batch in in_step(self._loaded(), self._entries.name, others):
+        for batch in in_step(self._loaded(), self._source, self._entries.name, self.ranks):
             x, count = self._share_of(batch)
             if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
                 count = sampler.counts.popleft()

@@ -22,7 +22,6 @@ class Begun(NamedTuple):
     after: dict[str, Tensor]
     batches: Iterator[Any]
     x: Batch | None
-    read: list[Any]  # the first batch as the loader yields it, if there is one
 
 
 def own_generators(source: Any) -> dict[str, torch.Generator]:

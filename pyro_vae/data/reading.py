@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.data.block_order import BlockSampler
 from pyro_vae.data.sparse import SparseSplit
 from pyro_vae.data.stored import Stored
-from pyro_vae.data.windows import Window
+from pyro_vae.data.windows import Window, read_rows
 from pyro_vae.errors import ProgramError
 from pyro_vae.runtime.memory import in_words
 
@@ -34,6 +35,7 @@ __all__ = [
     "passing",
     "reads_rows",
     "skip",
+    "some_rows",
     "sparse_loader",
     "stored_in",
     "stored_loader",
@@ -220,6 +222,19 @@ def stored_in(source: Any) -> Stored | None:
     """Return the stored data that a loader of this module reads, ``None`` for another source."""
     rows = getattr(source, "dataset", None)
     return rows.stored if isinstance(rows, _Rows) else None
+
+
+def some_rows(source: Any) -> list[Tensor]:
+    """Return the first, the middle and the last row of what a loader of this module reads; nothing of another one."""
+    dataset = getattr(source, "dataset", None)
+    if not isinstance(dataset, (_Rows, _SparseRows)) or not len(dataset):
+        return []
+    rows = np.array([0, len(dataset) // 2, len(dataset) - 1])
+    if isinstance(dataset, _SparseRows):
+        return [dataset.split.rows(rows.tolist())]
+    stored = dataset.stored
+    rows = rows if stored.rows is None else stored.rows[rows]
+    return [read_rows(column, rows) for column in stored.columns.values]
 
 
 def held(loader: Any) -> str | None:

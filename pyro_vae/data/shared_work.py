@@ -16,6 +16,7 @@ import torch
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.same_calls import refuse_other_calls
+from pyro_vae.data.shares import warn_of_another, yields_unasked
 from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import seeded
 
@@ -57,6 +58,8 @@ class SharedWork:
         drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed  # on all, so that they go on alike
         self.seed = self.ranks.first(lambda: drawn)
         self.index = 0
+        source: Any = batches._source
+        self._is_stream = not batches.resident and self.ranks.size > 1 and yields_unasked(source)
         try:
             self.shares_batches = not has_chunks or self.ranks.size == 1 or len(batches) >= self.ranks.size
         except TypeError:  # of unknown length
@@ -85,6 +88,8 @@ class SharedWork:
         number = 0
         for index, pick in enumerate(self._batches.picks()):
             number = index + 1
+            if index == 0 and self._is_stream:
+                warn_of_another(pick, self._batches._entries.name, self.ranks)
             if self.shares_batches and index % self.ranks.size != self.ranks.rank:
                 continue
             self.index = index

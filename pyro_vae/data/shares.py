@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from pyro_vae.data.batch import Batch
+from pyro_vae.runtime.digests import digest_of_rows
 from pyro_vae.runtime.ranks import Ranks
 
 __all__ = [
@@ -34,10 +37,12 @@ __all__ = [
     "rows_of",
     "share_of",
     "sharing_loader",
+    "warn_of_another",
     "yields_unasked",
 ]
 
 _END = object()
+_KNOWN = ("torch.", "pyro_vae.")  # whose samplers draw as many data as they say
 
 
 class Part(NamedTuple):
@@ -121,15 +126,20 @@ def yields_unasked(loader: DataLoader[Any]) -> bool:
     return isinstance(loader.dataset, IterableDataset) or type(loader).__iter__ is not DataLoader.__iter__
 
 
-def in_step(batches: Iterator[Any], name: str, ranks: Ranks) -> Iterator[Any]:
-    """Yield the batches of an iterator as long as all ranks have one more.
+def in_step(batches: Iterator[Any], loader: Any, name: str, ranks: Ranks) -> Iterator[Any]:
+    """Yield the batches of a pass through a loader as long as all ranks have one more.
+
+    Nothing is sent for a loader of torch's own samplers, whose length tells. Streams are warned of if their first batch
+    is another one on each rank.
 
     Raises
     ------
     ValueError
         On all ranks, if some have come to an end and others have not.
     """
-    if ranks.size == 1:
+    samplers = [each for each in (loader.sampler, loader.batch_sampler) if each is not None]
+    is_stream = yields_unasked(loader)
+    if ranks.size == 1 or not (is_stream or any(not type(each).__module__.startswith(_KNOWN) for each in samplers)):
         yield from batches
         return
     for number in count():
@@ -143,7 +153,21 @@ def in_step(batches: Iterator[Any], name: str, ranks: Ranks) -> Iterator[Any]:
             )
         if ended.any():
             return
+        if is_stream and number == 0:
+            warn_of_another(batch, name, ranks)
         yield batch
+
+
+def warn_of_another(batch: Any, name: str, ranks: Ranks) -> None:
+    """Warn, on rank 0, if a first batch is not the same on all ranks."""
+    found = ranks.gather(digest_of_rows(_pytree.tree_leaves(batch)))
+    if len(set(found)) > 1 and ranks.is_first:
+        warnings.warn(
+            f"{name}: found another first batch on each rank, expected the same unless a stream draws its data; each "
+            "rank takes its share of every batch, so a part of a stream that is split among ranks is never used",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def check_order(source: Any, ranks: Ranks) -> None:

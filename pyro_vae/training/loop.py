@@ -228,7 +228,7 @@ class Loop:
             bound, maximised = self._validate(valid)
             record |= {"valid_bound": bound, "valid_loss": -maximised}
             if not math.isfinite(bound):
-                site = self._step_check.first_bad_site(next(iter(valid)))
+                site = self._step_check.first_bad_site(valid.first())
                 raise Diverged(f"found the validation bound {bound}; the first value not finite is {site}")
         record |= {"fallback": "; ".join(self.fallbacks())} if self.fallbacks() else {}
         return self._ranks.first(lambda: record)

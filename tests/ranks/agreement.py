@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 import warnings
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from scipy.sparse import csr_array
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 import pyro_vae
 from pyro_vae.data.conversion import as_batches
@@ -55,20 +58,6 @@ def different_calls():
     }
 
 
-class Part(Dataset):
-    """The data from a place on, that of this rank, which are drawn anew at each reading if they are to be."""
-
-    def __init__(self, first, is_drawn=False):
-        self.first, self.is_drawn = first, is_drawn
-
-    def __len__(self):
-        return 20
-
-    def __getitem__(self, index):
-        x, noise = (each[self.first + index] for each in data())
-        return (x + torch.randn(D), noise) if self.is_drawn else (x, noise)
-
-
 class PartStream(IterableDataset):
     """Some of the data, in order."""
 
@@ -79,7 +68,7 @@ class PartStream(IterableDataset):
         yield from zip(*(each[self.first : self.last] for each in data()), strict=True)
 
 
-def different_data():
+def different_data(folder):
     """Read other data on each rank, or as many as no other; return what is said of it, or nothing."""
     rank, pair, vae = ranks().rank, GivenNoise(), _vae()
     short, split = PartStream(0, 40 - 16 * rank), PartStream(0 + 10 * rank, 20 + 10 * rank)
@@ -93,16 +82,20 @@ def different_data():
     def score(x):
         return error_of(lambda: pyro_vae.log_likelihood(vae.model, vae.guide, x, 10, seed=0)), []
 
+    x, noise = data()
+    shifted, path = x + rank, Path(folder) / f"{rank}.npy"
+    np.save(path, shifted.numpy())
     return {
         "shorter": train(DataLoader(short, B)),
         "shorter valid": train(data(), valid=DataLoader(short, B)),
         "shorter score": score(DataLoader(_First(short), B)),
-        "part": train(Part(10 * rank)),
-        "part with workers": train(DataLoader(Part(10 * rank), B, num_workers=1)),
-        "part of items that are batches": train(DataLoader(_Whole(rank), batch_size=None)),
-        "drawn": train(Part(10 * rank, is_drawn=True)),
+        "tensors": train(DataLoader(TensorDataset(shifted, noise), B, num_workers=1)),
+        "rows": train(DataLoader(Subset(Rows(), range(rank, 20 + rank)), B)),
+        "disk": train(pyro_vae.data.Stored((path, noise), window_bytes=800, num_workers=1)),
+        "sparse": score(csr_array(shifted.numpy())),
+        "drawn": score(DataLoader(Draws(), B)),
         "split": train(DataLoader(split, B)),
-        "same": train(DataLoader(PartStream(0, 20), B), valid=Part(0)),
+        "same": train(DataLoader(PartStream(0, 20), B), valid=DataLoader(TensorDataset(x, noise), B)),
     }
 
 
@@ -116,27 +109,35 @@ class _First(IterableDataset):
         return (x for x, _ in self.stream)
 
 
-class _Whole(Dataset):
-    """Whole batches, of other data on each rank."""
-
-    def __init__(self, rank):
-        self.rank = rank
-
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return tuple(each[8 * index + self.rank : 8 * index + 8 + self.rank] for each in data())
-
-
 class Draws(Dataset):
-    """Data that are drawn as they are read."""
+    """Data that are drawn as they are read, some of them from Python's generator."""
 
     def __len__(self):
         return N
 
     def __getitem__(self, index):
-        return torch.rand(D).double()
+        return torch.rand(D).double() + random.random()
+
+
+class DrawnStream(IterableDataset):
+    """Data in an order that the stream draws."""
+
+    def __iter__(self):
+        return iter(data()[0][torch.randperm(N)])
+
+
+def drawn_stream(folder):
+    """Score by a stream, train on one, and resume, where generators differ between ranks before each call."""
+    vae, kept = _vae(), []
+    torch.manual_seed(ranks().rank)
+    score = pyro_vae.log_likelihood(vae.model, vae.guide, DataLoader(DrawnStream(), B), 10, seed=0)
+    for name, num_epochs in ("whole", 2), ("parts", 1), ("parts", 2):
+        torch.manual_seed(10 + ranks().rank)
+        vae, path = _vae(), Path(folder) / f"{name} of a stream-{ranks().size}"
+        options = {"num_epochs": num_epochs, "checkpoint": path, "resume": len(kept) == 2}
+        fit(vae, DataLoader(DrawnStream(), B), **options)
+        kept.append({name: value.clone() for name, value in vae.model.state_dict().items()})
+    return {"score": score.values, "whole": kept[0], "resumed": kept[2]}
 
 
 def generators():

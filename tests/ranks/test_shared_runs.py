@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.ranks import given_noise, scenarios
+from tests.ranks import agreement, given_noise, scenarios
 from tests.support import groups
 
 SHARED = (
     "fit_forms", "fit_normalised", "fit_by_batch_means", "estimates", "failing_gaps", "bound", "diverged", "callbacks",
-    "different_calls", "different_data", "generators", "least_size",
+    "different_calls", "generators", "least_size",
 )  # fmt: skip
 
 
@@ -22,10 +22,11 @@ SHARED = (
 def two(tmp_path_factory):
     """The results of all scenarios on two ranks, and the run that they were interrupted in."""
     folder = tmp_path_factory.mktemp("two")
-    run, kept = folder / "run", folder / "kept"
+    run = folder / "run"
     _finished(2, folder, *SHARED, f"interrupted={run}", f"kept={run}", f"resumed={run}", f"draws={folder / 'mixed'}",
-              f"command={folder / 'command'}", f"on_disk={folder}", "left")  # fmt: skip
-    return 2, folder, kept
+              f"command={folder / 'command'}", f"on_disk={folder}", f"drawn_stream={folder}",
+              f"different_data={folder}", "left")  # fmt: skip
+    return 2, folder, folder / "kept"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def three(two, tmp_path_factory):
     """The results on three ranks, which go on with the run of two."""
     folder, kept = tmp_path_factory.mktemp("three"), two[2]
     _finished(3, folder, *SHARED, f"interrupted={folder / 'run'}", f"resumed={kept}", f"draws={folder / 'mixed'}",
-              "left")  # fmt: skip
+              f"drawn_stream={folder}",
+              f"different_data={folder}", "left")  # fmt: skip
     return 3, folder, kept
 
 
@@ -124,21 +126,26 @@ def test_calls_that_differ_are_refused_by_all(shared):
 def test_data_that_differ_are_refused_by_all(shared):
     size, folder = shared
     first, *others = groups.results(folder, "different_data", size)
-    for name in "shorter", "shorter valid":
-        error = "valid" if name.endswith("valid") else "data"
-        some = "1" if size == 2 else "2"
-        error = (
-            f"ValueError: {error}: found an end after {5 - 2 * (size - 1)} batches on rank {some} of {size} and more"
-        )
-        assert first[name][0].startswith(error), first[name]
-    counts = [5 - 2 * rank for rank in range(size)]
-    assert first["shorter score"][0].startswith(f"ValueError: x: found {counts} batches on {size} ranks")
-    for name in "part", "part with workers", "part of items that are batches":
-        assert first[name][0].startswith("ValueError: data: found a loader that reads other data on each rank")
+    end = f"found an end after {7 - 2 * size} batches on rank {size - 1} of {size} and more on others"
+    assert first["shorter"][0].startswith(f"ValueError: data: {end}")
+    assert first["shorter valid"][0].startswith(f"ValueError: valid: {end}")
+    assert first["shorter score"][0].startswith(f"ValueError: x: found {[5, 3, 1][:size]} batches on {size} ranks")
+    for name in "tensors", "rows", "disk", "sparse":
+        assert first[name][0].startswith("ValueError: data: found (") and "the same on all" in first[name][0]
     assert first["drawn"] == first["same"] == (None, [])
-    assert first["split"][0] is None and len(first["split"][1]) == 1
+    assert first["split"][0] is None and len(first["split"][1]) == 3  # epochs
     for other in others:
         assert other == first | {"split": (None, [])}  # the first one says it
+
+
+def test_a_stream_that_draws_its_order(shared, tmp_path):
+    """All ranks see one order, whatever the caller's generators, and go on with it."""
+    found = groups.results(shared[1], "drawn_stream", shared[0])
+    alone = agreement.drawn_stream(tmp_path)
+    for each in found:
+        torch.testing.assert_close(each["score"], alone["score"], rtol=0, atol=1e-9)
+        assert all(torch.equal(each["resumed"][name], value) for name, value in each["whole"].items())
+        assert all(torch.equal(found[0]["whole"][name], value) for name, value in each["whole"].items())
 
 
 def test_ranks_go_on_with_the_same_generators_and_workers_draw_apart(shared):
