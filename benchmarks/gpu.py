@@ -18,7 +18,8 @@ step, float32    the step at batch size 100 beside NumPyro's in float32, which t
 
 What exceeds its limit, or the total that is left, is stopped and reported as not measured, and the rest goes on. JAX
 multiplies in TF32 unless told otherwise and pyro_vae in float32, so both ways are shown. The status is 0 if all targets
-of the parts that ran are met.
+of the parts that ran are met. A trial, at toy sizes or on a CPU, is not held to the targets; its status is 0 if no part
+had a problem.
 """
 
 from __future__ import annotations
@@ -102,13 +103,14 @@ def met(target: Target, figures: Mapping[str, Any]) -> bool:
     return figure is not None and math.isfinite(figure) and figure <= target.most
 
 
-def judge(figures: Mapping[str, Any], targets: Sequence[Target] = TARGETS) -> list[str]:
-    """Return a line for each target: whether it is met, the figure and the target."""
+def judge(figures: Mapping[str, Any], targets: Sequence[Target] = TARGETS, is_trial: bool = False) -> list[str]:
+    """Return a line for each target: whether it is met, the figure and the target; a trial meets none."""
     lines = []
     for target in targets:
         figure = figures.get(target.figure)
         found = "not measured" if figure is None else f"{figure:.3g}"
-        word = "not measured" if figure is None else "met" if met(target, figures) else "NOT MET"
+        word = "met" if met(target, figures) else "NOT MET"
+        word = "not measured" if figure is None else "trial" if is_trial else word
         lines.append(f"{word:12}  {target.what}: {found}, target ≤ {target.most:g}")
     return lines
 
@@ -198,7 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.out:
                 Path(args.out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(f"\n== targets, after {time.monotonic() - started:.0f} s in all", flush=True)
-    print("\n".join(judge(figures, targets)))
+    is_trial = args.quick or args.device != "cuda"  # toy sizes, or another device than the targets are for
+    print("\n".join(judge(figures, targets, is_trial)))
+    if is_trial:
+        return int(any(name.endswith(": problem") for name in figures))
     return 0 if all(met(target, figures) for target in targets) else 1
 
 
