@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from pyro_vae.data.arrays import check_exact
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
-from pyro_vae.data.loaders import Begun, first_of, own_generators
+from pyro_vae.data.loaders import Begun, first_of, is_read_once, own_generators
 from pyro_vae.data.reading import begins_at, cuts_rows, passing, reads_rows, skip
 from pyro_vae.data.shares import Part, ShareSampler, in_step, rows_of, share_of, sharing_loader
 from pyro_vae.data.split import Split
@@ -227,8 +227,9 @@ class Batches:
             if all(torch.equal(now[name], state) for name, state in begun.before.items()):
                 self.set_generators(begun.after)
                 return begun.batches
-            if isinstance(self._source.dataset, IterableDataset):  # has no order to draw anew
+            if is_read_once(self._source.dataset):
                 return begun.batches
+            self.set_generators(now)
         return passing(self._loader)
 
     def read(self, pick: Pick) -> Any:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from pyro_vae.data.batch import Batch
 
-__all__ = ["Begun", "first_of", "own_generators"]
+__all__ = ["Begun", "first_of", "is_read_once", "own_generators"]
 
 
 class Begun(NamedTuple):
@@ -32,6 +32,11 @@ def own_generators(source: Any) -> dict[str, torch.Generator]:
     found = [getattr(sampler, "generator", None) for sampler in samplers]
     own = dict.fromkeys(each for each in found if isinstance(each, torch.Generator))
     return {f"loader_{index}": each for index, each in enumerate(own)}
+
+
+def is_read_once(data: Any) -> bool:
+    """Return whether a stream gives the same iterator twice, so that it goes on where it was left; may draw."""
+    return isinstance(data, IterableDataset) and iter(data) is iter(data)
 
 
 def first_of(batches: Iterator[Any], name: str) -> list[Any]:

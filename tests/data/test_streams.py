@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
@@ -120,6 +122,44 @@ def test_an_interrupted_pass_over_a_random_stream_resumes_to_the_same_weights(tm
     fit(*pair, Again(), num_epochs=2, batch_size=10, progress=False, checkpoint=tmp_path, resume=True)
     found = weights(*pair)
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_functions_resumed_on_a_random_stream_take_the_order_of_their_epoch(tmp_path):
+    """Their first batch is read to find their parameters, before the generators are those of the run."""
+
+    def run(**options):
+        pyro.clear_param_store()
+        torch.manual_seed(7)  # a resumed run begins with other states than it goes on with
+        history = fit(*functions(), Again(), **{"batch_size": 10, "progress": False} | options)
+        return history, {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+
+    def functions():
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+                logits = pyro.param("w", torch.ones(4)) * z[:, None]
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x @ pyro.param("a", torch.ones(4)), 1.0))
+
+        return model, guide
+
+    expected_history, expected = run(num_epochs=4)
+    run(num_epochs=2, checkpoint=tmp_path)
+    history, found = run(num_epochs=4, checkpoint=tmp_path, resume=True)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    bounds, expected_bounds = ([each["train_bound"] for each in run.records] for run in (history, expected_history))
+    assert bounds == expected_bounds
+
+
+def test_a_pass_begun_under_other_draws_loses_no_batch_of_a_stream_that_is_read_once():
+    batches = as_batches(Once(), 10, device="cpu", dtype=torch.float32, shuffle=True)
+    torch.manual_seed(1)
+    batches.first()
+    torch.manual_seed(2)
+    assert sum(map(len, batches)) == 95
 
 
 @pytest.mark.parametrize("own", ["loader", "sampler"])
