@@ -8,7 +8,6 @@ on the command line comes before the file.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -113,7 +112,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "train":
         return exit_status("pyro-vae train", run, completed(given, parsers[name]), "pyro-vae train")
     return exit_status(f"pyro-vae {name}", _COMMANDS[name], **given)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,13 @@ def test_without_arguments_it_prints_its_help(call):
     status, out, _ = call()
     assert status == 0 and all(f"    {name} " in out for name in COMMANDS)
     assert call("--version")[1] == f"pyro_vae {pyro_vae.__version__}\n"
+
+
+def test_as_a_module_it_is_the_same_command(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pyro_vae", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("pyro_vae", run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out == f"pyro_vae {pyro_vae.__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
