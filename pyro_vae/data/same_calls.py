@@ -19,7 +19,7 @@ from pyro_vae.runtime.digests import digest_of_rows
 from pyro_vae.runtime.modules import owners
 from pyro_vae.runtime.ranks import Ranks
 
-__all__ = ["refuse_other_calls"]
+__all__ = ["digest_of_data_in", "refuse_other_calls"]
 
 
 def refuse_other_calls(
@@ -36,9 +36,7 @@ def refuse_other_calls(
     for name, each in zip(("data", "valid"), batches, strict=False):
         own[name] = None
         if each is not None:
-            source: Any = each._source
-            tensors = [*each.stored(), *some_rows(source), *_held(getattr(source, "dataset", None))]
-            own[name] = (each.num_data, each.batch_size, _num(each), digest_of_rows(tensors))
+            own[name] = (each.num_data, each.batch_size, _num(each), digest_of_data_in(each))
     modules = [module for program in programs for module in owners(program)]
     own["weights"] = digest_of_rows([tensor for module in modules for tensor in module.state_dict().values()])
     texts = ranks.gather({name: re.sub(" at 0x[0-9a-f]+", "", repr(value)) for name, value in own.items()})
@@ -49,6 +47,12 @@ def refuse_other_calls(
                 f"{name}: found {', '.join(map(str, found))} on {ranks.size} ranks, expected the same on all of them; "
                 "they share one call"
             )
+
+
+def digest_of_data_in(batches: Batches) -> str:
+    """Return a digest of some rows of arrays, of data on disk, and of what a loader reads from them."""
+    source: Any = batches._source
+    return digest_of_rows([*batches.stored(), *some_rows(source), *_held(getattr(source, "dataset", None))])
 
 
 def _held(dataset: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from torch.distributions import Transform
 
 from pyro_vae.nn.recipes import build, with_references, without_references
 
-__all__ = ["check_recipe"]
+__all__ = ["check_recipe", "difference"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
@@ -49,18 +49,35 @@ def check_recipe(recipe: Any, program: nn.Module) -> None:
         If they differ; the message names the part by its path.
     """
     try:
-        expected = _built(json.dumps(with_references(recipe)), torch.get_default_dtype())
-        compare = _Comparison().compare
+        found = difference(recipe, program)
+    except ValueError as error:
+        found = str(error)
+    if found is not None:
+        raise ValueError(
+            f"program: {found}; build the program with the parts it is to have, or set .recipe = None on it (for a "
+            "pair on model and guide) to save the weights alone"
+        )
+
+
+def difference(recipe: Any, program: nn.Module) -> str | None:
+    """Return in words where a program, or its two halves, first differs from its recipe; ``None`` if nowhere.
+
+    Raises
+    ------
+    ValueError
+        If the recipe cannot be built.
+    """
+    expected = _built(json.dumps(with_references(recipe)), torch.get_default_dtype())
+    compare = _Comparison().compare
+    try:
         if isinstance(program, nn.ModuleDict):
             for half in ("model", "guide"):
                 compare(half, program[half], getattr(expected, half))
         else:
             compare("", program, expected)
-    except (_Different, ValueError) as error:
-        raise ValueError(
-            f"program: {error}; build the program with the parts it is to have, or set .recipe = None on it (for a "
-            "pair on model and guide) to save the weights alone"
-        ) from None
+    except _Different as different:
+        return str(different)
+    return None
 
 
 @functools.lru_cache(maxsize=4)  # a run saves the same program many times

@@ -28,7 +28,14 @@ from pyro_vae.runtime.digests import digest_of_data
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.modules import placement
 from pyro_vae.runtime.tensor_files import CHANGED, DIGEST, parse, read_tensors, write_tensors
-from pyro_vae.training.modules import as_module, is_pair, params_of, recipe_of, warn_of_own_parts
+from pyro_vae.training.modules import (
+    as_module,
+    is_pair,
+    params_of,
+    recipe_of,
+    refuse_another_program,
+    warn_of_own_parts,
+)
 from pyro_vae.training.plain import named
 
 __all__ = [
@@ -146,8 +153,8 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
         parameters go to Pyro's parameter store. ``None`` rebuilds a packaged program from its recipe, on the CPU and in
         the dtype it was saved with.
     verify
-        Compare the checksums. ``False`` says that you know that a file was changed; the recipe is then that of
-        ``program.json``.
+        Compare the checksums, and a packaged ``program`` with the recipe of the one that was saved. ``False`` says that
+        you know that a file or the program was changed; a program is then built by ``program.json``.
 
     Returns
     -------
@@ -158,14 +165,16 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     FileNotFoundError
         If the folder holds no checkpoint.
     ValueError
-        If the checkpoint does not fit the program (the message names the leaf and both shapes), is damaged, was changed
+        If the checkpoint does not fit the program (the message names the leaf and both shapes), holds another packaged
+        program, as one with another activation (the message names the part), is damaged, was changed
         since it was written, describes a program that its weights are too few for, or has no recipe while no program is
         given.
     """
     folder = Path(folder)
     path = folder / WEIGHTS
     tensors, metadata = read_tensors(path, verify=verify)
-    if program is None:
+    is_given = program is not None
+    if not is_given:
         try:
             program = _rebuilt(folder / PROGRAM, metadata.get("recipe"), tensors, verify)
         except RecursionError:
@@ -176,6 +185,10 @@ def load(folder: PathLike, program: Any = None, *, verify: bool = True) -> Any:
     params = params_for(parse(path, metadata.get(_PARAMS, "{}")), named(tensors, "params."), device, path)
     module = as_module(program, params)
     try:
+        check_tensors(module, tensors, path)
+        if is_given and verify:
+            recipe, advice = metadata.get("recipe", "null"), "; verify=False takes its weights all the same"
+            refuse_another_program(path, parse(path, recipe), module, tensors.values(), advice)
         restore(module, tensors, path)
     except ValueError as error:
         unset = [part for part in module.modules() if getattr(part, "prototype_trace", part) is None]

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from pyro_vae.data.batches import Batches
 from pyro_vae.data.reading import order_of
+from pyro_vae.data.same_calls import digest_of_data_in
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.inference.callables import ProgramModule, innermost
 from pyro_vae.inference.handlers import StochasticFunction
@@ -22,6 +24,8 @@ from pyro_vae.training.run_state import RunState
 from pyro_vae.training.trained import Trained
 
 __all__ = ["facts_of", "run_of"]
+
+_IN_DIGESTS = ("params", "program", "data", "valid")  # told otherwise, or by no words
 
 
 def run_of(
@@ -50,7 +54,7 @@ def run_of(
     """
     config = {
         **_program(loop),
-        **{name: None if value == "NoneType" else value for name, value in facts.items() if name != "params"},
+        **{name: None if value == "NoneType" else value for name, value in facts.items() if name not in _IN_DIGESTS},
         "num_epochs": loop.num_epochs,
         "lr": _name(lr) if callable(lr) else lr,
         "patience": patience,
@@ -67,13 +71,18 @@ def run_of(
 
 def _program(loop: Loop) -> dict[str, Any]:
     """Return the class of a packaged program and its arguments, or the names of two programs."""
-    try:
-        recipe = with_references(recipe_of(loop.module))
-    except ValueError:  # a part was replaced, so that the recipe is not what trains
-        recipe = None
+    recipe = _recipe(loop.module)
     if recipe is None:
         return {"model": _name(_inner(loop.model)), "guide": _name(_inner(loop.guide))}
     return {"program": recipe["class"], **_arguments(recipe, "program")}
+
+
+def _recipe(module: nn.Module) -> Any:
+    """Return the recipe of a packaged program as plain data, ``None`` if it has none or is no longer what it says."""
+    try:
+        return with_references(recipe_of(module))
+    except ValueError:
+        return None
 
 
 def _arguments(recipe: dict[str, Any], path: str) -> dict[str, Any]:
@@ -99,9 +108,13 @@ def _name(value: Any) -> str:
 
 
 def facts_of(
-    model: nn.Module, objective: Any, state: RunState, trained: Trained, clip_norm: float | None
-) -> dict[str, Any]:
-    """Return what has to be the same when a run is taken up again."""
+    model: nn.Module, objective: Any, state: RunState, trained: Trained, valid: Batches | None,
+    clip_norm: float | None, lr: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what has to be the same when a run is taken up again.
+
+    A scheduler goes on from the rate that the run began with; without one the rate may be another.
+    """
     name = f"{type(objective).__name__}(num_particles={objective.num_particles})"
     return {
         "batch_size": trained.batches.batch_size,
@@ -112,5 +125,9 @@ def facts_of(
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
         "order": order_of(trained.batches._source),  # of data on disk
+        "lr": None if state.scheduler is None else lr,
+        "program": _recipe(state.module),
+        "data": digest_of_data_in(trained.batches),
+        "valid": None if valid is None else digest_of_data_in(valid),
         "params": trained.params.descriptions() or None,  # of older runs, which had none, there is none
     }

@@ -141,7 +141,8 @@ def fit(
     checkpoint_seconds
         ``last.safetensors`` is written at the end of each epoch, and within one whenever so many seconds have passed.
     resume
-        Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another.
+        Go on with the run in ``checkpoint``; ``num_epochs`` counts from its beginning. ``lr`` may be another, unless
+        there is a scheduler. Another packaged program is refused, and other data are warned of.
     callbacks
         Called with each epoch's record. A :class:`~pyro_vae.training.callbacks.Callback` is also told of the start and
         the end; :mod:`pyro_vae.training.services` has those for TensorBoard, Weights & Biases, MLflow and trackio.
@@ -192,7 +193,10 @@ def fit(
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
-    folder, facts = folder_of(checkpoint, resume), facts_of(model, objective, state, trained, clip_norm)
+    folder, facts = (
+        folder_of(checkpoint, resume),
+        facts_of(model, objective, state, trained, valid_batches, clip_norm, initial_lr),
+    )
     refuse_other_calls(group, facts, (batches, valid_batches), num_epochs=num_epochs, patience=patience, lr=initial_lr)
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),

@@ -13,19 +13,30 @@ with bare ``pyro.param("loc", ...)`` statements            as above (``model.*``
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.callables import ProgramModule, innermost
 from pyro_vae.inference.missing import ObservedOnly
 from pyro_vae.inference.parameters import StoreParams
-from pyro_vae.nn.recipe_check import check_recipe
-from pyro_vae.nn.recipes import Rebuildable
+from pyro_vae.nn.recipe_check import check_recipe, difference
+from pyro_vae.nn.recipes import Rebuildable, without_references
+from pyro_vae.runtime.allocation import BoundedAllocation
 from pyro_vae.runtime.modules import named_owners
 
-__all__ = ["as_module", "is_pair", "own_parts", "params_of", "recipe_of", "warn_of_own_parts"]
+__all__ = [
+    "as_module",
+    "is_pair",
+    "own_parts",
+    "params_of",
+    "recipe_of",
+    "refuse_another_program",
+    "stated_recipe",
+    "warn_of_own_parts",
+]
 
 
 def is_pair(program: Any) -> bool:
@@ -106,14 +117,42 @@ def recipe_of(module: nn.Module) -> Any:
     ValueError
         If the program is no longer what its recipe says.
     """
-    if isinstance(module, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
-        recipes = [getattr(module[half], "recipe", None) if half in module else None for half in ("model", "guide")]
-        recipe = recipes[0] if recipes[0] == recipes[1] and isinstance(recipes[0], dict) else None
-    else:  # a half alone has a recipe too, but of the whole
-        recipe = module.recipe if isinstance(module, Rebuildable) else None
+    recipe = stated_recipe(module)
     if recipe is not None:
         check_recipe(recipe, module)
     return recipe
+
+
+def stated_recipe(module: nn.Module) -> Any:
+    """Return the recipe that a packaged program brings, whether or not it is still the program's."""
+    if isinstance(module, nn.ModuleDict):  # a pair that fit was given: the two halves of one packaged program?
+        recipes = [getattr(module[half], "recipe", None) if half in module else None for half in ("model", "guide")]
+        return recipes[0] if recipes[0] == recipes[1] and isinstance(recipes[0], dict) else None
+    return module.recipe if isinstance(module, Rebuildable) else None  # a half alone has a recipe too, but of the whole
+
+
+def refuse_another_program(
+    source: object, recipe: Any, module: nn.Module, tensors: Iterable[Tensor], advice: str = ""
+) -> None:
+    """Refuse a packaged program that is not the one whose recipe lies in a file beside its tensors.
+
+    Programs of other networks can have weights of the same names and shapes. Of a program without a recipe, and of a
+    recipe that cannot be built here, nothing is known.
+
+    Raises
+    ------
+    ValueError
+        If it is another; the message names the first part that differs.
+    """
+    if recipe is None or stated_recipe(module) is None:
+        return
+    try:
+        with BoundedAllocation(tensors):
+            found = difference(without_references(recipe), module)
+    except ValueError:
+        return
+    if found is not None:
+        raise ValueError(f"{source}: holds another program: {found}{advice}")
 
 
 def own_parts(module: nn.Module) -> list[str]:

@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 
-_MOVED_IN_GROUPS = ("lr", "initial_lr", "betas", "momentum", "max_lr", "min_lr", "max_momentum", "base_momentum")
+_MOVED_IN_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+_MOVED_IN_CYCLES = ("betas", "momentum")  # by the schedulers of torch that have ``cycle_momentum``
 
 
 # Of torch's own schedulers: what changes in a run, or follows the rate that it was begun with.
@@ -106,7 +107,8 @@ def check_groups(source: object, found: Any, expected: list[dict[str, Any]], sch
     ValueError
         For the first that differs.
     """
-    moved = _MOVED_IN_GROUPS if _is_known(scheduler) else None
+    cycles = any(getattr(part, "cycle_momentum", False) for part in _parts(scheduler))
+    moved = (*_MOVED_IN_GROUPS, *_MOVED_IN_CYCLES * cycles) if _is_known(scheduler) else None
     check_form(f"{source}: optimizer: param_groups", found, as_json(expected), moved)
     for group, own in zip(found, expected, strict=True):
         if group["params"] != own["params"]:
@@ -132,5 +134,8 @@ def check_scheduler(source: object, found: Any, scheduler: Any) -> None:
 
 def _is_known(scheduler: Any) -> bool:
     """Whether a scheduler, and those within it, are torch's own, or there is none."""
-    parts = [] if scheduler is None else [scheduler, *getattr(scheduler, "_schedulers", [])]
-    return all(type(part).__module__.startswith("torch.") for part in parts)
+    return all(type(part).__module__.startswith("torch.") for part in _parts(scheduler))
+
+
+def _parts(scheduler: Any) -> list[Any]:
+    return [] if scheduler is None else [scheduler, *getattr(scheduler, "_schedulers", [])]

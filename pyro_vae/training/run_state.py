@@ -23,7 +23,7 @@ from pyro_vae.runtime.files import remove_leftovers
 from pyro_vae.runtime.state import generators, set_generators
 from pyro_vae.runtime.tensor_files import parse, read_tensors, write_tensors
 from pyro_vae.training.checkpoint import WEIGHTS, check_tensors, recipe_of, restore
-from pyro_vae.training.modules import warn_of_own_parts
+from pyro_vae.training.modules import refuse_another_program, warn_of_own_parts
 from pyro_vae.training.optimizer_check import check_groups, check_scheduler, check_slots, slots_of
 from pyro_vae.training.plain import keys_back, keys_kept, named, slots_from
 from pyro_vae.training.state_check import check_facts, check_generators, check_position, refuse_another
@@ -237,6 +237,7 @@ class RunState:
         document = parse(path, metadata.get("run", "null"))
         check_facts(path, document, facts, _FORMAT)
         self.check(tensors, document, path)
+        refuse_another_program(path, document["facts"].get("program"), self.module, tensors.values())
         remove_leftovers(folder)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         self.restore(tensors, document)

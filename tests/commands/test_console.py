@@ -129,9 +129,8 @@ def test_score_takes_the_test_data_of_the_run(trained, call):
 
 def test_export_writes_both_networks_and_says_where(trained, call):
     status, out, _ = call("export", trained, "--format", "torch", "--out", "exported")
-    lines = [
-        f"written to {Path('exported') / name}.pt2, and compared with the program" for name in ("encoder", "decoder")
-    ]
+    files = [Path("exported") / f"{name}.pt2" for name in ("encoder", "decoder")]
+    lines = [f"written to {file}, and compared with the program" for file in files]
     assert status == 0 and out.splitlines() == lines
     assert torch.export.load("exported/encoder.pt2").module()(torch.rand(5, 3, 2))[0].shape == (5, 2)
 

@@ -86,7 +86,7 @@ DOCUMENT = [
     ((*GROUP, "lr"), "0.1", r"param_groups\[0\]: lr: found '0.1', expected such as 0.01"),
     ((*GROUP, "lr"), float("nan"), r"param_groups\[0\]: lr: found nan"),
     ((*GROUP, "betas"), [0.9], r"param_groups\[0\]: betas: found \[0.9\], expected a list of 2"),
-    ((*GROUP, "betas"), [0.9, -0.5], r"optimizer: betas: found \[0.9, -0.5\], expected numbers in \[0, 1\)"),
+    ((*GROUP, "betas"), [0.9, -0.5], r"param_groups\[0\]: betas\[1\]: found -0.5, expected 0.999"),
     ((*GROUP, "new"), 1, r"param_groups\[0\]: key 'new': found one, expected none"),
     ((*GROUP, "params"), [0, 0], r"param_groups\[0\]: params: found \[0, 0\], expected a list"),
     (("optimizer", "slots"), [0], r"found slots of the parameters .*, expected \[0\]"),
