@@ -109,7 +109,7 @@ def _name(value: Any) -> str:
 
 def facts_of(
     model: nn.Module, objective: Any, state: RunState, trained: Trained, valid: Batches | None,
-    clip_norm: float | None, lr: float,
+    clip_norm: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what has to be the same when a run is taken up again.
 
@@ -125,7 +125,7 @@ def facts_of(
         "kl_weight": repr(model) if isinstance(model, Annealed) else None,
         "clip_norm": clip_norm,
         "order": order_of(trained.batches._source),  # of data on disk
-        "lr": None if state.scheduler is None else lr,
+        "lr": None if state.scheduler is None else state.optimizer.defaults.get("lr"),
         "program": _recipe(state.module),
         "data": digest_of_data_in(trained.batches),
         "valid": None if valid is None else digest_of_data_in(valid),

@@ -193,10 +193,7 @@ def fit(
     num_steps = check_schedules(schedules, batches, num_epochs)
     batches, module, made = trained.batches, trained.module, make_optimizer(optimizer, trained.parameters, initial_lr)
     state = make_state(group, module, made, make_scheduler(scheduler, made), device, batches)
-    folder, facts = (
-        folder_of(checkpoint, resume),
-        facts_of(model, objective, state, trained, valid_batches, clip_norm, initial_lr),
-    )
+    folder, facts = folder_of(checkpoint, resume), facts_of(model, objective, state, trained, valid_batches, clip_norm)
     refuse_other_calls(group, facts, (batches, valid_batches), num_epochs=num_epochs, patience=patience, lr=initial_lr)
     with (
         seeded(seed, device), pyro.validation_enabled(False), precise(precision, device), evaluating(model, guide),
