@@ -70,7 +70,7 @@ class Around:
         return Subsample(self.plate, len(x), self.num_data)
 
     def num_in_loss(self, x: Batch) -> float:
-        """Return how many data the loss of a Pyro ELBO on a batch is one of: N, where its plate is said to hold N."""
+        """Return how many data the loss of a batch is one of: N, where its plate or its scale says so."""
         if self.scaled_to is not None:
             return self.scaled_to
         if self.plate is None or self.plate.dim is None or self.plate.full_size == self.length:
@@ -109,10 +109,19 @@ def _is_scaled_by_hand(pair: PairTrace, num_data: int) -> bool:
     return not math.isclose(ratios[0], 1.0, rel_tol=1e-4)
 
 
+def _says_number(pair: PairTrace, num_data: int | None) -> bool:
+    """Return whether the data have the scale N/B, by a plate or by ``poutine.scale``."""
+    scale = pair.scale
+    if num_data in (None, pair.plate.size) or (isinstance(scale, Tensor) and scale.numel() > 1):
+        return False
+    return math.isclose(float(scale), num_data / pair.plate.size, rel_tol=1e-4)
+
+
 def around_batches(pair: PairTrace, num_data: int | None) -> Around:
     """Return what has to stand around runs on batches of ``num_data`` data, ``None`` for an unknown number.
 
-    Nothing has to for programs without global latents, and for those that subsample their data themselves.
+    Nothing has to for programs without global latents, and for those that subsample their data themselves. Where the
+    scale of the data says how many there are, their loss is divided by that number.
 
     Raises
     ------
@@ -121,7 +130,9 @@ def around_batches(pair: PairTrace, num_data: int | None) -> Around:
     """
     plate = pair.plate
     says_itself = plate.full_size not in (plate.size, pair.length)  # how many data there are
-    if not pair.global_sites or num_data == plate.full_size or says_itself:
+    if not pair.global_sites:
+        return Around(pair, scaled_to=num_data if _says_number(pair, num_data) else None)
+    if num_data == plate.full_size or says_itself:
         return Around(pair)
     if num_data is None:
         raise ProgramError(

@@ -38,6 +38,7 @@ from pyro_vae.objectives.estimate import Estimate
 from pyro_vae.objectives.gradients import slope
 from pyro_vae.objectives.objective import Objective
 from pyro_vae.runtime.arguments import PositiveInteger, checked
+from pyro_vae.runtime.batch_sums import is_shared
 
 __all__ = ["ReweightedWakeSleep", "WakeSleep"]
 
@@ -156,9 +157,10 @@ def _refuse_a_subsample(pair: PairTrace) -> None:
         plate, share = pair.plate, sites[name]["infer"].get(BATCH_SHARE, 1.0)
         if plate.full_size != plate.size or share != 1:
             found = plate.full_size if share == 1 else round(plate.size / share)
+            expected = "one process" if is_shared() else "all data in a batch"
             raise ProgramError(
-                f"site {name!r}: found outside the data plate, which holds {plate.size} of {found} data, expected all "
-                "data in a batch for wake-sleep, or an ELBO or IWAE"
+                f"site {name!r}: found outside the data plate, which holds {plate.size} of {found} data"
+                f"{', as ranks share each batch' * is_shared()}, expected {expected} for wake-sleep, or an ELBO or IWAE"
             )
 
 

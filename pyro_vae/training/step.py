@@ -48,7 +48,7 @@ class EagerStep:
         model, guide = isolated(self.model), isolated(self.guide)
         if isinstance(self.objective, Objective):
             estimate = self.objective.estimate(model, guide, x)
-            (estimate.loss / len(x)).backward()
+            (estimate.loss / self.around.num_in_loss(x)).backward()
             self.global_term = estimate.global_term
             return estimate.sums()
         if hasattr(self.objective, "differentiable_loss"):
@@ -126,7 +126,7 @@ class CompiledStep:
         with self.around(x):
             estimate = self.objective.estimate(isolated(self.model), isolated(self.guide), x)
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        found = iter(torch.autograd.grad(estimate.loss / len(x), trained, allow_unused=True))
+        found = iter(torch.autograd.grad(estimate.loss / self.around.num_in_loss(x), trained, allow_unused=True))
         gradients = [next(found) if parameter.requires_grad else None for parameter in self.parameters]
         dense = [
             gradient.contiguous() if gradient is not None and parameter.is_contiguous() else gradient
