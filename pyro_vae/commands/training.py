@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 import math
-import os
 import sys
 from contextlib import nullcontext, redirect_stdout, suppress
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from pyro_vae.commands.tables import table_of
 from pyro_vae.data.loading import Splits
 from pyro_vae.inference.annealing import Annealed
 from pyro_vae.runtime.files import write_text
+from pyro_vae.runtime.launched import number_in
 from pyro_vae.runtime.optional import install
 from pyro_vae.runtime.ranks import alone, ranks
 from pyro_vae.runtime.tensor_files import read_tensors
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 def _go_on(args: argparse.Namespace) -> None:
     """Resume a run that its launcher has started again."""
-    is_restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    is_restarted = number_in("TORCHELASTIC_RESTART_COUNT") > 0
     if is_restarted and args.resume is None and args.out and (Path(args.out) / "config.json").is_file():
         args.resume, args.out = args.out, None
         args.given.pop("out", None)
