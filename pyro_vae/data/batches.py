@@ -16,7 +16,7 @@ from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
 from pyro_vae.data.loaders import Begun, first_of, is_read_once, own_generators
 from pyro_vae.data.reading import begins_at, cuts_rows, passing, reads_rows, skip
-from pyro_vae.data.shares import Part, ShareSampler, in_step, rows_of, share_of, sharing_loader
+from pyro_vae.data.shares import Part, ShareSampler, in_step, once, rows_of, share_next, share_of, sharing_loader
 from pyro_vae.data.split import Split
 from pyro_vae.runtime.ranks import Ranks
 from pyro_vae.runtime.state import generators, set_generators
@@ -48,10 +48,7 @@ class Batches:
         self.ranks = ranks or Ranks()
         self._source = source
         self._loader: Any = sharing_loader(source, self.ranks) if isinstance(source, DataLoader) else source
-        self._batch_size = batch_size
-        self._device = device
-        self._dtype = dtype
-        self._shuffle = shuffle
+        self._batch_size, self._device, self._dtype, self._shuffle = batch_size, device, dtype, shuffle
         self._entries = entries or Entries()
         self._begun: Begun | None = None
         self._check: Callable[[Batch, int], None] | None = None
@@ -69,7 +66,7 @@ class Batches:
     @property
     def share_size(self) -> int | None:
         """The number of data that are this rank's in a whole batch."""
-        return self.batch_size and share_of(self.batch_size, self.ranks)[1]
+        return self.batch_size and share_of(self.batch_size, self.ranks).num_data
 
     @property
     def resident(self) -> bool:
@@ -160,10 +157,18 @@ class Batches:
         else:
             batches = passing(self._loader)
             found = first_of(batches, self._entries.name)
-            x = self._on_device(self._share_of(found[0])[0]) if found else None
-            self._begun = Begun(before, self.generators(), chain(found, batches), x)
+            x, place = None, 0
+            if found:
+                x, share = share_next(self._entries.batch_of(found[0]), self._loader, self.ranks, is_kept=True)
+                x, place = self._on_device(x), share.rows.start
+            self._begun = Begun(before, self.generators(), chain(found, batches), x, place)
         self.set_generators(before)
         return x
+
+    @property
+    def first_place(self) -> int:
+        """The place, in the epoch, of the first datum of :meth:`first` of a loader."""
+        return 0 if self._begun is None else self._begun.place
 
     def start_workers(self) -> None:
         """Start the workers of a loader that keeps them, whose seed it draws once; restore the generators' states."""
@@ -190,39 +195,35 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:  # of tensors, where the programs take one argument
         return (self.read(pick) for pick in self.picks() if not isinstance(pick, Part) or pick.num_data)
 
-    def picks(self) -> Iterator[Pick]:
-        """Yield the rows of each batch of resident data, or each batch of the loader, for :meth:`read`."""
+    def picks(self, drawn: Callable[[], None] | None = None) -> Iterator[Pick]:
+        """Yield the rows of each batch of resident data, or each batch of the loader, for :meth:`read`.
+
+        ``drawn`` is called when the order of the pass is drawn; a loader whose sampler draws it has read nothing then.
+        """
+        tell = once(drawn)
         if not isinstance(self._source, DataLoader):
-            rows = self._source.rows(self._batch_size, self._shuffle)
-            if self.ranks.size == 1:
-                yield from rows
-            else:
-                yield from (rows_of(each, self._batch_size, len(self._source), self.ranks) for each in rows)
+            for rows in self._source.rows(self._batch_size, self._shuffle):
+                tell()
+                yield rows_of(rows, self._batch_size, len(self._source), self.ranks)
             return
         start = begins_at(self._source)
+        if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
+            sampler.drawn = tell
         for batch in in_step(self._loaded(), self._source, self._entries.name, self.ranks):
-            x, count = self._share_of(batch)
-            if isinstance(sampler := self._loader.batch_sampler, ShareSampler):
-                count = sampler.counts.popleft()
+            tell()
+            x, share = share_next(self._entries.batch_of(batch), self._loader, self.ranks)
             if self._check is not None:
-                self._check(x := self._on_device(x), start)
-            yield x if self.ranks.size == 1 else Part(x, count)
-            start += len(x)
+                self._check(x := self._on_device(x), start + share.rows.start)
+            yield x if self.ranks.size == 1 else Part(x, share.num_data)
+            start += share.whole
         self._check = None
-
-    def _share_of(self, batch: Any) -> tuple[Batch, int]:
-        """Return a loader's batch, cut to this rank's share if it is whole, and how many of its data count."""
-        x = self._entries.batch_of(batch)
-        if self._loader is not self._source or self.ranks.size == 1:
-            return x, len(x)
-        share, count = share_of(len(x), self.ranks)
-        return x[share], count
 
     def _loaded(self) -> Iterator[Any]:
         """Return an iterator over the loader: the pass that :meth:`first` began, or a new one with a new order."""
         assert isinstance(self._source, DataLoader)
         begun, self._begun = self._begun, None
-        if begun is not None:
+        is_own = isinstance(self._loader.batch_sampler, ShareSampler) and not self._loader.num_workers
+        if begun is not None and not is_own:  # else ranks have read their first batches on the same draws
             now = self.generators()
             if all(torch.equal(now[name], state) for name, state in begun.before.items()):
                 self.set_generators(begun.after)

@@ -22,6 +22,7 @@ class Begun(NamedTuple):
     after: dict[str, Tensor]
     batches: Iterator[Any]
     x: Batch | None
+    place: int  # of its first datum in the epoch
 
 
 def own_generators(source: Any) -> dict[str, torch.Generator]:

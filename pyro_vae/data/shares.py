@@ -26,15 +26,20 @@ from torch.utils import _pytree
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from pyro_vae.data.batch import Batch
+from pyro_vae.data.loaders import own_generators
 from pyro_vae.runtime.digests import digest_of_rows
 from pyro_vae.runtime.ranks import Ranks
 
 __all__ = [
     "Part",
+    "Share",
     "ShareSampler",
     "check_order",
     "in_step",
+    "once",
     "rows_of",
+    "share_generators",
+    "share_next",
     "share_of",
     "sharing_loader",
     "warn_of_another",
@@ -52,31 +57,65 @@ class Part(NamedTuple):
     num_data: int  # that count: 0 for an empty share
 
 
-def share_of(num: int, ranks: Ranks) -> tuple[slice, int]:
-    """Return the rows of a rank's share of a batch, and how many of them count."""
-    share = ranks.share(num)
-    return (share, share.stop - share.start) if share.stop > share.start else (slice(0, 1), 0)
+class Share(NamedTuple):
+    """A rank's share of a batch: its rows, how many of them count, and how many data the batch has."""
+
+    rows: slice
+    num_data: int
+    whole: int
 
 
-def rows_of(rows: Tensor | slice, batch_size: int, num_data: int, ranks: Ranks) -> Tensor | Part:
+def share_of(num: int, ranks: Ranks) -> Share:
+    """Return a rank's share of a batch of so many data."""
+    rows = ranks.share(num)
+    return Share(rows, rows.stop - rows.start, num) if rows.stop > rows.start else Share(slice(0, 1), 0, num)
+
+
+def rows_of(rows: Tensor | slice, batch_size: int, num_data: int, ranks: Ranks) -> Tensor | slice | Part:
     """Return a rank's share of the rows of a batch: a tensor for a whole batch of shuffled data, otherwise a part."""
+    if ranks.size == 1:
+        return rows
     if isinstance(rows, slice):
         stop = min(rows.stop, num_data)
-        share, number = share_of(stop - rows.start, ranks)
+        share, number, _ = share_of(stop - rows.start, ranks)
         return Part(slice(rows.start + share.start, rows.start + share.stop), number)
-    share, number = share_of(len(rows), ranks)
+    share, number, _ = share_of(len(rows), ranks)
     return rows[share] if len(rows) == batch_size else Part(rows[share], number)
+
+
+def share_next(x: Batch, loader: Any, ranks: Ranks, is_kept: bool = False) -> tuple[Batch, Share]:
+    """Return the next batch of a loader, cut to a rank's share if it is whole, and that share.
+
+    One that ``is_kept`` will be asked for again.
+    """
+    if isinstance(sampler := loader.batch_sampler, ShareSampler):
+        return x, sampler.shares[0] if is_kept else sampler.shares.popleft()
+    share = share_of(len(x), ranks)
+    return x if ranks.size == 1 else x[share.rows], share
+
+
+def once(call: Callable[[], None] | None) -> Callable[[], None]:
+    """Return a function that calls another one, if there is one, the first time that it is called."""
+    calls = [] if call is None else [call]
+
+    def call_once() -> None:
+        while calls:
+            calls.pop()()
+
+    return call_once
 
 
 class ShareSampler:
     """The share of a rank of each batch of indices that a loader's own sampler draws.
 
-    ``counts`` holds how many of the data of each share count, in order, for those that were not asked for yet.
+    ``shares`` holds the shares, in order, that were not asked for yet. ``drawn`` is called once in the next pass, when
+    its order is drawn and nothing is read.
     """
 
     def __init__(self, batches: Any, ranks: Ranks) -> None:
         self.batches, self.ranks = batches, ranks
-        self.counts: deque[int] = deque()
+        self.shares: deque[Share] = deque()
+        self.drawn: Callable[[], None] | None = None
         self.order = hashlib.sha256()  # of the indices so far
 
     @property
@@ -85,27 +124,30 @@ class ShareSampler:
         return getattr(self.batches, "sampler", None)
 
     def __iter__(self) -> Iterator[Any]:
-        self.counts.clear()
+        self.shares.clear()
         self.order = hashlib.sha256()
+        drawn, self.drawn = once(self.drawn), None
         for indices in self.batches:
+            drawn()
             self.order.update(repr([*indices]).encode())
-            share, number = share_of(len(indices), self.ranks)
-            self.counts.append(number)
-            yield indices[share]
+            self.shares.append(share_of(len(indices), self.ranks))
+            yield indices[self.shares[-1].rows]
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-def sharing_loader(loader: DataLoader[Any], ranks: Ranks) -> DataLoader[Any]:
+def sharing_loader(loader: DataLoader[Any], ranks: Ranks, is_watched: bool = False) -> DataLoader[Any]:
     """Return a loader of a rank's shares of the same batches, or the same loader if it yields batches unasked.
+
+    A single rank has the same loader, unless the order that it draws is to be watched for :func:`check_order`.
 
     Raises
     ------
     ValueError
         For a loader whose sampler shares the data already.
     """
-    if ranks.size == 1:
+    if ranks.size == 1 and not is_watched:
         return loader
     if isinstance(loader.sampler, DistributedSampler):
         raise ValueError(
@@ -170,11 +212,20 @@ def warn_of_another(batch: Any, name: str, ranks: Ranks) -> None:
         )
 
 
-def check_order(source: Any, ranks: Ranks) -> None:
+def share_generators(source: Any, ranks: Ranks) -> None:
+    """Let the loader of each rank draw its order from the state that its generators have on rank 0."""
+    if ranks.size > 1 and isinstance(source, DataLoader):
+        own = own_generators(source)
+        states = ranks.first(lambda: [each.get_state() for each in own.values()])
+        for generator, state in zip(own.values(), states, strict=False):
+            generator.set_state(state)
+
+
+def check_order(source: Any, name: str, ranks: Ranks) -> None:
     """Raise ``ValueError``, after a pass, if the sampler of a loader has drawn other data on another rank."""
     sampler = getattr(source, "batch_sampler", None)
     if isinstance(sampler, ShareSampler) and len(set(ranks.gather(sampler.order.hexdigest()))) > 1:
-        raise ValueError("data: found a sampler that draws another order on each rank, expected the same on all")
+        raise ValueError(f"{name}: found a sampler that draws another order on each rank, expected the same on all")
 
 
 class _Apart:

@@ -83,7 +83,7 @@ def check_program(
         first = batches.first()
         _check_number(0 if first is None else len(first), name)
         assert first is not None
-        naming_rows(batches._source, check)(first, 0)
+        naming_rows(batches._source, check)(first, batches.first_place)
     batches.check_first_pass(naming_rows(batches._source, check))
     return check.first
 

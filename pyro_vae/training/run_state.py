@@ -75,7 +75,8 @@ class RunState:
         now = self._generators()
         self.epoch_generators = self.epoch_generators if self.epoch_step else now
         self._set_generators(self.epoch_generators)
-        skipped, rest = batches.skip(self.epoch_step), batches.picks()
+        skipped = batches.skip(self.epoch_step)
+        rest = batches.picks(None if self.epoch_step else self._draw_apart)
         for step in range(skipped, self.epoch_step):
             if next(rest, None) is None:
                 raise ValueError(f"data: found {step} batches, expected the {self.epoch_step} that the epoch has had")
@@ -83,6 +84,9 @@ class RunState:
         if self.epoch_step:  # a loader's own are where its new pass has them, which may be ahead, by what it fetches
             set_generators(now, self.device)
         yield from chain(first, rest)
+
+    def _draw_apart(self) -> None:
+        """Do what has to be done when the order of an epoch is drawn."""
 
     def count_steps(self, num_steps: int, num_data: int) -> None:
         """Count steps on ``num_data`` data, whose bounds have been added to ``bounds``."""

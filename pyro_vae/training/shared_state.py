@@ -42,17 +42,10 @@ class SharedRunState(RunState):
 
     def remaining(self, batches: Batches) -> Iterator[Pick]:
         """Yield this rank's shares of what is left of the epoch, in the order that rank 0 draws."""
-        begins = self.epoch_step == 0
-        if begins:
+        if self.epoch_step == 0:
             self._set_generators(self.ranks.first(self._generators))
-        picks = super().remaining(batches)
-        if begins:
-            first = next(picks, None)
-            self._draw_apart()
-            if first is not None:
-                yield first
-        yield from picks
-        check_order(batches._loader, self.ranks)
+        yield from super().remaining(batches)
+        check_order(batches._loader, batches._entries.name, self.ranks)
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Keep the epoch's record and move on to the next; all ranks go on with the generators of rank 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -112,11 +113,13 @@ class _First(IterableDataset):
 class Draws(Dataset):
     """Data that are drawn as they are read, some of them from Python's generator."""
 
+    has_own = True
+
     def __len__(self):
         return N
 
     def __getitem__(self, index):
-        return torch.rand(D).double() + random.random()
+        return torch.rand(D, dtype=torch.float64) + self.has_own * random.random()
 
 
 class DrawnStream(IterableDataset):
@@ -138,6 +141,60 @@ def drawn_stream(folder):
         fit(vae, DataLoader(DrawnStream(), B), **options)
         kept.append({name: value.clone() for name, value in vae.model.state_dict().items()})
     return {"score": score.values, "whole": kept[0], "resumed": kept[2]}
+
+
+def orders():
+    """Score by, and validate on, loaders whose order each rank would draw otherwise; with seeds of each rank's own."""
+    rank, pair, vae = ranks().rank, GivenNoise(), _vae()
+
+    def loader(**options):
+        torch.manual_seed(20 + rank)
+        return DataLoader(Rows(), B, **options)
+
+    def own():
+        return loader(shuffle=True, generator=torch.Generator().manual_seed(rank))
+
+    def score(x, of=pair, seed=rank):
+        return pyro_vae.log_likelihood(of.model, of.guide, x, 10, batch_size=B, seed=seed).values
+
+    def bound(x):
+        return mean_bound(pair.model, pair.guide, x, pyro_vae.ELBO(), batch_size=B, seed=rank)
+
+    def valid(x):
+        return fit(GivenNoise(), num_epochs=1, valid=x).records[0]["valid_bound"]
+
+    found = {
+        "scores": [score(loader(shuffle=True)), score(own()), score(loader(shuffle=True, num_workers=1))],
+        "bounds": [bound(loader(shuffle=True)), bound(own())],
+        "valid": [valid(loader(shuffle=True)), valid(own())],
+        "refused": [error_of(partial(each, loader(sampler=OwnOrder()))) for each in (score, bound)],
+    }
+    torch.manual_seed(30 + rank)
+    return found | {"sampled": [score(data()[0], vae, seed) for seed in (rank, None)]}
+
+
+class Noisy(GivenNoise):
+    """A pair that keeps what it is trained on."""
+
+    def __init__(self):
+        super().__init__(is_given=False)
+        self.seen = []
+
+    def guide(self, x):
+        if self.training and torch.is_grad_enabled():
+            self.seen += x.flatten().tolist()
+        super().guide(x, x.new_zeros(2))
+
+    def model(self, x):
+        super().model(x, x)
+
+
+def noise():
+    """Train for two epochs on data that are drawn as they are read; return all that was drawn."""
+    pair, drawn = Noisy(), Draws()
+    drawn.has_own = False
+    fit(pair, DataLoader(drawn, B, shuffle=True), num_epochs=2)
+    return pair.seen
 
 
 def generators():
