@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data import DataLoader
 
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.same_calls import refuse_other_calls
-from pyro_vae.data.shares import warn_of_another, yields_unasked
+from pyro_vae.data.shares import check_order, share_generators, sharing_loader, warn_of_another, yields_unasked
 from pyro_vae.runtime.ranks import ranks
 from pyro_vae.runtime.state import seeded
 
@@ -58,12 +59,22 @@ class SharedWork:
         drawn = int(torch.randint(2**63 - 1, ())) if seed is None else seed  # on all, so that they go on alike
         self.seed = self.ranks.first(lambda: drawn)
         self.index = 0
+        self._share_order()
         source: Any = batches._source
         self._is_stream = not batches.resident and self.ranks.size > 1 and yields_unasked(source)
         try:
             self.shares_batches = not has_chunks or self.ranks.size == 1 or len(batches) >= self.ranks.size
         except TypeError:  # of unknown length
             self.shares_batches = True
+
+    def _share_order(self) -> None:
+        """Let the loader of each rank draw its order from the generators of rank 0, and watch that order."""
+        batches, source = self._batches, self._batches._source
+        if self.ranks.size > 1 and isinstance(source, DataLoader):
+            share_generators(source, self.ranks)
+            loader = sharing_loader(source, batches.ranks, is_watched=True)
+            if loader is not source:
+                batches._loader, batches._begun = loader, None
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
@@ -100,6 +111,7 @@ class SharedWork:
                 f"{self._batches._entries.name}: found {found} batches on {self.ranks.size} ranks, expected as many on "
                 "all; they share the batches"
             )
+        check_order(self._batches._loader, self._batches._entries.name, self.ranks)
 
     def chunks(self, chunks: Iterable[_T]) -> Iterator[_T]:
         """Yield the chunks of a batch that this rank works on, with the generators seeded for each."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from pyro_vae.compilation.compiled import Outputs
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.data.conversion import as_batches
-from pyro_vae.data.shared_work import SharedWork
-from pyro_vae.data.shares import Part
+from pyro_vae.data.shared_work import SharedWork, reseed
+from pyro_vae.data.shares import Part, check_order, share_generators
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.annealing import Annealed, bare
 from pyro_vae.inference.checks import check_program
@@ -105,9 +105,12 @@ def mean_estimate(
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name, programs=(model, guide))
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     summed = summed_bounds(model, guide, objective) if summed is None else summed
-    seed = None if seed is None else seed + batches.ranks.rank
+    share_generators(batches._source, batches.ranks)
+    apart = None
+    if seed is not None and not batches.ranks.is_first:
+        apart = functools.partial(reseed, seed, batches.ranks.rank, device=device)
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
-        for pick in batches.picks():
+        for pick in batches.picks(apart):
             batch = batches.read(pick)
             size = pick.num_data if isinstance(pick, Part) else len(batch)
             with failing_on(name, batch), sharing(batches.ranks, size):
@@ -115,6 +118,7 @@ def mean_estimate(
             if size:
                 total += bounds
                 count += size
+    check_order(batches._loader, name, batches.ranks)
     total, count = batches.ranks.sum_(total), int(batches.ranks.table([count]).sum())
     if count == 0:
         raise ValueError(f"{name}: found no data, expected one datum or more at each pass through them")

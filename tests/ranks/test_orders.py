@@ -24,6 +24,21 @@ def shared(request, tmp_path_factory):
     return request.param, folder
 
 
+def test_loaders_and_seeds_of_each_rank(shared):
+    size, folder = shared
+    found, alone = groups.results(folder, "orders", size), agreement.orders()
+    for each in found:
+        torch.testing.assert_close(each["sampled"], alone["sampled"], rtol=0, atol=1e-9)  # with the seeds of rank 0
+        for values, expected in zip(each["scores"], alone["scores"], strict=True):  # of data in another order
+            torch.testing.assert_close(values.sort()[0], expected.sort()[0], rtol=0, atol=1e-9)
+        assert each["bounds"] == pytest.approx(alone["bounds"], rel=1e-12)
+        assert each["valid"] == pytest.approx(alone["valid"], rel=1e-9)
+        assert [error.partition(" on each rank")[0] for error in each["refused"]] == [
+            "ValueError: x: found a sampler that draws another order"
+        ] * 2
+    assert alone["refused"] == [None, None]
+
+
 def test_no_noise_is_drawn_twice(shared):
     """Each entry of each datum is read with noise of its own, in the first batch of an epoch too.
 
