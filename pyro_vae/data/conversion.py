@@ -158,7 +158,7 @@ def kept(data: Any) -> Any:
         return data if all(map(operator.is_, values, entries.values)) else entries.replaced(values)
     part = next(value for value in values if isinstance(value, Stored))
     found = together(entries.replaced(values))
-    return Stored(found, window_bytes=part.window_bytes, num_workers=part.num_workers)
+    return Stored(found, window_bytes=part.window_bytes, num_workers=part.own_workers)
 
 
 def _kept(data: Any) -> Any:

@@ -25,6 +25,7 @@ from pyro_vae.data.stored import Stored
 from pyro_vae.data.windows import Window, read_rows
 from pyro_vae.errors import ProgramError
 from pyro_vae.runtime.memory import in_words
+from pyro_vae.runtime.ranks import is_connected
 
 __all__ = [
     "begins_at",
@@ -110,7 +111,8 @@ def stored_loader(stored: Stored, batch_size: int, shuffle: bool, device: torch.
     """
     starts = stored.starts if stored.rows is None else np.searchsorted(stored.rows, stored.starts)
     readers = max(1, stored.num_workers) if shuffle else 1
-    num_workers = readers if stored.num_workers and readers <= _num_cores() else 0  # the order is the same
+    has_workers = stored.num_workers and readers <= _num_cores() and (stored.own_workers or not is_connected())
+    num_workers = readers if has_workers else 0  # the order is the same
     held, num_blocks = int(stored.window_bytes // stored.block_bytes), len(starts) - 1
     is_ahead = shuffle and not stored.num_workers and 4 <= held < num_blocks
     window = max(1, min(held // 2 if is_ahead else held, num_blocks))

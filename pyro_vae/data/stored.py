@@ -59,7 +59,8 @@ class Stored(Dataset[Any]):
         The most that each process which reads holds of the data.
     num_workers
         In how many worker processes to read ahead; by default 2 where blocks have to be decoded, otherwise none. It
-        belongs to the order of the data.
+        belongs to the order of the data. By default a rank of several reads in that order by itself, since it cannot
+        fork workers safely.
 
     Raises
     ------
@@ -92,6 +93,7 @@ class Stored(Dataset[Any]):
         self.window_bytes = window_bytes
         self._take(found)
         storages: list[Storage] = list(found.columns.values)
+        self.own_workers = num_workers
         self.num_workers = max(each.num_workers for each in storages) if num_workers is None else num_workers
         if self.block_bytes > window_bytes:
             raise ValueError(

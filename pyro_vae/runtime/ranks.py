@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 from pyro_vae.errors import RankError
 from pyro_vae.runtime.launched import is_launched, join
 
-__all__ = ["Ranks", "alone", "ranks", "together"]
+__all__ = ["Ranks", "alone", "is_connected", "ranks", "together"]
 
 group: Any = distributed  # of which not all has types
 _T = TypeVar("_T")
@@ -115,6 +115,11 @@ def ranks() -> Ranks:
             return Ranks()
         join()
     return Ranks(group.get_rank(), group.get_world_size())
+
+
+def is_connected() -> bool:
+    """Return whether this process speaks to others, by threads that a fork may catch with a lock."""
+    return bool(group.is_available() and group.is_initialized() and group.get_world_size() > 1)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import Stored, as_batches, load, opening
+from pyro_vae.data import Stored, as_batches, load, opening, reading
 from pyro_vae.data.reading import stored_in
 from tests.support import stored as places
 from tests.support.stored import KINDS, PLACES, D, N, X
@@ -90,6 +90,27 @@ def test_workers_read_the_same(tmp_path, kind):
         found.append(torch.cat(list(loader)))
     assert torch.equal(*found)
     np.testing.assert_array_equal(rows(found[0]), rows(X))
+
+
+def test_a_rank_of_several_forks_no_workers_unless_it_is_told_to(tmp_path, monkeypatch):
+    """It reads in the order of two workers."""
+    monkeypatch.setattr(reading, "_num_cores", lambda: 2)
+    path, labels = PLACES["hdf5 array"](tmp_path), torch.arange(N)
+    found = []
+    for is_connected in (False, True):
+        monkeypatch.setattr(reading, "is_connected", lambda is_connected=is_connected: is_connected)
+        torch.manual_seed(0)
+        loader = batches(Stored(path, window_bytes=8_000), shuffle=True)
+        assert loader._source.num_workers == (0 if is_connected else 2)
+        found.append(torch.cat(list(loader)))
+        beside = batches((Stored(path, window_bytes=8_000), labels), shuffle=True, programs=(lambda x, y: None,))
+        assert beside._source.num_workers == (0 if is_connected else 2)
+        for given in (1, 2):
+            told = Stored(path, window_bytes=8_000, num_workers=given)
+            for data in (told, (told, labels)):
+                loader = batches(data, shuffle=True, programs=(lambda x, y: None,) * isinstance(data, tuple))
+                assert loader._source.num_workers == given
+    assert torch.equal(*found)
 
 
 def test_labels_come_from_the_same_place(tmp_path):

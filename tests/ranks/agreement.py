@@ -13,8 +13,12 @@ from scipy.sparse import csr_array
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 import pyro_vae
+from pyro_vae.data.batch import Arguments
 from pyro_vae.data.conversion import as_batches
+from pyro_vae.data.opening import Opened
 from pyro_vae.data.shared_work import SharedWork
+from pyro_vae.data.storages import Sliced
+from pyro_vae.data.stored import Stored
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.runtime.ranks import ranks
 from tests.ranks.given_noise import B, D, GivenNoise, N, Rows, data, fit
@@ -169,6 +173,8 @@ def orders():
         "valid": [valid(loader(shuffle=True)), valid(own())],
         "refused": [error_of(partial(each, loader(sampler=OwnOrder()))) for each in (score, bound)],
     }
+    decoded = Stored(Opened(Arguments(Sliced(data()[0].numpy(), "the array", num_workers=2)), "the array"))
+    found["workers"] = as_batches(decoded, B, device="cpu", dtype=torch.float64, shuffle=False)._source.num_workers
     torch.manual_seed(30 + rank)
     return found | {"sampled": [score(data()[0], vae, seed) for seed in (rank, None)]}
 

@@ -36,7 +36,8 @@ def test_loaders_and_seeds_of_each_rank(shared):
         assert [error.partition(" on each rank")[0] for error in each["refused"]] == [
             "ValueError: x: found a sampler that draws another order"
         ] * 2
-    assert alone["refused"] == [None, None]
+        assert each["workers"] == 0  # which would be forked
+    assert alone["refused"] == [None, None] and alone["workers"] == 1
 
 
 def test_no_noise_is_drawn_twice(shared):
