@@ -23,6 +23,7 @@ from pyro_vae.commands.sampling import sample
 from pyro_vae.commands.scoring import score
 from pyro_vae.commands.signatures import ConfigFile, Parser, add_parameters
 from pyro_vae.commands.training import run
+from pyro_vae.runtime.ranks import alone, ranks
 
 __all__ = ["main"]
 
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "score": score,
     "export": export,
 }
+_SHARED = ("evaluate", "score")  # among ranks, of which the first one prints and writes
 _TRAIN = "Train a variational autoencoder on images, score it, and draw what it learnt, into a new folder under runs/."
 _EXAMPLES = {
     "train": """
@@ -111,4 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {key: value for key, value in vars(parsed[name]).items() if key != "config"}
     if name == "train":
         return exit_status("pyro-vae train", run, completed(given, parsers[name]), "pyro-vae train")
-    return exit_status(f"pyro-vae {name}", _COMMANDS[name], **given)
+    return exit_status(f"pyro-vae {name}", _on_ranks, name, **given)
+
+
+def _on_ranks(_name: str, **given: Any) -> None:
+    """Run a command on this rank; what ranks do not share is done by the first one, alone."""
+    if _name in _SHARED:
+        _COMMANDS[_name](**given)
+    elif ranks().is_first:
+        with alone():
+            _COMMANDS[_name](**given)

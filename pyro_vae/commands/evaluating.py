@@ -18,6 +18,7 @@ from pyro_vae.evaluation.evaluating import evaluate as evaluate_pair
 from pyro_vae.evaluation.evaluations import likelihood_figure
 from pyro_vae.runtime.files import write_text
 from pyro_vae.runtime.optional import install
+from pyro_vae.runtime.ranks import ranks
 
 __all__ = ["evaluate"]
 
@@ -79,6 +80,8 @@ def evaluate(
     )
     score = evaluation.importance
     diagnosis = diagnose(model, guide, x, num_data_mi=num_data_mi, seed=seed, threshold=THRESHOLD)
+    if not ranks().is_first:
+        return
     summary = {"data": config["data"]} | summarise(score)
     whole = summary | {"diagnosis": as_json(diagnosis), "evaluation": evaluation.as_dict()}
     write_text(folder / "evaluation.json", json.dumps(whole, indent=2) + "\n")

@@ -11,6 +11,7 @@ from pyro_vae.commands.settings import read_config
 from pyro_vae.commands.tables import pair_of
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.runtime.files import write_text
+from pyro_vae.runtime.ranks import ranks
 from pyro_vae.training.checkpoint import load
 
 __all__ = ["score"]
@@ -47,6 +48,8 @@ def score(
     x = load_data(config).test if data is None else load_new(config, data, seed)
     model, guide = pair_of(program, config)
     estimates = log_likelihood(model, guide, x, num_particles, seed=seed, progress=True)
+    if not ranks().is_first:
+        return
     rows = torch.stack(list(estimates), 1).tolist()  # (N, 4)
     lines = ["log_likelihood,std_error,ess,khat", *(",".join(f"{value:.10g}" for value in row) for row in rows)]
     write_text(Path(out), "\n".join(lines) + "\n")

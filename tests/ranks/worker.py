@@ -11,14 +11,16 @@ from pathlib import Path
 
 import torch
 
-from tests.ranks import agreement, global_latents, scenarios
+from tests.ranks import agreement, commands, global_latents, scenarios
+
+_MODULES = (scenarios, agreement, global_latents, commands)
 
 
 def main(folder: Path, calls: list[str]) -> None:
     torch.set_num_threads(1)
     for call in calls:
         name, _, argument = call.partition("=")
-        scenario = next(getattr(each, name) for each in (scenarios, agreement, global_latents) if hasattr(each, name))
+        scenario = next(getattr(each, name) for each in _MODULES if hasattr(each, name))
         found = scenario(*([argument] if argument else []))
         torch.save(found, folder / f"{name}.{os.environ['RANK']}.pt")
 
