@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from tests.ranks import agreement, commands, global_latents, scenarios
+from tests.ranks import agreement, commands, global_latents, resuming, scenarios
 
-_MODULES = (scenarios, agreement, global_latents, commands)
+_MODULES = (scenarios, agreement, global_latents, commands, resuming)
 
 
 def main(folder: Path, calls: list[str]) -> None:
