@@ -113,7 +113,7 @@ def evaluate(
     >>> list(found.figures), found["log_p"].num_data
     (['elbo', 'iwae', 'log_p', 'kl_z'], 5)
     """
-    programs = ProgramPair(bare(model), bare(guide), vectorize_particles="auto")
+    programs, seed = ProgramPair(bare(model), bare(guide), vectorize_particles="auto"), ranks().first(lambda: seed)
     test, train = _held(programs, data, num_data, seed)
     run = Run(programs, num_particles, num_iwae_particles, chunk_size, seed, progress and ranks().is_first)
     with evaluating(model, guide):

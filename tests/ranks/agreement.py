@@ -176,7 +176,16 @@ def orders():
     decoded = Stored(Opened(Arguments(Sliced(data()[0].numpy(), "the array", num_workers=2)), "the array"))
     found["workers"] = as_batches(decoded, B, device="cpu", dtype=torch.float64, shuffle=False)._source.num_workers
     torch.manual_seed(30 + rank)
-    return found | {"sampled": [score(data()[0], vae, seed) for seed in (rank, None)]}
+    x, programs = data()[0], (vae.model, vae.guide)
+    diagnosis = pyro_vae.diagnose(*programs, x, seed=rank)
+    evaluation = pyro_vae.evaluate(
+        *programs, x, num_particles=10, num_refined=0, annealed=False, progress=False, seed=rank
+    )  # fmt: skip
+    found["seeds"] = [
+        *(score(x, vae, seed) for seed in (rank, None)),
+        pyro_vae.ais(*programs, x[:5], 2, 3, seed=rank).values,
+    ]
+    return found | {"figures": [diagnosis.elbo, *(figure.mean for figure in evaluation.figures.values())]}
 
 
 class Noisy(GivenNoise):

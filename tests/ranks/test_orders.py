@@ -28,7 +28,8 @@ def test_loaders_and_seeds_of_each_rank(shared):
     size, folder = shared
     found, alone = groups.results(folder, "orders", size), agreement.orders()
     for each in found:
-        torch.testing.assert_close(each["sampled"], alone["sampled"], rtol=0, atol=1e-9)  # with the seeds of rank 0
+        torch.testing.assert_close(each["seeds"], alone["seeds"], rtol=0, atol=1e-9)  # those of rank 0
+        assert each["figures"] == pytest.approx(alone["figures"], rel=1e-9)
         for values, expected in zip(each["scores"], alone["scores"], strict=True):  # of data in another order
             torch.testing.assert_close(values.sort()[0], expected.sort()[0], rtol=0, atol=1e-9)
         assert each["bounds"] == pytest.approx(alone["bounds"], rel=1e-12)
