@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.cells.design import Design
-from pyro_vae.cells.differential import fold_changes, summary
+from pyro_vae.cells.differential import fold_changes
 from pyro_vae.cells.expression import mean_expression
+from pyro_vae.cells.frames import frame, frame_of_changes
 from pyro_vae.cells.groups import two_groups
 from pyro_vae.cells.program import CellVAE
 from pyro_vae.cells.reading import read_cells
@@ -24,7 +24,6 @@ from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.likelihoods.output import TwoOrMore
 from pyro_vae.runtime.arguments import NonNegativeNumber, PositiveInteger, PositiveNumber, Seed, checked
-from pyro_vae.runtime.optional import imported, install
 
 __all__ = ["Cells"]
 
@@ -38,7 +37,7 @@ class Cells:
 
     Examples
     --------
-    >>> import anndata, pyro_vae
+    >>> import anndata, numpy as np, pyro_vae
     >>> adata = anndata.AnnData(np.random.default_rng(0).poisson(2.0, (60, 5)).astype("float32"))
     >>> adata.obs["batch"] = ["one", "two"] * 30
     >>> cells = Cells.from_anndata(adata, batch_key="batch")
@@ -164,12 +163,10 @@ class Cells:
         self.design.check(vae.layout, vae.design)
         code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
         rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
-        place = len(self.design.genes)
-        library = (
-            self._rows(slice(None), slice(place, place + 1)).numpy() if library_size == "observed" else library_size
-        )
+        end = len(self.design.genes)  # of the counts, behind which the library size is
+        library = self._rows(slice(None), slice(end, end + 1)).numpy() if library_size == "observed" else library_size
         names = [self.design.genes[place] for place in places]
-        return self._frame("normalized_expression", rho * library, self.adata.obs_names, names)
+        return frame("normalized_expression", rho * library, self.adata.obs_names, names)
 
     @checked
     def differential_expression(
@@ -221,13 +218,9 @@ class Cells:
             vae, self._rows, (torch.from_numpy(groups[0]), torch.from_numpy(groups[1])), code=code,
             pseudocount=pseudocount, num_samples=num_samples, num_particles=num_particles, seed=seed,
         )  # fmt: skip
-        totals = [np.asarray(self.matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups]
-        counts = [total[: len(self.design.genes)] / len(group) for total, group in zip(totals, groups, strict=True)]
-        columns = summary(changes, counts, delta, self.design.typical_library)
-        frame = self._frame("differential_expression", columns, self.design.genes)
-        frame.attrs = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,
-                       "num_particles": num_particles, "ess": changes.ess}  # fmt: skip
-        return frame
+        settings = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,
+                    "num_particles": num_particles}  # fmt: skip
+        return frame_of_changes(changes, self.matrix, groups, self.design, settings)
 
     def log_likelihood(self, vae: CellVAE, num_particles: PositiveInteger = 5000, **options: Any) -> Any:
         """Return log p(x | l, s) of each cell with its error in nats, a frame with a row for each cell.
@@ -239,11 +232,7 @@ class Cells:
         found = log_likelihood(vae.model, vae.guide, self.data, num_particles, **options)
         names = ("log_likelihood", "std_error", "ess", "khat")
         columns = {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
-        return self._frame("log_likelihood", columns, self.adata.obs_names)
-
-    def _frame(self, name: str, values: Any, index: Any, columns: Any = None) -> Any:
-        pandas = imported("pandas", "pandas", name, install("cells"))
-        return pandas.DataFrame(values, index=pandas.Index(index), columns=columns)
+        return frame("log_likelihood", columns, self.adata.obs_names)
 
     def _rows(self, rows: slice | Tensor, columns: slice = slice(None)) -> Tensor:
         found = self.matrix[rows.numpy() if isinstance(rows, Tensor) else rows, columns]

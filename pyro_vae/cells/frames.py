@@ -1,0 +1,46 @@
+"""What a program says of cells, as data frames by the names of cells and genes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_vae.cells.design import Design
+from pyro_vae.cells.differential import FoldChanges, summary
+from pyro_vae.cells.groups import Indices
+from pyro_vae.runtime.optional import imported, install
+
+__all__ = ["frame", "frame_of_changes"]
+
+
+def frame(name: str, values: Any, index: Any, columns: Any = None) -> Any:
+    """Return a data frame; ``name`` is that of the function that needs pandas."""
+    pandas = imported("pandas", "pandas", name, install("cells"))
+    return pandas.DataFrame(values, index=pandas.Index(index), columns=columns)
+
+
+def frame_of_changes(
+    changes: FoldChanges, matrix: Any, groups: tuple[Indices, Indices], design: Design, settings: dict[str, Any]
+) -> Any:
+    """Return fold changes with a row for each gene.
+
+    Parameters
+    ----------
+    changes
+        Draws of log fold changes.
+    matrix
+        The matrix of the cells, whose counts come first.
+    groups
+        The indices of the cells of both groups.
+    design
+        The names of the genes.
+    settings
+        What goes into ``attrs``, ``delta`` among it.
+    """
+    totals = [np.asarray(matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups]
+    counts = [total[: len(design.genes)] / len(group) for total, group in zip(totals, groups, strict=True)]
+    columns = summary(changes, counts, settings["delta"], design.typical_library)
+    found = frame("differential_expression", columns, design.genes)
+    found.attrs = settings | {"ess": changes.ess}
+    return found
