@@ -19,7 +19,7 @@ from pyro_vae.cells.expression import mean_expression
 from pyro_vae.cells.frames import frame, frame_of_changes
 from pyro_vae.cells.groups import two_groups
 from pyro_vae.cells.program import CellVAE
-from pyro_vae.cells.reading import read_cells
+from pyro_vae.cells.reading import check_as_read, read_cells
 from pyro_vae.data.sparse import SparseSplit, is_sparse
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.likelihoods.output import TwoOrMore
@@ -33,7 +33,7 @@ class Cells:
     """The cells of an AnnData, their :class:`~pyro_vae.cells.design.Design` and their matrix.
 
     :meth:`from_anndata` makes them. The matrix has counts and covariates ``(N, width)`` in float32, and is sparse by
-    rows if the counts are.
+    rows if the counts are. It is a copy: once the AnnData has other cells, all that goes by their names is refused.
 
     Examples
     --------
@@ -52,6 +52,7 @@ class Cells:
     adata: Any
     design: Design
     matrix: Any
+    obs_names: Any  # as they were read
     layer: str | None = None
 
     @classmethod
@@ -90,7 +91,7 @@ class Cells:
         """
         categorical = [*([] if batch_key is None else [batch_key]), *categorical_covariate_keys]
         design, matrix = read_cells(adata, layer, categorical, continuous_covariate_keys, design)
-        return cls(adata, design, matrix, layer)
+        return cls(adata, design, matrix, adata.obs_names, layer)
 
     def of(self, adata: Any) -> Cells:
         """Return other cells under the same design, such as test data: ``cells.of(adata[rows])``."""
@@ -119,13 +120,15 @@ class Cells:
         Raises
         ------
         ValueError
-            With a ``key``, if the AnnData is a view of another one.
+            With a ``key``, if the AnnData is a view of another one, or no longer has the cells that were read.
         """
         self.design.check(vae.layout, vae.design)
-        found = vae.encode(self.data, batch_size=batch_size).cpu().numpy()
         if key is not None:
+            check_as_read(self.adata, self.obs_names)
             if self.adata.is_view:
                 raise ValueError("key: found cells that are a view of an AnnData, expected a copy, adata[rows].copy()")
+        found = vae.encode(self.data, batch_size=batch_size).cpu().numpy()
+        if key is not None:
             self.adata.obsm[key] = found
         return found
 
@@ -158,15 +161,15 @@ class Cells:
         Raises
         ------
         ValueError
-            For a batch or gene that there is not, and a program of other cells.
+            For a batch or gene that there is not, a program of other cells, and an AnnData that no longer has these.
         """
-        self.design.check(vae.layout, vae.design)
+        self._check(vae)
         code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
         rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
         end = len(self.design.genes)  # of the counts, behind which the library size is
         library = self._rows(slice(None), slice(end, end + 1)).numpy() if library_size == "observed" else library_size
         names = [self.design.genes[place] for place in places]
-        return frame("normalized_expression", rho * library, self.adata.obs_names, names)
+        return frame("normalized_expression", rho * library, self.obs_names, names)
 
     @checked
     def differential_expression(
@@ -209,9 +212,10 @@ class Cells:
         Raises
         ------
         ValueError
-            For groups that are empty or share a cell, names that there are not, and a program of other cells.
+            For groups that are empty or share a cell, names that there are not, a program of other cells, and an
+            AnnData that no longer has these.
         """
-        self.design.check(vae.layout, vae.design)
+        self._check(vae)
         groups = two_groups(self.adata, group1, group2, groupby)
         code = None if batch is None else self.design.code_of(batch)
         changes = fold_changes(
@@ -228,11 +232,15 @@ class Cells:
         Its columns are the ``log_likelihood``, its Monte Carlo ``std_error``, ``ess`` and ``khat``. The arguments are
         those of :func:`pyro_vae.log_likelihood`. On what it is conditional is said in :mod:`pyro_vae.cells.likelihood`.
         """
-        self.design.check(vae.layout, vae.design)
+        self._check(vae)
         found = log_likelihood(vae.model, vae.guide, self.data, num_particles, **options)
         names = ("log_likelihood", "std_error", "ess", "khat")
         columns = {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
         return frame("log_likelihood", columns, self.adata.obs_names)
+
+    def _check(self, vae: CellVAE) -> None:
+        self.design.check(vae.layout, vae.design)
+        check_as_read(self.adata, self.obs_names)
 
     def _rows(self, rows: slice | Tensor, columns: slice = slice(None)) -> Tensor:
         found = self.matrix[rows.numpy() if isinstance(rows, Tensor) else rows, columns]

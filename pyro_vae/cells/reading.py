@@ -15,7 +15,7 @@ from pyro_vae.cells.design import Design
 from pyro_vae.data.sparse import is_sparse
 from pyro_vae.runtime.optional import imported, install
 
-__all__ = ["read_cells"]
+__all__ = ["check_as_read", "read_cells"]
 
 
 def read_cells(
@@ -42,6 +42,16 @@ def read_cells(
         return design, np.concatenate([counts.astype(np.float32), covariates], 1)
     sparse = imported("scipy.sparse", "scipy", "adata", install("cells"))
     return design, sparse.hstack([counts.astype(np.float32), sparse.csr_array(covariates)], format="csr")
+
+
+def check_as_read(adata: Any, obs_names: Any) -> None:
+    """Raise ``ValueError`` unless an AnnData still has the cells that were read, which it can lose in place."""
+    found, again = np.asarray(adata.obs_names), "that were read; make Cells anew"
+    if len(found) != len(obs_names):
+        raise ValueError(f"adata: found {len(found)} cells, expected the {len(obs_names)} {again}")
+    if len(changed := (found != np.asarray(obs_names)).nonzero()[0]):
+        row = int(changed[0])
+        raise ValueError(f"adata: found {found[row]!r} in row {row}, expected {obs_names[row]!r}, as the names {again}")
 
 
 def _with_genes(adata: Any, design: Design) -> Any:
