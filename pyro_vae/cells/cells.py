@@ -188,8 +188,7 @@ class Cells:
     ) -> Any:
         """Compare the expression of genes in two groups of cells, and return a frame with a row for each gene.
 
-        :mod:`pyro_vae.cells.differential` has the formulas and lists the columns. ``attrs`` of the frame has the
-        settings and the mean effective sample size of K.
+        :mod:`pyro_vae.cells.differential` has the formulas and lists the columns and what is in ``attrs``.
 
         Parameters
         ----------
@@ -197,7 +196,7 @@ class Cells:
             The program.
         group1, group2
             Categories of the column ``groupby``, each a name or a list; without it, masks ``(N,)`` or indices. By
-            default all other cells are the second group.
+            default all other cells are the second group. Cells without a category belong to neither.
         groupby
             A column of ``adata.obs``.
         delta
@@ -219,7 +218,7 @@ class Cells:
         groups = two_groups(self.adata, group1, group2, groupby)
         code = None if batch is None else self.design.code_of(batch)
         changes = fold_changes(
-            vae, self._rows, (torch.from_numpy(groups[0]), torch.from_numpy(groups[1])), code=code,
+            vae, self._rows, (torch.from_numpy(groups.first), torch.from_numpy(groups.second)), code=code,
             pseudocount=pseudocount, num_samples=num_samples, num_particles=num_particles, seed=seed,
         )  # fmt: skip
         settings = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,

@@ -31,6 +31,9 @@ The columns of the result, with a row for each gene:
 * ``counts1`` and ``counts2``, the mean counts. Nothing is known of a gene without a count in both groups, and all other
   columns are NaN.
 
+``attrs`` of the result has the settings; ``num_missing``, how many cells have no category in ``groupby``, that is, NaN,
+and so belong to neither group; and ``ess``, the mean effective sample size of K.
+
 Latents come from the posterior by importance resampling: K draws from the guide, of which one is taken by its weight.
 With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what K
 draws leave of the guide's error, so see whether a larger ``num_particles`` changes the result; nor of what the trained

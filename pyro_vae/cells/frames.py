@@ -8,7 +8,7 @@ import numpy as np
 
 from pyro_vae.cells.design import Design
 from pyro_vae.cells.differential import FoldChanges, summary
-from pyro_vae.cells.groups import Indices
+from pyro_vae.cells.groups import Groups
 from pyro_vae.runtime.optional import imported, install
 
 __all__ = ["frame", "frame_of_changes"]
@@ -21,7 +21,7 @@ def frame(name: str, values: Any, index: Any, columns: Any = None) -> Any:
 
 
 def frame_of_changes(
-    changes: FoldChanges, matrix: Any, groups: tuple[Indices, Indices], design: Design, settings: dict[str, Any]
+    changes: FoldChanges, matrix: Any, groups: Groups, design: Design, settings: dict[str, Any]
 ) -> Any:
     """Return fold changes with a row for each gene.
 
@@ -32,15 +32,15 @@ def frame_of_changes(
     matrix
         The matrix of the cells, whose counts come first.
     groups
-        The indices of the cells of both groups.
+        The cells of both groups.
     design
         The names of the genes.
     settings
         What goes into ``attrs``, ``delta`` among it.
     """
-    totals = [np.asarray(matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups]
-    counts = [total[: len(design.genes)] / len(group) for total, group in zip(totals, groups, strict=True)]
+    totals = [np.asarray(matrix[group].sum(0, dtype=np.float64)).reshape(-1) for group in groups[:2]]
+    counts = [total[: len(design.genes)] / len(group) for total, group in zip(totals, groups[:2], strict=True)]
     columns = summary(changes, counts, settings["delta"], design.typical_library)
     found = frame("differential_expression", columns, design.genes)
-    found.attrs = settings | {"ess": changes.ess}
+    found.attrs = settings | {"num_missing": groups.num_missing, "ess": changes.ess}
     return found

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pyro_vae.runtime.foreign import comes_from
 
-__all__ = ["Indices", "two_groups"]
+__all__ = ["Groups", "two_groups"]
 
 Indices = npt.NDArray[np.int64]
 
 
-def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> tuple[Indices, Indices]:
-    """Return the indices of the cells of two groups; all other cells are the second by default.
+class Groups(NamedTuple):
+    """The indices of the cells of two groups, and how many cells have no category and so belong to neither."""
+
+    first: Indices
+    second: Indices
+    num_missing: int
+
+
+def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> Groups:
+    """Return two groups of cells; all other cells are the second by default, but for those without a category.
 
     Raises
     ------
@@ -24,17 +32,19 @@ def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> tup
         share a cell.
     """
     first = _indices(adata, group1, groupby, "group1")
+    missing = np.arange(0) if groupby is None else adata.obs[groupby].isna().to_numpy().nonzero()[0]
     if group2 is None:
-        second = np.setdiff1d(np.arange(adata.n_obs), first)
+        second = np.setdiff1d(np.arange(adata.n_obs), np.concatenate([first, missing])).astype(np.int64)
         if not len(second):
-            raise ValueError("group1: found all cells, expected a group and others to compare it with")
-        return first, second
+            which = f"cells with a category in {groupby!r}" if len(missing) else "cells"
+            raise ValueError(f"group1: found all {which}, expected a group and others to compare it with")
+        return Groups(first, second, len(missing))
     second = _indices(adata, group2, groupby, "group2")
     if len(shared := np.intersect1d(first, second)):
         raise ValueError(
             f"group1, group2: found {len(shared)} cells in both, such as {adata.obs_names[shared[0]]!r}, expected none"
         )
-    return first, second
+    return Groups(first, second, len(missing))
 
 
 def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
@@ -65,10 +75,11 @@ def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
 def _of_categories(adata: Any, group: Any, groupby: str, name: str) -> Indices:
     if groupby not in adata.obs:
         raise ValueError(f"groupby: found {groupby!r}, expected a column of obs, one of {list(adata.obs.columns)}")
-    values = adata.obs[groupby].astype(str).to_numpy()
+    has_one = adata.obs[groupby].notna().to_numpy()  # as text, a missing category would be called "nan"
+    values = adata.obs[groupby][has_one].astype(str).to_numpy()
     names = [str(each) for each in ([group] if isinstance(group, str) or np.ndim(group) == 0 else group)]
     there = sorted(set(values))
     if not names or (unknown := [each for each in names if each not in there]):
         shown = ", ".join(map(repr, there[:8])) + ", ..." * (len(there) > 8)
         raise ValueError(f"{name}: found {unknown if names else 'no category'}, expected those of {groupby!r}: {shown}")
-    return np.isin(values, names).nonzero()[0].astype(np.int64)
+    return has_one.nonzero()[0][np.isin(values, names)].astype(np.int64)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from tests.support.cells import cells, program
+import pyro_vae
+from pyro_vae.cells.groups import two_groups
+from tests.support.cells import KEYS, adata, cells, program
 
 
 class TestCellsThatWereRead:
@@ -40,3 +43,29 @@ class TestCellsThatWereRead:
                 call()
         assert "X_pyro_vae" not in read.adata.obsm
         np.testing.assert_array_equal(read.encode(vae), encoded)  # of the matrix alone
+
+
+class TestCategories:
+    @pytest.mark.parametrize("kind", ["category", object, "float"])
+    def test_cells_without_one_are_in_neither_group(self, kind):
+        """Cells 0 to 9 are of one type, 10 to 19 of another, and the type of the other 20 is missing."""
+        found = adata()
+        names, values = (("1.0", "2.0"), (1.0, 2.0)) if kind == "float" else (("A", "B"), ("A", "B"))
+        found.obs["kind"] = pd.Series([values[0]] * 10 + [values[1]] * 10 + [None] * 20, found.obs_names, dtype=kind)
+        read, vae = pyro_vae.Cells.from_anndata(found, **KEYS), program()
+        options = {"groupby": "kind", "num_samples": 20, "seed": 0}
+        frame = read.differential_expression(vae, names[0], **options)
+        assert frame.equals(read.differential_expression(vae, *names, **options))
+        np.testing.assert_allclose(frame["counts2"], found.X[10:20].mean(0))
+        assert frame.attrs["num_missing"] == 20
+        with pytest.raises(ValueError, match=r"^group1: found \['nan'\], expected those of 'kind': '[A1].*'"):
+            read.differential_expression(vae, "nan", groupby="kind")
+        with pytest.raises(ValueError, match="^group1: found all cells with a category in 'kind', expected"):
+            read.differential_expression(vae, names, groupby="kind")
+
+    def test_a_category_may_be_called_nan(self):
+        found = adata()
+        assert two_groups(found, [0, 1], None, None).num_missing == 0
+        found.obs["kind"] = ["nan", "A"] * 20
+        groups = two_groups(found, "nan", None, "kind")
+        assert groups.first.tolist() == list(range(0, 40, 2)) and len(groups.second) == 20 and groups.num_missing == 0
