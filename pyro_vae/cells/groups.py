@@ -50,10 +50,6 @@ def two_groups(adata: Any, group1: Any, group2: Any, groupby: str | None) -> Gro
 def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
     if groupby is not None:
         return _of_categories(adata, group, groupby, name)
-    if comes_from(group, "pandas") and hasattr(group, "index"):  # a series
-        index, cells = list(map(str, group.index)), list(map(str, adata.obs_names))
-        if index != cells and sorted(index) == sorted(cells):
-            raise ValueError(f"{name}: found a series of the cells in another order, expected that of adata.obs_names")
     values = np.asarray(group)
     if values.dtype.kind not in "biu" or values.ndim != 1:
         raise ValueError(
@@ -63,6 +59,8 @@ def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
     if values.dtype.kind == "b":
         if len(values) != adata.n_obs:
             raise ValueError(f"{name}: found a mask of {len(values)} cells, expected {adata.n_obs}")
+        if comes_from(group, "pandas") and hasattr(group, "index"):  # a series
+            _check_index(group.index, adata, name)
         values = values.nonzero()[0]
     elif len(values) == adata.n_obs > 2 and set(values.tolist()) <= {0, 1}:  # else the cells 0 and 1 would be the group
         raise ValueError(f"{name}: found zeros and ones, one for each cell, expected a mask, {name}.astype(bool), or "
@@ -70,6 +68,19 @@ def _indices(adata: Any, group: Any, groupby: str | None, name: str) -> Indices:
     if not len(values) or values.min() < 0 or values.max() >= adata.n_obs:
         raise ValueError(f"{name}: found no cell, or indices outside of 0 to {adata.n_obs - 1}, expected cells")
     return np.unique(values).astype(np.int64)
+
+
+def _check_index(index: Any, adata: Any, name: str) -> None:
+    """Raise ``ValueError`` for a mask whose index names other cells, or has them in another order."""
+    found, cells = list(map(str, index)), list(map(str, adata.obs_names))
+    if found == cells:
+        return
+    if sorted(found) == sorted(cells):
+        raise ValueError(f"{name}: found a series of the cells in another order, expected that of adata.obs_names")
+    if type(index).__name__ != "RangeIndex" or (index.start, index.step) != (0, 1):  # else it was made without names
+        row = next(row for row, (one, other) in enumerate(zip(found, cells, strict=True)) if one != other)
+        raise ValueError(f"{name}: found a series whose index has {found[row]!r} in row {row}, expected "
+                         f"{cells[row]!r}, as adata.obs_names; {name}.to_numpy() is taken by place")  # fmt: skip
 
 
 def _of_categories(adata: Any, group: Any, groupby: str, name: str) -> Indices:

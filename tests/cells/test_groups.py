@@ -69,3 +69,33 @@ class TestCategories:
         found.obs["kind"] = ["nan", "A"] * 20
         groups = two_groups(found, "nan", None, "kind")
         assert groups.first.tolist() == list(range(0, 40, 2)) and len(groups.second) == 20 and groups.num_missing == 0
+
+
+class TestMasks:
+    @pytest.mark.parametrize(
+        "index",
+        [
+            [f"cell{n}" for n in range(20, 60)],  # half of them are no cells here
+            range(1, 41),
+            range(39, -1, -1),
+            np.arange(40),  # names that are numbers
+        ],
+    )
+    def test_a_mask_of_other_cells_is_refused(self, index):
+        mask = pd.Series([True] * 20 + [False] * 20, index)
+        with pytest.raises(ValueError, match=f"^group2: found a series whose index has '{index[0]}' in row 0"):
+            two_groups(adata(), [0], mask, None)
+
+    def test_a_mask_without_names_is_taken_by_place(self):
+        mask = pd.Series([True] * 20 + [False] * 20)
+        assert two_groups(adata(), mask, None, None).first.tolist() == list(range(20))
+        mask.index = adata().obs_names
+        assert two_groups(adata(), mask, None, None).first.tolist() == list(range(20))
+        found = adata()
+        found.obs_names = [str(n) for n in range(39, -1, -1)]  # 0 to 39 may be places, and may be names
+        with pytest.raises(ValueError, match="^group1: found a series of the cells in another order, expected that of"):
+            two_groups(found, mask.reset_index(drop=True), None, None)
+
+    def test_a_series_of_indices_has_an_index_of_its_own(self):
+        chosen = pd.Series([3, 5], ["cell3", "cell5"])
+        assert two_groups(adata(), chosen, None, None).first.tolist() == [3, 5]
