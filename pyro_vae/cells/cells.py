@@ -89,8 +89,8 @@ class Cells:
             For counts that are none, a cell without a count, two genes of one name, other genes than the design's, and
             covariates that are missing, are the same in all cells, or do not fit the design.
         """
-        categorical = [*([] if batch_key is None else [batch_key]), *categorical_covariate_keys]
-        design, matrix = read_cells(adata, layer, categorical, continuous_covariate_keys, design)
+        keys = batch_key, categorical_covariate_keys, continuous_covariate_keys
+        design, matrix = read_cells(adata, layer, *keys, design)
         return cls(adata, design, matrix, adata.obs_names, layer)
 
     def of(self, adata: Any) -> Cells:
@@ -110,6 +110,8 @@ class Cells:
 
     def program(self, latent_dim: PositiveInteger = 10, **options: Any) -> CellVAE:
         """Return a program of these cells; further options are those of :class:`pyro_vae.CellVAE`."""
+        if options.get("inverse_dispersion") == "gene-batch" and not self.design.batches:  # another covariate's codes
+            raise ValueError("inverse_dispersion: found 'gene-batch' without a batch_key, expected 'gene'")
         own: dict[str, Any] = {"typical_library": self.design.typical_library, "design": self.design.checksum}
         return CellVAE(latent_dim=latent_dim, **self.design.layout._asdict(), **own, **options)
 

@@ -13,7 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from pyro_vae.cells.layout import Layout
 
 __all__ = ["Design"]
 
+Numbers: TypeAlias = npt.NDArray[np.float64]
 _MOST_SHOWN = 5
 
 
@@ -34,21 +35,24 @@ class Design(NamedTuple):
         The names of the genes, in the order of the counts.
     categories
         For each categorical covariate, by its column in ``obs``, the names of its categories in the order of their
-        codes. The first is the batch.
+        codes.
     continuous
         For each continuous covariate, by its column, its mean and standard deviation.
     typical_library
         The median library size of the cells that the design was fitted on.
+    has_batch
+        Whether the first categorical covariate is the batch.
     """
 
     genes: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
     continuous: dict[str, tuple[float, float]]
     typical_library: float
+    has_batch: bool = True
 
     @classmethod
     def fit(
-        cls, adata: Any, categorical: Sequence[str], continuous: Sequence[str], library: npt.NDArray[np.float64]
+        cls, adata: Any, batch: str | None, categorical: Sequence[str], continuous: Sequence[str], library: Numbers
     ) -> Design:
         """Return the design of some columns of ``adata.obs``.
 
@@ -63,6 +67,7 @@ class Design(NamedTuple):
             raise ValueError(
                 f"adata: found two genes named {twice!r}, expected names that differ: adata.var_names_make_unique()"
             )
+        categorical = [*([] if batch is None else [batch]), *categorical]
         chosen = [*categorical, *continuous]
         if len(set(chosen)) < len(chosen):
             raise ValueError(f"covariates: found {chosen}, expected each column once")
@@ -83,7 +88,7 @@ class Design(NamedTuple):
             if numbers.std() == 0:
                 raise ValueError(f"obs[{key!r}]: found {numbers[0]:g} in all cells, expected numbers that differ")
             scales[key] = float(numbers.mean()), float(numbers.std())
-        return cls(tuple(names), categories, scales, float(np.median(library)))
+        return cls(tuple(names), categories, scales, float(np.median(library)), batch is not None)
 
     @property
     def layout(self) -> Layout:
@@ -94,12 +99,12 @@ class Design(NamedTuple):
     @property
     def batches(self) -> tuple[str, ...]:
         """The names of the batches, none without a batch."""
-        return next(iter(self.categories.values()), ())
+        return next(iter(self.categories.values()), ()) if self.has_batch else ()
 
     @property
     def checksum(self) -> str:
-        """A checksum of all but the library size: of the genes, the categories and the scales, each in its order."""
-        coded = {name: value for name, value in self.to_dict().items() if name != "typical_library"}
+        """A checksum of what codes cells: of the genes, the categories and the scales, each in its order."""
+        coded = {name: self.to_dict()[name] for name in ("genes", "categories", "continuous")}
         return hashlib.sha256(json.dumps(coded).encode()).hexdigest()[:16]
 
     def check(self, layout: Layout, checksum: str | None = None) -> None:
@@ -113,7 +118,7 @@ class Design(NamedTuple):
                 "cells.of(adata)"
             )
 
-    def covariates(self, adata: Any, library: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def covariates(self, adata: Any, library: Numbers) -> Numbers:
         """Return the library size, codes and standardised numbers of cells, ``(N, num_covariates)``.
 
         Raises
@@ -183,6 +188,7 @@ class Design(NamedTuple):
             "categories": {key: list(names) for key, names in self.categories.items()},
             "continuous": {key: list(scale) for key, scale in self.continuous.items()},
             "typical_library": self.typical_library,
+            "has_batch": self.has_batch,
         }
 
     @classmethod
@@ -200,14 +206,15 @@ class Design(NamedTuple):
                 {key: tuple(names) for key, names in data["categories"].items()},
                 {key: (float(mean), float(scale)) for key, (mean, scale) in data["continuous"].items()},
                 float(data["typical_library"]),
+                data.get("has_batch", True),  # older files do not say, and mean that there is one
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             fields = ", ".join(cls._fields)
             raise ValueError(f"data: found {type(data).__name__}, expected the fields {fields} of to_dict") from error
         names = [design.genes, *design.categories.values()]
-        numbers = [design.typical_library, *(scale for _, scale in design.continuous.values())]
+        scales = [design.typical_library, *(scale for _, scale in design.continuous.values())]
         unique = all(len(set(each)) == len(each) > 0 and all(isinstance(name, str) for name in each) for each in names)
-        if not unique or not all(math.isfinite(number) and number > 0 for number in numbers):
+        if not (unique and all(map(math.isfinite, scales)) and min(scales) > 0 and isinstance(design.has_batch, bool)):
             raise ValueError("data: found names that are not, or not different, or scales that are not positive, "
                              "expected those of to_dict")  # fmt: skip
         return design
@@ -227,12 +234,12 @@ def _strings(adata: Any, key: str) -> list[str]:
     return list(map(str, _column(adata, key)))
 
 
-def _numbers(adata: Any, key: str) -> npt.NDArray[np.float64]:
+def _numbers(adata: Any, key: str) -> Numbers:
     values = _column(adata, key)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"obs[{key!r}]: found {values.dtype}, expected numbers; categories belong in batch_key or "
                          "categorical_covariate_keys")  # fmt: skip
-    numbers: npt.NDArray[np.float64] = values.to_numpy().astype(np.float64)
+    numbers: Numbers = values.to_numpy().astype(np.float64)
     if not np.isfinite(numbers).all():
         raise ValueError(f"obs[{key!r}]: found {numbers[~np.isfinite(numbers)][0]}, expected finite numbers")
     return numbers

@@ -19,7 +19,12 @@ __all__ = ["check_as_read", "read_cells"]
 
 
 def read_cells(
-    adata: Any, layer: str | None, categorical: Sequence[str], continuous: Sequence[str], design: Design | None
+    adata: Any,
+    layer: str | None,
+    batch: str | None,
+    categorical: Sequence[str],
+    continuous: Sequence[str],
+    design: Design | None,
 ) -> tuple[Design, Any]:
     """Return the design and the matrix of cells, whose genes may be in another order than the given design's.
 
@@ -30,13 +35,13 @@ def read_cells(
     """
     check_anndata(adata)
     if design is not None:
-        if categorical or continuous:
-            raise ValueError(f"design: found one and the keys {[*categorical, *continuous]}, expected one of the two")
+        if keys := [*([] if batch is None else [batch]), *categorical, *continuous]:
+            raise ValueError(f"design: found one and the keys {keys}, expected one of the two")
         adata = _with_genes(adata, design)
     counts = counts_of(adata, layer)
     library = library_sizes(adata, counts)
     if design is None:
-        design = Design.fit(adata, categorical, continuous, library)
+        design = Design.fit(adata, batch, categorical, continuous, library)
     covariates = design.covariates(adata, library).astype(np.float32)
     if not is_sparse(counts):
         return design, np.concatenate([counts.astype(np.float32), covariates], 1)

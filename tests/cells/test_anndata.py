@@ -220,7 +220,8 @@ class TestRefused:
             read.encode(pyro_vae.CellVAE(GENES))
 
     @pytest.mark.parametrize(
-        "change", [{"genes": []}, {"genes": ["a", "a"]}, {"typical_library": 0}, {"categories": 3}]
+        "change",
+        [{"genes": []}, {"genes": ["a", "a"]}, {"typical_library": 0}, {"categories": 3}, {"has_batch": "no"}],
     )
     def test_designs_that_are_none(self, change):
         with pytest.raises(ValueError, match="^data: found"):

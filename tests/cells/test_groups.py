@@ -1,12 +1,16 @@
-"""Which cells are meant: groups of them, and an AnnData that no longer has those that were read."""
+"""Which cells are meant: groups of them, their batches, and an AnnData that no longer has those that were read."""
 
 from __future__ import annotations
+
+import functools
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import pyro_vae
+from pyro_vae.cells import Design
 from pyro_vae.cells.groups import two_groups
 from tests.support.cells import KEYS, adata, cells, program
 
@@ -99,3 +103,28 @@ class TestMasks:
     def test_a_series_of_indices_has_an_index_of_its_own(self):
         chosen = pd.Series([3, 5], ["cell3", "cell5"])
         assert two_groups(adata(), chosen, None, None).first.tolist() == [3, 5]
+
+
+class TestBatches:
+    def test_another_covariate_is_no_batch(self):
+        """Without a batch_key the first categorical covariate has the place of the batch, and is none."""
+        read = pyro_vae.Cells.from_anndata(adata(), categorical_covariate_keys=["batch"])
+        again = Design.from_dict(json.loads(json.dumps(read.design.to_dict())))
+        assert again == read.design and again.batches == read.of(adata()).design.batches == ()
+        vae = read.program(2, hidden_dims=(5,))
+        for call in (read.normalized_expression, functools.partial(read.differential_expression, group1=[0])):
+            with pytest.raises(
+                ValueError, match="^batch: found 'b1', expected one of the batches, none, without a batch"
+            ):
+                call(vae, batch="b1")
+        with pytest.raises(
+            ValueError, match="^inverse_dispersion: found 'gene-batch' without a batch_key, expected 'ge"
+        ):
+            read.program(inverse_dispersion="gene-batch")
+        assert cells().program(inverse_dispersion="gene-batch").likelihood.raw_inverse_dispersion.shape == (3, 6)
+
+    def test_files_from_before_mean_that_there_is_one(self):
+        design = Design(("A", "B"), {"batch": ("b1", "b2")}, {"age": (40.0, 10.0)}, 1000.0)
+        assert design.checksum == "682bef47362c5707"  # which saved programs have
+        data = design.to_dict()
+        assert data.pop("has_batch") is True and Design.from_dict(data) == design and design.batches == ("b1", "b2")
