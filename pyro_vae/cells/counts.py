@@ -59,7 +59,7 @@ def counts_of(adata: Any, layer: str | None) -> Any:
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise ValueError(f"adata: found no X, expected layer= to name one of the layers {list(adata.layers)}")
-    values = check_sparse(values, name) if is_sparse(values) else check_array(np.asarray(values), name).numpy()
+    values = _summed(check_sparse(values, name)) if is_sparse(values) else check_array(np.asarray(values), name).numpy()
     stored: Any = values.data if is_sparse(values) else values
     wrong = (stored < 0) | (stored != np.floor(stored)) | (stored > _EXACT)
     if wrong.any():
@@ -73,6 +73,15 @@ def counts_of(adata: Any, layer: str | None) -> Any:
         kind = "negative, as scaled values are" if found < 0 else "no whole number, as log-normalised values are none"
         raise ValueError(f"{where}, {kind}; expected raw counts, layer=...: {advice}")
     return values
+
+
+def _summed(rows: Any) -> Any:
+    """Return a sparse matrix by rows whose entries are each stored once; what is stored twice is meant as the sum."""
+    if rows.has_canonical_format:
+        return rows
+    rows = rows.copy()  # the caller's stays as it is
+    rows.sum_duplicates()
+    return rows
 
 
 def _place(values: Any, wrong: npt.NDArray[np.bool_]) -> tuple[int, int]:

@@ -48,6 +48,18 @@ class TestReading:
             sparse.log_likelihood(vae, 30, batch_size=20, seed=0)["log_likelihood"], expected.values
         )
 
+    def test_entries_that_are_stored_in_parts_are_summed(self):
+        expected = scipy.sparse.csr_matrix(adata().X)
+        twice = np.repeat(expected.data / 2, 2), np.repeat(expected.indices, 2), 2 * expected.indptr
+        found = adata()
+        found.X = scipy.sparse.csr_matrix(twice, expected.shape)
+        read = Cells.from_anndata(found)
+        np.testing.assert_array_equal(read.matrix[:, :GENES].toarray(), expected.toarray())
+        assert found.X.nnz == 2 * expected.nnz  # as it was
+        found.X.data[:2] = 0.5, 0.75
+        with pytest.raises(ValueError, match="^adata.X: found 1.25 for cell 'cell0' and gene 'gene0', no whole number"):
+            Cells.from_anndata(found)
+
     def test_a_layer_takes_the_place_of_x(self):
         found = adata()
         found.layers["counts"], found.X = found.X, np.log1p(found.X)
