@@ -22,6 +22,7 @@ from pyro_vae.tables.features import ColumnFeatures
 __all__ = ["likelihood_for", "vae_of_numbers"]
 
 _MOST = 10.0  # the mean and the standard deviation of an entry that is standardised, or nearly so
+_FIRST = 1000  # rows on disk that are looked at where the likelihood is named
 
 
 def likelihood_for(config: dict[str, Any], splits: Splits) -> str:
@@ -34,19 +35,28 @@ def likelihood_for(config: dict[str, Any], splits: Splits) -> str:
     Raises
     ------
     ValueError
-        If a likelihood is for a VAE alone, and for numbers of any size that are not standardised.
+        If a likelihood is for a VAE alone, for numbers that its mean cannot reach, for a density of zeros and ones, and
+        for real numbers that are not standardised.
     """
-    chosen = config["likelihood"]
-    if chosen is None:
-        low, high, is_whole = _range(splits)
-        if is_whole and low >= 0 and high <= 1:
-            chosen = "bernoulli"
-        elif (low >= 0 and high <= 1) or config["program"] != "vae":
-            chosen = "gaussian"
-        else:
-            chosen = "counts" if is_whole and low >= 0 and len(splits.data_shape) == 1 else "real"
-    if chosen in ("real", "counts") and config["program"] != "vae":
+    chosen, is_vae = config["likelihood"], config["program"] == "vae"
+    if chosen in ("real", "counts") and not is_vae:
         raise ValueError(f"--likelihood: found {chosen} for {config['program']}, expected bernoulli or gaussian")
+    if chosen not in (None, "gaussian", "real"):
+        return str(chosen)
+    low, high, is_whole = _range(splits, chosen is not None)
+    is_unit = low >= 0 and high <= 1
+    if is_unit and is_whole:
+        if chosen is not None:
+            raise ValueError(f"--likelihood: found {chosen} for zeros and ones alone, of which a density has no upper "
+                             "limit, expected bernoulli")  # fmt: skip
+        return "bernoulli"
+    if chosen is None and (is_unit or is_vae):
+        is_counts = is_whole and low >= 0 and len(splits.data_shape) == 1
+        chosen = "gaussian" if is_unit else "counts" if is_counts else "real"
+    elif chosen != "real" and not is_unit:
+        instead = "real, for standardised numbers" if is_vae else "--program vae, which has real and counts"
+        raise ValueError(f"--likelihood: found {chosen or 'none'} for {config['program']} and numbers from {low:g} to "
+                         f"{high:g}, expected numbers in [0, 1], or {instead}")  # fmt: skip
     if chosen == "real":
         _check_standardised(splits)
     return str(chosen)
@@ -82,12 +92,17 @@ def _parts(splits: Splits) -> list[Any]:
     return found
 
 
-def _range(splits: Splits) -> tuple[float, float, bool]:
-    """Return the smallest and the largest number, and whether all are whole."""
-    if isinstance(splits.train, Split) and splits.train.levels > 1:  # grey levels are divided by their number
-        return 0.0, 1.0, False
+def _range(splits: Splits, of_some: bool = False) -> tuple[float, float, bool]:
+    """Return the smallest and the largest number, and whether all are whole; ``of_some`` on disk, the first rows."""
+    train = splits.train
+    if of_some and isinstance(train, Stored):
+        low, high = train[:_FIRST].aminmax()
+        return float(low), float(high), False
+    if isinstance(train, Split) and train.levels > 1:  # grey levels are divided by their number
+        black_and_white = (bool(((x == 0) | (x == train.levels)).all()) for x in _parts(splits))
+        return 0.0, 1.0, train.binarize is not None or all(black_and_white)
     parts = [values for values in _parts(splits) if values.size]
-    is_sparse = isinstance(splits.train, SparseSplit)
+    is_sparse = isinstance(train, SparseSplit)
     zero = [0.0] * is_sparse  # which is not stored
     low, high = min([*zero, *(float(x.min()) for x in parts)]), max([*zero, *(float(x.max()) for x in parts)])
     return low, high, all(values.dtype.kind in "biu" or bool((values == np.round(values)).all()) for values in parts)

@@ -174,6 +174,7 @@ def test_an_archive_with_labels(call):
     [
         (RNG.random((40, 3)), "gaussian"),
         (RNG.integers(0, 256, (40, 3), dtype=np.uint8), "gaussian"),
+        (255 * RNG.integers(0, 2, (40, 3), dtype=np.uint8), "bernoulli"),
         (RNG.poisson(3.0, (40, 3)), "counts"),
         (RNG.poisson(3.0, (40, 3, 2)), "real"),
         (RNG.normal(size=(40, 3)), "real"),
@@ -198,6 +199,22 @@ def test_the_likelihood_suits_the_numbers(call, values, likelihood):
             "found real for hvae, expected bernoulli",
         ),
         (["--data", "counts.npy", "--likelihood", "counts"], "found counts for data of shape (3, 2), expected rows"),
+        (
+            ["--data", "standard.npy", "--program", "hvae"],
+            "--likelihood: found none for hvae and numbers from -2 to 3, expected numbers in [0, 1], or --program vae",
+        ),
+        (["--data", "counts.npy", "--program", "ladder"], "--likelihood: found none for ladder and numbers from 0 to "),
+        (["--data", "counts.npy", "--program", "conv-ladder"], "--likelihood: found none for conv-ladder and numbers"),
+        (
+            ["--data", "standard.npy", "--likelihood", "gaussian"],
+            "--likelihood: found gaussian for vae and numbers from -2 to 3, expected numbers in [0, 1], or real",
+        ),
+        (["--data", "bits.npy", "--likelihood", "gaussian"], "--likelihood: found gaussian for zeros and ones alone"),
+        (["--data", "bits.npy", "--likelihood", "real"], "--likelihood: found real for zeros and ones alone"),
+        (
+            ["--data", "digits", "--likelihood", "gaussian", "--binarize", "dynamic"],
+            "--likelihood: found gaussian for zeros and ones alone, of which a density has no upper limit",
+        ),
         (["--data", "people.csv", "--program", "ladder"], "--program: found ladder for a table, expected vae"),
         (["--data", "people.csv", "--likelihood", "gaussian"], "--likelihood: found gaussian for a table, expected"),
         (["--data", "people.csv", "--binarize", "static"], "--binarize: found static for a table, expected none"),
@@ -221,6 +238,8 @@ def test_what_does_not_go_together_is_one_line(call, arguments, message, monkeyp
     np.save("income.npy", 50_000 + 20_000 * RNG.normal(size=(40, 3)))
     np.save("counts.npy", RNG.poisson(3.0, (40, 3, 2)))
     np.save("colours.npy", RNG.random((40, 8, 8, 3)))
+    np.save("standard.npy", np.linspace(-2.0, 3.0, 120).reshape(40, 3))
+    np.save("bits.npy", RNG.integers(0, 2, (40, 3)).astype(float))
     people().to_csv("people.csv", index=False)
     status, _, errors = call("train", "--epochs", 1, *arguments)
     assert status == 2 and message in errors and errors.count("\n") == 1
