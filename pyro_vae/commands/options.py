@@ -58,7 +58,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "data_root": Option(None, "folder with the data files, or where to download them to", metavar="DIR",
                             unset="$PYRO_VAE_DATA, else a cache folder"),
         "binarize": Option("auto", "how grey pixels become black and white; auto: dynamic for the black and white "
-                           "sets, none for others", choices=("auto", "dynamic", "static", "threshold", "none")),
+                           "sets under bernoulli, none for others",
+                           choices=("auto", "dynamic", "static", "threshold", "none")),
         "labels": Option(None, "of data of your own: the column of a table or of obs of an .h5ad file, or the array of "
                          "an .npz file, that holds their labels", metavar="NAME"),
         "key": Option(None, "the array of an .npz file, or the layer of an .h5ad file, that holds the data",

@@ -38,7 +38,9 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         )
     for name, default in own_settings(config).items():
         config[name] = default if config[name] is None else config[name]
-    if config["likelihood"] is None:
+    if config["likelihood"] not in (None, "bernoulli") and config["data"] in BLACK_AND_WHITE:
+        config["binarize"] = "none" if args.binarize == "auto" else args.binarize  # a density is of the grey levels
+    elif config["likelihood"] is None:
         binary = args.binarize not in ("auto", "none") or (args.binarize == "auto" and args.data in BLACK_AND_WHITE)
         of_others = "gaussian" if args.data in get_args(Name) else None  # to be decided when they are read
         config["likelihood"] = "bernoulli" if binary else of_others
