@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from pyro_vae.commands.levels import levels_like, levels_of
 from pyro_vae.commands.likelihoods import likelihood_for, vae_of_numbers
 from pyro_vae.commands.options import COMPILE, PROGRAMS, own_options
 from pyro_vae.commands.settings import BLACK_AND_WHITE, read_config
@@ -31,7 +32,7 @@ def prepared(config: dict[str, Any]) -> tuple[dict[str, Any], Splits]:
     """Return the settings of a run with all that its data decide, and the data."""
     config = with_table(config)
     splits = load_data(config)
-    return config | {"likelihood": likelihood_for(config, splits)}, splits
+    return {"levels": levels_of(splits)} | config | {"likelihood": likelihood_for(config, splits)}, splits
 
 
 def load_data(config: dict[str, Any]) -> Splits:
@@ -55,6 +56,7 @@ def load_new(config: dict[str, Any], path: str, seed: int) -> Split | SparseSpli
         path,
         binarize,
         seed=seed,
+        levels_of=levels_like(config, path),
         **reading | {"labels": reading["labels"] if is_beside else None},
     )
 

@@ -21,7 +21,7 @@ import yaml
 
 __all__ = ["ConfigFile", "Parser", "add_parameters"]
 
-_NOT_OPTIONS = ("pyro_vae", "torch", "table")  # what config.json has beside options: versions, fitted columns
+_NOT_OPTIONS = ("pyro_vae", "torch", "table", "levels")  # what config.json has beside options: versions, of the data
 
 
 def _settings(text: str, **_: Any) -> Any:

@@ -11,7 +11,7 @@ and none from a global generator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -167,10 +167,14 @@ def load(
 def load_whole(
     data: Any, binarize: Binarize | None = None, *, seed: int = 0, labels: Any = None, key: str | None = None,
     size: int | Sequence[int] | None = None, channels: Channels = "auto",
+    levels_of: Callable[[Tensor], int] | None = None,
 ) -> Split | SparseSplit:  # fmt: skip
-    """Return data of one's own as :func:`load` returns test data: all of them, in their order, with bits drawn once."""
+    """Return data of one's own as :func:`load` returns test data: all of them, in their order, with bits drawn once.
+
+    ``levels_of`` says which of the values stands for 1; by default it is as for :func:`load`.
+    """
     own = read_own(data, Options(labels, key, _height_and_width(size), channels))
-    source, _ = own_source(own.values, own.labels, seed, is_split=False)
+    source, _ = own_source(own.values, own.labels, seed, is_split=False, levels_of=levels_of)
     return _split(source, torch.from_numpy(source.order), binarize, dequantize=False, part=2, seed=seed)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from math import prod
@@ -57,10 +57,13 @@ def named_source(name: str, folder: Path) -> Source:
     raise ValueError(f"name: found {name!r}, expected one of {get_args(Name)}, or a tensor or array")
 
 
-def own_source(data: object, labels: object, seed: int, is_split: bool = True) -> tuple[Source, tuple[str, ...] | None]:
+def own_source(
+    data: object, labels: object, seed: int, is_split: bool = True, levels_of: Callable[[Tensor], int] | None = None
+) -> tuple[Source, tuple[str, ...] | None]:
     """Return an array or a sparse matrix of the user's own, in an order drawn by ``seed``, and the names of classes.
 
-    Data that are not split keep their order.
+    Data that are not split keep their order. ``levels_of`` says what stands for 1; by default it is 255 for bytes,
+    unless none is above 1.
     """
     values: Tensor | Rows = data if is_sparse(data) else check_array(data, "data").cpu()
     n, classes = int(values.shape[0]), None
@@ -69,9 +72,13 @@ def own_source(data: object, labels: object, seed: int, is_split: bool = True) -
         labels, classes = coded(labels, n)
     levels = 1
     if isinstance(values, Tensor):
-        levels = 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
+        levels = (levels_of or _levels)(values)
         values = values.byte() if values.dtype == torch.bool else values
     return Source(values, labels, levels, False, order, sizes), classes
+
+
+def _levels(values: Tensor) -> int:
+    return 255 if values.dtype == torch.uint8 and values.max() > 1 else 1
 
 
 def pieces_of(num_data: int, seed: int) -> tuple[npt.NDArray[np.int64], tuple[int, int, int]]:

@@ -86,29 +86,6 @@ def test_grey_pictures_become_black_and_white_when_they_are_scored_too(call):
     assert len(scores()) == 40
 
 
-def test_zeros_and_ones_are_bernoulli_and_new_grey_pictures_become_so(call):
-    bits = np.random.default_rng(0).integers(0, 2, (40, 8, 8)).astype(np.float32)
-    np.save("bits.npy", bits)
-    assert call("train", "--data", "bits.npy", "--out", "run", *SMALL)[0] == 0 and config()["likelihood"] == "bernoulli"
-    assert call("train", "--data", "digits", "--out", "digits", *SMALL)[0] == 0
-    np.save("grey.npy", 0.999 * bits[:5] + 0.0005)  # as good as the bits
-    assert call("score", "digits", "--data", "grey.npy", "--num-particles", 5, "--seed", 1)[0] == 0
-    vae = pyro_vae.load("digits")
-    expected = pyro_vae.log_likelihood(vae.model, vae.guide, bits[:5], 5, seed=1)
-    np.testing.assert_allclose(scores(), expected.values.numpy(), atol=1e-5)
-
-
-def test_a_gaussian_is_of_the_grey_levels_of_black_and_white_sets(call):
-    assert call("train", "--data", "digits", "--likelihood", "gaussian", "--out", "run", *SMALL)[0] == 0
-    assert config()["binarize"] == "none"
-    assert call("score", "run", "--num-particles", 5, "--seed", 1)[0] == 0
-    vae, grey = pyro_vae.load("run"), pyro_vae.data.load("digits", binarize=None).test
-    expected = pyro_vae.log_likelihood(vae.model, vae.guide, grey, 5, seed=1).values
-    np.testing.assert_allclose(scores(), expected.numpy(), atol=1e-5)
-    assert call("train", "--config", "run/config.json", "--out", "again")[0] == 0
-    assert config("again") == config()
-
-
 def test_a_table_with_holes_and_strings(call, monkeypatch):
     monkeypatch.setattr(training, "find_spec", find_spec)
     frame = people()
