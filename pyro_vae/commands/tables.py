@@ -78,7 +78,10 @@ def _frame(config: dict[str, Any], path: str, is_new: bool = False) -> tuple[Any
         raise ValueError(f"--data: found {path} for the run of a table, expected a file {', '.join(_SUFFIXES)}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"data: found no file {path!r}, expected a table")
-    frame, name = read_file(Path(path)), config["labels"]
+    table = table_of(config)
+    columns = () if table is None else table.columns
+    texts = [each.name for each in columns if any(isinstance(category, str) for category in each.categories)]
+    frame, name = read_file(Path(path), texts), config["labels"]
     if name is None or (is_new and name not in frame.columns):
         return frame, None
     labels = column(frame, name)  # first, as it may be missing

@@ -6,7 +6,7 @@ No file is run: arrays of Python objects, which NumPy stores as pickles, are ref
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,11 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, in_columns, dtype
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path, texts: Collection[str | int] = ()) -> Any:
     """Return what a file holds: an array, an :class:`Archive`, a frame of pandas or an ``AnnData``.
+
+    In a text file an empty field is missing. So are words such as ``NA`` and ``nan`` in a column of numbers; in one of
+    strings, and in those named by ``texts``, they are strings like others.
 
     Raises
     ------
@@ -89,13 +92,20 @@ def read_file(path: Path) -> Any:
         imported("pyarrow", "pyarrow", str(path), install("tables"))
         with naming(path):
             return pandas.read_parquet(path, engine="pyarrow")
-    return _read_text(path, "\t" if suffix == ".tsv" else ",", pandas)
+    return _read_text(path, "\t" if suffix == ".tsv" else ",", texts, pandas)
 
 
-def _read_text(path: Path, separator: str, pandas: Any) -> Any:
+def _read_text(path: Path, separator: str, texts: Collection[str | int], pandas: Any) -> Any:
     with naming(path):
         head = pandas.read_csv(path, sep=separator, header=None, nrows=1)
         frame = pandas.read_csv(path, sep=separator, float_precision="round_trip")
+        places = [place for place, name in enumerate(frame) if name in texts or _holds_text(frame.iloc[:, place])]
+        if places and isinstance(frame.index, pandas.RangeIndex):  # not where rows have more fields than names
+            literal = pandas.read_csv(
+                path, sep=separator, usecols=places, dtype=str, keep_default_na=False, na_values=[""]
+            )
+            for index, place in enumerate(places):
+                frame.isetitem(place, literal.iloc[:, index])
     if all(dtype.kind in "if" for dtype in head.dtypes):
         raise ValueError(
             f"{path}: found numbers in the first row, expected the names of the columns; a file without them is read "
@@ -108,6 +118,11 @@ def _read_text(path: Path, separator: str, pandas: Any) -> Any:
             "pyro_vae.data.load takes"
         )
     return frame
+
+
+def _holds_text(values: Any) -> bool:
+    """Return whether a column has a string, and not numbers, truth values or nothing alone."""
+    return values.dtype.kind not in "biuf" and any(isinstance(value, str) for value in values)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Grey levels from the command line: what stands for 1 in the data of a run does so in new data."""
+"""Numbers and grey levels from the command line: the likelihood suits them, and new data are read on their scale."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import pyro_vae
 from pyro_vae.commands import console, training
 
+RNG = np.random.default_rng(0)
 SMALL = ["--epochs", 1, "--batch-size", 16, "--hidden-dims", 4, "--latent-dim", 2, "--eval-particles", 5]
 
 
@@ -118,3 +120,24 @@ def test_a_gaussian_is_of_the_grey_levels_of_black_and_white_sets(call):
     np.testing.assert_allclose(scores(), expected.numpy(), atol=1e-5)
     assert call("train", "--config", "run/config.json", "--out", "again")[0] == 0
     assert config("again") == config()
+
+
+@pytest.mark.parametrize(
+    ("values", "likelihood"),
+    [
+        (RNG.random((40, 3)), "gaussian"),
+        (RNG.integers(0, 256, (40, 3), dtype=np.uint8), "gaussian"),
+        (255 * RNG.integers(0, 2, (40, 3), dtype=np.uint8), "bernoulli"),
+        (RNG.poisson(3.0, (40, 3)), "counts"),
+        (RNG.poisson(3.0, (40, 3, 2)), "real"),
+        (RNG.normal(size=(40, 3)), "real"),
+        (-RNG.poisson(3.0, (40, 3)), "real"),
+    ],
+)
+def test_the_likelihood_suits_the_numbers(call, values, likelihood):
+    np.save("own.npy", values)
+    assert call("train", "--data", "own.npy", "--out", "run", *SMALL)[0] == 0
+    assert config()["likelihood"] == likelihood
+    vae = pyro_vae.load("run")
+    if likelihood == "counts":
+        assert bool((vae.reconstruct(torch.from_numpy(values)) > 0).all())

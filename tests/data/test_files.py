@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_vae.data.files import read_file
 from pyro_vae.data.loading import load
 
 X = np.random.RandomState(0).normal(size=(20, 3))
@@ -114,6 +115,20 @@ class TestTables:
         with pytest.raises(ValueError, match=r"x.csv: found a first column without a name, which holds row numbers"):
             load(path)
         np.testing.assert_allclose(together(load(pandas.read_csv(path, index_col=0))), X, rtol=1e-14)
+
+    def test_words_for_nothing_are_strings_among_strings(self, tmp_path):
+        pytest.importorskip("pandas")
+        path = tmp_path / "x.csv"
+        path.write_text(
+            "country,v,on,mixed,all,code\nNA,1.5,True,1,NA,0099\nNone,NA,,a,NA,0123\n,nan,False,NA,NA,\nDE,1,,2,NA,\n"
+        )
+        frame = read_file(path)
+        assert frame["country"].isna().tolist() == [False, False, True, False]
+        assert frame["country"].tolist()[:2] == ["NA", "None"] and frame["mixed"].tolist() == ["1", "a", "NA", "2"]
+        assert frame["v"].isna().tolist() == [False, True, True, False] and frame["all"].isna().all()
+        assert frame["on"].tolist()[:3:2] == [True, False] and frame["on"].isna().tolist() == [False, True, False, True]
+        assert frame["code"].tolist()[:2] == [99, 123]  # columns of digits are numbers
+        assert read_file(path, texts=["all"])["all"].tolist() == ["NA", "NA", "NA", "NA"]
 
     @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
     def test_truncated_and_corrupt_files(self, name, tmp_path):
