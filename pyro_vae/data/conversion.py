@@ -16,6 +16,7 @@ from pyro_vae.data.batch import Arguments
 from pyro_vae.data.batches import Batches
 from pyro_vae.data.entries import Entries
 from pyro_vae.data.joint import Joint
+from pyro_vae.data.loaders import warn_of_order
 from pyro_vae.data.loading import Splits
 from pyro_vae.data.opening import Opened, opened
 from pyro_vae.data.reading import sparse_loader, stored_loader
@@ -38,6 +39,7 @@ def as_batches(
     shuffle: bool,
     name: str = "data",
     programs: Sequence[Callable[..., Any]] = (),
+    each_datum: bool = False,
 ) -> Batches:
     """Make batches ``(batch_size, *data_shape)`` of ``dtype`` on ``device`` from any kind of data.
 
@@ -64,6 +66,8 @@ def as_batches(
         The name of the data in error messages.
     programs
         The model and the guide, which are to be called with the batches. With none, batches are of one argument.
+    each_datum
+        Warn of a loader that shuffles or drops data, as results with a row for each datum would follow it.
 
     Raises
     ------
@@ -104,6 +108,8 @@ def as_batches(
         check_exact(values, dtype, name)
         source = Split(values.to(dtype) if values.is_floating_point() else values)
     elif isinstance(data, DataLoader):
+        if each_datum:
+            warn_of_order(data, name)
         source = data
     elif isinstance(data, Stored):
         source = stored_loader(data.having(_chosen(data.opened, entries)), batch_size, shuffle, device)

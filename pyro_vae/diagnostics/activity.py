@@ -43,7 +43,7 @@ def posterior_means(
     device, dtype = placement(guide)
     means: dict[str, list[Tensor]] = {}
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(guide):
-        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x"):
+        for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", each_datum=True):
             pair = _run(guide, batch)
             for name in _latents(pair):
                 mean = _mean(pair.guide_sites[name])

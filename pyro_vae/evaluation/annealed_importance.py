@@ -16,7 +16,7 @@ does too, where that of importance sampling falls with the number of draws alone
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -133,7 +133,8 @@ def ais(
     device, dtype = programs.placement()
     annealing = Annealing(num_chains, num_temperatures, schedule, num_leapfrog_steps)
     size = batch_size_for(x, num_chains, device) if batch_size == "auto" else batch_size
-    batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
+    options: dict[str, Any] = {"name": "x", "programs": (model, guide), "each_datum": True}
+    batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, **options)
     work = SharedWork(batches, seed, (model, guide), annealing=annealing)
     parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
     shown = progress and work.ranks.is_first

@@ -143,19 +143,21 @@ def _to_anneal(score: LogLikelihood, annealed: Literal["auto"] | bool) -> Tensor
 def _held(programs: ProgramPair, data: Any, num_data: int | None, seed: int) -> tuple[Batch, Batch | None]:
     """Return the test data, and as many training data if there are any, after a look at all of them."""
     test, train = (data.test, data.train) if isinstance(data, Splits) else (data, None)
-    held = _checked(programs, test, seed, lambda batches: first_data(batches, num_data, "data"))
+    held = _checked(programs, test, seed, lambda batches: first_data(batches, num_data, "data"), each_datum=True)
     if train is None:
         return held, None
     return held, _checked(programs, train, seed, lambda batches: spaced_data(batches, len(held), "data"))
 
 
-def _checked(programs: ProgramPair, data: Any, seed: int, choose: Callable[[Batches], Batch]) -> Batch:
+def _checked(
+    programs: ProgramPair, data: Any, seed: int, choose: Callable[[Batches], Batch], each_datum: bool = False
+) -> Batch:
     device, dtype = programs.placement()
     pair = (programs.model, programs.guide)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "shuffle": False, "name": "data", "programs": pair}
     runs: list[PairTrace] = []
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(*pair):
-        held = choose(as_batches(data, _BATCH_SIZE, **options))
+        held = choose(as_batches(data, _BATCH_SIZE, each_datum=each_datum, **options))
         check_program(programs, as_batches(held, _BATCH_SIZE, **options), name="data", check_pair=runs.append)
     if runs[0].plate.dim is None:
         raise ProgramError("data: found programs without a plate of the data, expected one, to evaluate each datum")

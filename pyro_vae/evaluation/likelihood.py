@@ -8,6 +8,7 @@ Its expectation is a lower bound that rises to log p(x) as K grows: always say K
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pyro
 import torch
@@ -114,7 +115,8 @@ def log_likelihood(
     isolated = programs.isolated()
     device, dtype = programs.placement()
     size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
-    batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
+    options: dict[str, Any] = {"name": "x", "programs": (model, guide), "each_datum": True}
+    batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, **options)
     work = SharedWork(batches, seed, (model, guide), num_particles=num_particles, chunk_size=chunk_size)
     parts: list[tuple[LogLikelihood, float]] = []  # with the number of dimensions
     shown = progress and work.ranks.is_first

@@ -35,8 +35,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyro_vae.data.arrays import as_tensor
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.display import Result, ResultTable
 from pyro_vae.evaluation.code_lengths import code_lengths
 from pyro_vae.evaluation.estimates import LogLikelihood
@@ -169,6 +171,10 @@ class Scorer:
     def _reference(self, reference: Any) -> tuple[float, float]:
         if reference is None or isinstance(reference, (int, float)):
             return float(reference or 0.0), 0.0
+        if isinstance(reference, DataLoader):  # in any order, since only the mean is used
+            device, dtype = self._likelihood.programs.placement()
+            programs = (self._likelihood.programs.model, self._likelihood.programs.guide)
+            reference = as_batches(reference, 1, device=device, dtype=dtype, shuffle=False, programs=programs)
         estimate = self._likelihood(reference)
         return estimate.mean(), estimate.mean_error()
 

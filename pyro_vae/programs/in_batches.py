@@ -51,7 +51,8 @@ def in_batches(
     """
     arrays = _arrays(x, programs)
     if arrays is None:
-        batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=programs)
+        options: dict[str, Any] = {"name": "x", "programs": programs, "each_datum": True}
+        batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, **options)
         return joined(map(function, batches), batches.num_data)
     num_data = len(arrays.values[0])
     starts = range(0, max(num_data, 1), batch_size)
