@@ -58,7 +58,10 @@ class Schedule(nn.Module):
     def at(self, step: NonNegativeInteger) -> float:
         """Return the value after ``step`` training steps."""
         arrived = step >= self.num_steps
-        return self.start + (self.end - self.start) * (1.0 if arrived else self.shape(step / self.num_steps))
+        return self.start + (self.end - self.start) * (1.0 if arrived else self._shape_at(step))
+
+    def _shape_at(self, step: int) -> float:
+        return self.shape(step / self.num_steps)
 
     @checked
     def set_step(self, step: NonNegativeInteger) -> None:
@@ -151,6 +154,10 @@ class Cyclical(Schedule):
 
     def shape(self, fraction: float) -> float:
         return min((fraction * self.num_cycles) % 1.0 / self.ramp, 1.0)
+
+    def _shape_at(self, step: int) -> float:
+        # In whole numbers: rounded fractions would end a cycle where the next one starts.
+        return min(step * self.num_cycles % self.num_steps / self.num_steps / self.ramp, 1.0)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_cycles={self.num_cycles}, ramp={self.ramp:g}"

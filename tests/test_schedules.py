@@ -37,6 +37,13 @@ def test_values_at_every_step(name):
     assert schedule.at(0) == schedule.start
 
 
+def test_each_cycle_begins_at_the_start():
+    for num_cycles in range(1, 60):
+        for length in (1, 2, 3, 7, 100):
+            schedule = Cyclical(length * num_cycles, start=0.5, end=2.0, num_cycles=num_cycles)
+            assert {schedule.at(cycle * length) for cycle in range(num_cycles)} == {0.5}
+
+
 @pytest.mark.parametrize("make", [Linear, Cosine, Cyclical])
 def test_stepping_changes_one_tensor_in_place(make):
     schedule = make(6, start=0.1, end=0.7)
