@@ -28,16 +28,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vae.data.arrays import as_tensor
-from pyro_vae.runtime.arguments import Array, checked
+from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.scoring import Scores
+from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.kinds import Numbers
+from pyro_vae.runtime.objects import Arrays, Either, Instances
 
 __all__ = ["Threshold", "threshold"]
+
+_Values = Annotated[
+    Any,
+    Either(
+        "a tensor or an array of scores (N,), or what score or log_likelihood returned",
+        (Instances("a record", (Scores, LogLikelihood)), Arrays("an array")),
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -59,35 +70,47 @@ class Threshold:
     rate_spread: float
 
     @checked
-    def is_anomaly(self, scores: Array) -> Tensor:
-        """Return where scores ``(N,)`` are below the threshold, or NaN."""
-        return ~(as_tensor(scores, "scores") >= self.value)
+    def is_anomaly(self, scores: _Values) -> Any:
+        """Return where scores ``(N,)`` are below the threshold, or NaN: an array of booleans for one of NumPy.
+
+        For a tensor, and for what :func:`pyro_vae.score` or :func:`pyro_vae.log_likelihood` returned, it is a tensor.
+        """
+        found = ~(as_tensor(_values_of(scores), "scores") >= self.value)
+        return found.numpy() if isinstance(scores, np.ndarray) else found
+
+
+def _values_of(scores: Any) -> Any:
+    return scores.values if isinstance(scores, (Scores, LogLikelihood)) else scores
 
 
 @checked
 def threshold(
-    scores: Array, false_alarm_rate: Annotated[float, Numbers("a number in (0, 1)", 0, 1, "both")] = 0.05
+    scores: _Values, false_alarm_rate: Annotated[float, Numbers("a number in (0, 1)", 0, 1, "both")] = 0.05
 ) -> Threshold:
     """Return a threshold that calls normal data anomalies at most at a given rate.
 
     Parameters
     ----------
     scores
-        The scores ``(N,)`` of normal data that the programs were not trained on, as :func:`pyro_vae.score` gives them.
+        The scores ``(N,)`` of normal data that the programs were not trained on, or what :func:`pyro_vae.score` or
+        :func:`pyro_vae.log_likelihood` returned for them.
     false_alarm_rate
         The largest rate of false alarms, α.
 
     Raises
     ------
     ValueError
-        If there are fewer than 1/α - 1 scores, which are too few for that rate, or one of them is NaN.
+        If there are fewer than 1/α - 1 scores, which are too few for that rate, if one of them is NaN, or if there is
+        not one a datum.
 
     Examples
     --------
     >>> threshold(torch.arange(100.0), false_alarm_rate=0.05).value  # the 5th smallest
     4.0
     """
-    values = as_tensor(scores, "scores").detach().double().flatten()
+    values = as_tensor(_values_of(scores), "scores").detach().double()
+    if values.dim() != 1:
+        raise ValueError(f"scores: found the shape {tuple(values.shape)}, expected (N,), a score of each datum")
     if bool(values.isnan().any()):
         raise ValueError(f"scores: found NaN at index {int(values.isnan().byte().argmax())}, expected numbers")
     n, rate = len(values), Fraction(str(float(false_alarm_rate)))  # 0.07 is 7/100, and not a little more

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import Threshold, threshold
 
 
@@ -61,12 +62,36 @@ def test_what_is_an_anomaly():
     assert threshold(torch.tensor([-math.inf, 1.0, 2.0]), 0.5).value == 1.0
 
 
+def test_an_array_of_numpy_gives_one():
+    scores = np.array([-math.inf, 0.9, 1.0, math.nan])
+    found = Threshold(1.0, 0.05, 0.01).is_anomaly(scores)
+    assert isinstance(found, np.ndarray) and found.dtype == np.bool_
+    assert found.tolist() == [True, True, False, True] and scores[found].shape == (3,)
+
+
+def test_results_of_scoring_are_taken_as_their_values():
+    vae = pyro_vae.VAE((4,), 2, (4,))
+    x = torch.bernoulli(torch.full((20, 4), 0.5), generator=torch.Generator().manual_seed(0))
+    for function in (pyro_vae.score, pyro_vae.log_likelihood):
+        found = function(vae.model, vae.guide, x, num_particles=5, seed=0)
+        assert threshold(found, 0.1) == threshold(found.values, 0.1)
+        limit = threshold(found, 0.3)
+        assert torch.equal(limit.is_anomaly(found), limit.is_anomaly(found.values))
+
+
+def test_other_objects_are_named_in_short():
+    with pytest.raises(TypeError, match="^scores: found list, expected a tensor or an array of scores .{0,120}$"):
+        threshold([0.0] * 100)
+
+
 @pytest.mark.parametrize(
     ("scores", "rate", "message"),
     [
         (torch.zeros(18), 0.05, "scores: found 18, expected at least 19 for a false_alarm_rate of 0.05"),
         (torch.zeros(0), 0.5, "scores: found 0, expected at least 1 for"),
         (torch.tensor([0.0, math.nan]), 0.5, "scores: found NaN at index 1, expected numbers"),
+        (torch.zeros(100, 2), 0.05, r"scores: found the shape \(100, 2\), expected \(N,\), a score of each datum"),
+        (np.zeros((100, 1)), 0.05, r"scores: found the shape \(100, 1\), expected \(N,\), a score of each datum"),
         (torch.zeros(10), 1.0, r"false_alarm_rate: found 1.0, expected a number in \(0, 1\)"),
     ],
 )
