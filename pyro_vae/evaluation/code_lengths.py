@@ -22,7 +22,7 @@ __all__ = ["code_lengths"]
 def code_lengths(x: Tensor, name: str = "x") -> Tensor:
     """Return L for data ``(N, *data_shape)`` of 256 levels, as ``(N,)`` in nats.
 
-    Levels are whole numbers up to 255. Data between 0 and 1 are multiplied by 255 and rounded.
+    Levels are whole numbers up to 255. Where all data lie between 0 and 1, they are multiplied by 255 and rounded.
 
     Raises
     ------
@@ -36,12 +36,13 @@ def code_lengths(x: Tensor, name: str = "x") -> Tensor:
     True
     """
     values = x.detach().cpu().double().numpy()
-    lengths = [len(_deflated(_levels(datum, f"{name}[{index}]"))) for index, datum in enumerate(values)]
+    scale = 255 if values.max() <= 1 else 1  # of all data alike: one of levels 0 and 1 is as dark as it is
+    lengths = [len(_deflated(_levels(datum, scale, f"{name}[{index}]"))) for index, datum in enumerate(values)]
     return torch.tensor(lengths, dtype=torch.float64) * (8 * math.log(2.0))
 
 
-def _levels(datum: np.ndarray, name: str) -> np.ndarray:
-    levels = np.rint(255 * datum) if datum.max() <= 1 else datum
+def _levels(datum: np.ndarray, scale: int, name: str) -> np.ndarray:
+    levels = datum if scale == 1 else np.rint(scale * datum)
     if not (datum.min() >= 0 and levels.max() <= 255 and np.array_equal(levels, np.rint(levels))):
         raise ValueError(
             f"{name}: found numbers from {datum.min():g} to {datum.max():g}, expected grey levels to compress: between "

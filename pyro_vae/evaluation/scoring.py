@@ -30,6 +30,7 @@ Out-of-Distribution Inputs to Deep Generative Models Using Typicality*, 2019.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -170,6 +171,8 @@ class Scorer:
 
     def _reference(self, reference: Any) -> tuple[float, float]:
         if reference is None or isinstance(reference, (int, float)):
+            if not math.isfinite(reference or 0.0):
+                raise ValueError(f"reference: found {reference}, expected a finite number, the mean of log p(x)")
             return float(reference or 0.0), 0.0
         if isinstance(reference, DataLoader):  # in any order, since only the mean is used
             device, dtype = self._likelihood.programs.placement()

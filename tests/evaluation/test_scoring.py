@@ -99,6 +99,17 @@ class TestTheCode:
         bits = code_lengths(noise) / math.log(2)
         assert ((bits >= 80_000) & (bits < 80_000 + 200)).all()
 
+    def test_all_data_have_one_scale(self):
+        dark = torch.tensor([0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 1])
+        bright = torch.full((16,), 200)
+        zeros = dark.new_zeros(1)
+        pieces = (bytes(each.tolist()) for each in (dark, torch.diff(dark, prepend=zeros) % 256))
+        expected = 8 * math.log(2) * min(len(zlib.compress(each, 9)) - 6 for each in pieces)
+        assert code_lengths(torch.stack([dark, bright]))[0].item() == pytest.approx(expected, rel=1e-15)
+        assert code_lengths(torch.stack([255 * dark, bright]))[0].item() > expected  # as 1 was read before
+        with pytest.raises(ValueError, match=r"^x\[0\]: found numbers from 0 to 0.5, expected grey levels to compress"):
+            code_lengths(torch.stack([dark / 2, bright]))
+
     @pytest.mark.parametrize("value", [-0.5, 1.5, 300.0])
     def test_other_numbers_have_no_code(self, value):
         with pytest.raises(ValueError, match=r"^x\[1\]: found numbers from .* to .*, expected grey levels to compress"):
@@ -192,6 +203,16 @@ REFUSED = {
         {"background": [len], "correction": "likelihood_ratio"},
         ValueError,
         "background: found 1 entries, expected a pair",
+    ),
+    "a mean that is none": (
+        {"reference": math.nan, "correction": "typicality"},
+        ValueError,
+        "reference: found nan, expected a finite number, the mean of log p",
+    ),
+    "an infinite mean": (
+        {"reference": np.float32(-math.inf), "correction": "typicality"},
+        ValueError,
+        "reference: found -inf, expected a finite number, the mean of log p",
     ),
     "an unknown one": (
         {"correction": "ratio"},
