@@ -89,6 +89,7 @@ def _num_dropped(loader: DataLoader[Any], batches: Any, sampler: Any) -> int:
     if not getattr(batches, "drop_last", False) or not isinstance(size, int) or size < 1:
         return 0
     try:
-        return len(loader.dataset if isinstance(loader.dataset, IterableDataset) else sampler) % size  # type: ignore[arg-type]
+        number = len(loader.dataset if isinstance(loader.dataset, IterableDataset) else sampler)  # type: ignore[arg-type]
+        return number % size if number >= size else 0  # without any batch, it is refused elsewhere
     except TypeError:  # of unknown length
         return 0
