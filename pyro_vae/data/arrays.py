@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,14 @@ def as_tensor(x: Any, name: str, device: torch.device | None = None) -> Tensor:
 
 
 def check_exact(x: Tensor, dtype: torch.dtype, name: str) -> None:
-    """Raise ``ValueError`` if whole numbers are too large for a floating point type to hold them exactly."""
+    """Raise ``ValueError`` if a floating point type cannot hold numbers: whole ones exactly, others at all.
+
+    Numbers of a floating point type count as whole if all of them are.
+    """
     exact = int(2 / torch.finfo(dtype).eps)  # the first whole number whose successor is rounded
-    if x.is_floating_point() or x.dtype == torch.bool or torch.iinfo(x.dtype).max <= exact:
+    if x.is_floating_point():
+        return _check_floats(x, dtype, exact, name)
+    if x.dtype == torch.bool or torch.iinfo(x.dtype).max <= exact or x.is_meta:
         return
     # As int64, since torch has no minimum of some integer types.
     largest = max(abs(int(bound)) for bound in torch.aminmax(x.long())) if x.numel() else 0
@@ -107,6 +113,32 @@ def check_exact(x: Tensor, dtype: torch.dtype, name: str) -> None:
         raise ValueError(
             f"{name}: found the whole number {largest}, expected at most {exact}, from where on {dtype} rounds; "
             "programs in float64, model.double(), take larger ones"
+        )
+
+
+def _check_floats(x: Tensor, dtype: torch.dtype, exact: int, name: str) -> None:
+    most = torch.finfo(dtype).max
+    if torch.finfo(x.dtype).bits <= torch.finfo(dtype).bits or x.is_meta or not x.numel():
+        return
+    low, high = (bound.item() for bound in torch.aminmax(x))
+    largest = low if -low > high else high
+    if not math.isfinite(largest):  # as is checked elsewhere
+        return
+    if abs(largest) > most:
+        raise ValueError(
+            f"{name}: found the value {largest:g}, expected at most {most:g} in size, the largest that {dtype} holds; "
+            "programs in float64, model.double(), take larger ones"
+        )
+    some = x.flatten()[:100]  # nearly always enough to see that they are not whole
+    if x.dtype != torch.float64 or not exact < abs(largest) <= 2**53 or not (some == some.round()).all():
+        return  # beyond 2^53 all numbers of float64 are whole, measurements too
+    rounded = x.to(dtype).double()
+    if bool((x == x.round()).all()) and bool((changed := rounded != x).any()):
+        place = int(changed.flatten().byte().argmax())
+        raise ValueError(
+            f"{name}: found the whole number {x.flatten()[place].item():.0f} among whole numbers, which {dtype} rounds "
+            f"to {rounded.flatten()[place].item():.0f}, expected numbers that it holds; programs in float64, "
+            "model.double(), take larger ones, and measurements are best standardised"
         )
 
 

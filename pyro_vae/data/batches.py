@@ -244,7 +244,8 @@ class Batches:
         return self._on_device(pick)
 
     def _on_device(self, x: Batch) -> Batch:
+        for each in filter(Tensor.is_floating_point, x.tensors) if isinstance(x, Arguments) else [x]:
+            check_exact(each, self._dtype, "data")
         if isinstance(x, Arguments):
             return x.to(self._device, self._dtype)
-        check_exact(x, self._dtype, "data")
         return x.to(self._device, non_blocking=True).to(self._dtype)  # in this order bytes travel as bytes

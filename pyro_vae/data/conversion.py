@@ -102,10 +102,12 @@ def as_batches(
     if isinstance(data, Arguments):
         source = Joint(data, device, dtype, name)
     elif isinstance(data, Split):
+        check_exact(data.values, torch.promote_types(dtype, torch.float32), name)
         source = data if data.device == device else data.to(device)
     elif isinstance(data, (Tensor, np.ndarray)):
-        values = check_array(data, name).to(device)
+        values = check_array(data, name)
         check_exact(values, dtype, name)
+        values = values.to(device)
         source = Split(values.to(dtype) if values.is_floating_point() else values)
     elif isinstance(data, DataLoader):
         if each_datum:

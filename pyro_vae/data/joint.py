@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import check_array
+from pyro_vae.data.arrays import check_array, check_exact
 from pyro_vae.data.batch import Arguments
 from pyro_vae.data.split import Split, cut_rows
 
@@ -35,7 +35,7 @@ class Joint:
     Raises
     ------
     ValueError
-        If an array is empty or not finite, or the entries are not of the same number of data.
+        If an array is empty, not finite or beyond what ``dtype`` holds, or the numbers of data differ.
 
     Examples
     --------
@@ -47,6 +47,11 @@ class Joint:
     def __init__(self, entries: Arguments, device: torch.device, dtype: torch.dtype, name: str = "data") -> None:
         names = [f"{name}[{each!r}]" for each in (*range(len(entries.args)), *entries.kwargs)]
         values = [_resident(value, device, each) for each, value in zip(names, entries.values, strict=True)]
+        for each, value in zip(names, values, strict=True):
+            if isinstance(value, Split):
+                check_exact(value.values, torch.promote_types(dtype, torch.float32), each)
+            elif isinstance(value, Tensor) and value.is_floating_point():  # integers keep their type
+                check_exact(value, dtype, each)
         self.entries, self.device = entries.replaced(values).to(device, dtype), device
         sizes = [len(value) for value in values if _is_data(value)]
         if len(set(sizes)) != 1:

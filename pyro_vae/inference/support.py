@@ -187,4 +187,14 @@ def _hint(support: Any, found: str) -> str:
         return "; binarise it (see pyro_vae.data.load), or use another likelihood"
     if isinstance(support, Levels) and 1 < float(found) <= support.top:
         return f"; divide whole levels by {support.top}"
+    if isinstance(support, Levels) and 0 <= float(found) <= 1 and _is_nearly_level(float(found), support.top):
+        return (
+            f"; levels that half precision rounded are restored by (x.float() * {support.top}).round() / {support.top}"
+        )
     return ""
+
+
+def _is_nearly_level(value: float, top: int) -> bool:
+    """Tell whether a number is a level but for the rounding of float16."""
+    nearest = round(value * top) / top
+    return abs(value - nearest) <= 2**-11 * max(nearest, 2**-14)

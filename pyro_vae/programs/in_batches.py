@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.arrays import check_array
+from pyro_vae.data.arrays import check_array, check_exact
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.entries import Entries
@@ -56,7 +56,7 @@ def in_batches(
         return joined(map(function, batches), batches.num_data)
     num_data = len(arrays.values[0])
     starts = range(0, max(num_data, 1), batch_size)
-    pieces = (_piece(arrays, slice(start, start + batch_size)).to(device, dtype) for start in starts)
+    pieces = (_piece(arrays, slice(start, start + batch_size), dtype).to(device, dtype) for start in starts)
     returns_array = isinstance(arrays.values[0], np.ndarray)
     values = (function(_alone(piece, dtype)) for piece in pieces)
     found = joined((value.cpu() for value in values) if returns_array else values, num_data)
@@ -99,11 +99,15 @@ def _arrays(x: Any, programs: Sequence[Callable[..., Any]]) -> Arguments | None:
     return entries
 
 
-def _piece(arrays: Arguments, rows: slice) -> Arguments:
+def _piece(arrays: Arguments, rows: slice, dtype: torch.dtype) -> Arguments:
     several = len(arrays.values) > 1
     names = [f"x[{each!r}]" if several else "x" for each in (*range(len(arrays.args)), *arrays.kwargs)]
     values = zip(arrays.values, names, strict=True)
-    return arrays.replaced([check_array(value[rows], name, rows.start) for value, name in values])
+    found = [(check_array(value[rows], name, rows.start), name) for value, name in values]
+    for value, name in found:
+        if value.is_floating_point() or not several:  # the integers of several entries keep their type
+            check_exact(value, dtype, name)
+    return arrays.replaced(value for value, _ in found)
 
 
 def _alone(piece: Arguments, dtype: torch.dtype) -> Batch:

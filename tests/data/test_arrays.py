@@ -7,8 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from pyro_vae.data.arrays import check_array
+import pyro_vae
+from pyro_vae.data.arrays import check_array, check_exact
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.data.loading import load
 
 
@@ -91,3 +94,75 @@ class TestCheckArray:
         assert not check_array(x, "x").requires_grad
         assert torch.equal(check_array(np.arange(6).reshape(3, 2), "x"), torch.arange(6).reshape(3, 2))
         assert check_array(np.ones(3, dtype=np.uint16), "x").dtype == torch.int64
+
+
+class TestNumbersThatFloat32DoesNotHold:
+    """Whole numbers of every type are exact or refused, by every way into a program, and none overflows."""
+
+    LARGE = np.array([[3.0, 16777217.0], [1.0, 2.0]] * 10)
+    WHOLE = r": found the whole number 16777217 among whole numbers, which torch.float32 rounds to 16777216, expected"
+
+    @pytest.fixture
+    def vae(self):
+        network = pyro_vae.MLP(1, (2,))
+        return pyro_vae.VAE((2,), 1, (3,), pyro_vae.Poisson(network, (2,), high=1e9))
+
+    @staticmethod
+    def calls(vae):
+        return {
+            "encode": vae.encode,
+            "log_likelihood": lambda x: pyro_vae.log_likelihood(vae.model, vae.guide, x, num_particles=2),
+            "score": lambda x: pyro_vae.score(vae.model, vae.guide, x, num_particles=2),
+            "fit": lambda x: pyro_vae.fit(vae.model, vae.guide, x, num_epochs=1, batch_size=10, progress=False),
+        }
+
+    @pytest.mark.parametrize("call", ["encode", "log_likelihood", "score", "fit"])
+    def test_whole_numbers(self, vae, call):
+        run = self.calls(vae)[call]
+        for x in (self.LARGE, torch.from_numpy(self.LARGE), load(self.LARGE).train, DataLoader(self.LARGE)):
+            with pytest.raises(ValueError, match=self.WHOLE):
+                run(x)
+        whole = self.LARGE.astype(np.int64)
+        for x in (whole, load(whole).train, DataLoader(whole)):
+            with pytest.raises(ValueError, match=": found the whole number 16777217, expected at most 16777216, from"):
+                run(x)
+
+    def test_a_frame(self, vae):
+        frame = pytest.importorskip("pandas").DataFrame(self.LARGE.astype(np.int64), columns=["a", "b"])
+        with pytest.raises(ValueError, match=self.WHOLE):
+            self.calls(vae)["fit"](load(frame))
+
+    @pytest.mark.parametrize("call", ["encode", "log_likelihood", "score", "fit"])
+    def test_what_would_overflow(self, call):
+        network = pyro_vae.MLP(1, (2,))
+        vae = pyro_vae.VAE((2,), 1, (3,), pyro_vae.Gaussian(network, (2,), scale="fixed"))
+        x = np.random.default_rng(0).normal(size=(20, 2))
+        x[3, 1] = -1e39
+        expected = (
+            r": found the value -1e\+39, expected at most 3.40282e\+38 in size, the largest that torch.float32 holds"
+        )
+        for data in (x, DataLoader(x)):
+            with pytest.raises(ValueError, match=expected):
+                self.calls(vae)[call](data)
+
+    def test_what_is_taken(self):
+        for x in (
+            self.LARGE + 0.5,  # measurements, which are rounded as ever
+            np.array([2.0**24, 2.0**25, 2.0**30]),
+            np.array([[1e300]]) * 1e-270,
+            np.zeros((0, 2)),
+        ):
+            check_exact(torch.from_numpy(x), torch.float32, "x")
+        check_exact(torch.from_numpy(self.LARGE), torch.float64, "x")
+        check_exact(torch.from_numpy(self.LARGE).float(), torch.float32, "x")
+
+    def test_several_entries_by_name(self):
+        def program(x, y):
+            raise AssertionError("is not run")
+
+        for data in ((self.LARGE, np.arange(20)), {"x": self.LARGE, "y": np.arange(20)}):
+            with pytest.raises(ValueError, match=r"^data\[('x'|0)\]" + self.WHOLE):
+                as_batches(data, 5, device="cpu", dtype=torch.float32, shuffle=False, programs=(program, program))
+        keys = (np.zeros((20, 2)), np.full(20, 2**40))  # integers of several entries keep their type
+        batches = as_batches(keys, 5, device="cpu", dtype=torch.float32, shuffle=False, programs=(program, program))
+        assert next(iter(batches)).args[1].tolist() == [2**40] * 5
