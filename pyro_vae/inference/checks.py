@@ -17,11 +17,11 @@ from pyro_vae.data.batches import Batches
 from pyro_vae.data.reading import naming_rows
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.inference.annealing import bare
+from pyro_vae.inference.each_datum import check_observed, without_plate
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
 from pyro_vae.inference.pair import ProgramPair, is_packaged
-from pyro_vae.inference.pairing import check_observed, without_plate
 from pyro_vae.inference.particles import check_way, way_of
 from pyro_vae.inference.sites import Site
 from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked

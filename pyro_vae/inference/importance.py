@@ -16,9 +16,10 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError, failing_on
+from pyro_vae.inference.each_datum import check_each_datum
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
-from pyro_vae.inference.pairing import check_batched, check_each_datum, check_pair, misfit_of_latents
+from pyro_vae.inference.pairing import check_batched, check_pair, misfit_of_latents
 from pyro_vae.inference.particles import VectorizeParticles, draw, way_of
 from pyro_vae.inference.running import Route
 from pyro_vae.inference.traces import PairTrace

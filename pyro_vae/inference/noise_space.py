@@ -16,18 +16,17 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from torch import Tensor
 
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.errors import ProgramError
+from pyro_vae.inference.each_datum import check_whole_plates, is_made_of_auxiliary_draws, point_mass_of
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.noise import LOG_NOISE, AtNoise, noise_dim, share_at_bounds, support_of, to_noise
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.particles import Way, draw
 from pyro_vae.inference.plates import nesting_of
 from pyro_vae.inference.running import run
-from pyro_vae.inference.sites import Site, inner_scale
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["NoiseSpace", "Point", "at_noise"]
@@ -210,15 +209,11 @@ def _movable(pair: PairTrace) -> list[str]:
     The values of an AutoGuide are point masses that follow from an auxiliary draw; then that is the one that moves.
     """
     drawn = {name: site for name, site in pair.guide_sites.items() if not site["is_observed"]}
-    auxiliary = {name for name, site in drawn.items() if site["infer"].get("is_auxiliary")}
-    is_joint = any(not name.endswith("_unconstrained") for name in auxiliary)
-    for name, site in (*drawn.items(), *pair.model_sites.items()):
-        if inner_scale(site, pair.plate) != 1.0:
-            raise ProgramError(f"site {name!r}: found in a plate that draws a subsample, expected one of all members")
+    check_whole_plates(pair)
     names = []
     for name, site in drawn.items():
         if noise_dim(site["fn"]) is None:
-            if _is_point_mass(site) and (is_joint or f"{name}_unconstrained" in auxiliary):
+            if point_mass_of(site) is not None and is_made_of_auxiliary_draws(pair, name):
                 continue
             raise ProgramError(
                 f"site {name!r}: found {site['fn']}, which takes no path of small steps, expected a latent of real "
@@ -228,11 +223,6 @@ def _movable(pair: PairTrace) -> list[str]:
     if not names:
         raise ProgramError("guide: found no latent, expected one or more that can be moved")
     return names
-
-
-def _is_point_mass(site: Site) -> bool:
-    fn = site["fn"]
-    return isinstance(getattr(fn, "base_dist", fn), Delta)
 
 
 class _FromNoise:

@@ -21,14 +21,7 @@ from pyro_vae.inference.sites import Site, random_sites
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import seeded
 
-__all__ = [
-    "check_batched",
-    "check_each_datum",
-    "check_observed",
-    "check_pair",
-    "misfit_of_latents",
-    "without_plate",
-]
+__all__ = ["check_batched", "check_pair", "misfit_of_latents"]
 
 
 def check_batched(model: StochasticFunction, x: Any, name: str) -> None:
@@ -139,50 +132,6 @@ def _check_size(pair: PairTrace, site: Site, program: str) -> None:
                 f"site {site['name']!r}: found in a data plate of size {frame.full_size} in the {program}, expected "
                 f"one of size len(x) = {pair.plate.full_size}"
             )
-
-
-def check_each_datum(pair: PairTrace) -> None:
-    """Raise ``ProgramError`` unless every term of a run belongs to one of the data that the programs were given."""
-    check_observed(pair)
-    for name in pair.global_sites:
-        raise ProgramError(_outside(name, pair))
-    if pair.plate.dim is None and pair.length:
-        raise ProgramError(without_plate(pair))
-    if pair.num_data != pair.length and pair.length:
-        raise ProgramError(
-            f"site {pair.observed[0]!r}: found in the plate {pair.plate.name!r} of size {pair.num_data}, expected one "
-            f"of size len(x) = {pair.length}, with a weight for each datum"
-        )
-
-
-def check_observed(pair: PairTrace) -> None:
-    """Raise ``ProgramError`` unless the model observes a site."""
-    if not pair.observed:
-        raise ProgramError("found no observed site in the model, expected one such as pyro.sample('x', ..., obs=x)")
-
-
-def _outside(name: str, pair: PairTrace) -> str:
-    """Say that a site lies outside of the data plate, and what can be done."""
-    site = pair.guide_sites.get(name) or pair.model_sites[name]
-    plates = [f"pyro.plate({frame.name!r}, {frame.size})" for frame in plates_of(site)]
-    where = f" (in {plates[0]}, which is not that of the data)" if plates else ""
-    return (
-        f"site {name!r}: found outside the data plate{where}, where a latent is global: it belongs to all data, "
-        "and no datum has a weight or a likelihood of its own; expected inside "
-        'pyro.plate("data", len(x), dim=-1), or pyro_vae.at_global_means(model, guide), which holds global latents at '
-        "the guide's means; ELBO, IWAE, SVI and fit take global latents as they are"
-    )
-
-
-def without_plate(pair: PairTrace) -> str:
-    """Say that programs have no data plate, and name those that they have."""
-    sites = [*pair.guide_sites.values(), *pair.model_sites.values()]
-    stack = [frame for site in sites for frame in site["cond_indep_stack"] if frame.name != PARTICLES]
-    kinds = {f.name: f"plate {f.name!r} of size {f.size}" if f.vectorized else f"sequential {f.name!r}" for f in stack}
-    return (
-        f"found {' and '.join(kinds.values()) or 'no plate'}, expected one for the data, "
-        'pyro.plate("data", len(x), dim=-1), as a context (with ...), so that each datum has a weight of its own'
-    )
 
 
 def _check_shape(pair: PairTrace, site: Site, program: str) -> None:

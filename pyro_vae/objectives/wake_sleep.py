@@ -26,6 +26,7 @@ from torch import Tensor
 
 from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import ProgramError
+from pyro_vae.inference.each_datum import check_whole_plates
 from pyro_vae.inference.frozen import DetachedLatents, with_copied_buffers
 from pyro_vae.inference.global_terms import global_log_q, global_terms
 from pyro_vae.inference.handlers import StochasticFunction
@@ -109,6 +110,7 @@ class WakeSleep(Objective):
         with DetachedLatents():
             pair = trace_pair(self.pair_of(model, guide), x, self.num_particles, each_datum=False)
         _refuse_a_subsample(pair)
+        check_whole_plates(pair)
         bound = self.reduced(pair, scaled=True)
         if not torch.is_grad_enabled():
             return self._estimate(pair, bound, bound)
