@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from pyro.distributions import Delta
+from torch._guards import detect_fake_mode
 
 from pyro_vae.errors import ProgramError
 from pyro_vae.inference.plates import PARTICLES, plates_of
@@ -32,6 +34,7 @@ def check_each_datum(pair: PairTrace) -> None:
             f"of size len(x) = {pair.length}, with a weight for each datum"
         )
     check_whole_plates(pair)
+    _check_point_masses(pair)
 
 
 def check_whole_plates(pair: PairTrace) -> None:
@@ -49,6 +52,22 @@ def check_whole_plates(pair: PairTrace) -> None:
             )
 
 
+def _check_point_masses(pair: PairTrace) -> None:
+    """Raise ``ProgramError`` for a point mass in the place of a continuous latent: its draws have no density."""
+    if detect_fake_mode() is not None:  # without values; the programs were checked with them
+        return
+    for name, site in pair.guide_sites.items():
+        mass, of_model = point_mass_of(site), pair.model_sites.get(name)
+        if mass is None or site["is_observed"] or of_model is None or is_made_of_auxiliary_draws(pair, name):
+            continue
+        if _is_continuous(of_model) and not bool(torch.as_tensor(mass.log_density).any()):
+            raise ProgramError(
+                f"site {name!r}: found the point mass {site['fn']} in the guide for the continuous {of_model['fn']} of "
+                "the model, expected a distribution with a density, since a single value tells nothing of log p(x); "
+                "ELBO trains point masses"
+            )
+
+
 def point_mass_of(site: Site) -> Delta | None:
     """Return the point mass that a site is drawn from, under all that is wrapped around it; ``None`` of others."""
     fn = site["fn"]
@@ -61,6 +80,14 @@ def is_made_of_auxiliary_draws(pair: PairTrace, name: str) -> bool:
     """Return whether a point mass of the guide follows from an auxiliary draw, as the values of an AutoGuide do."""
     auxiliary = {other for other, site in pair.guide_sites.items() if site["infer"].get("is_auxiliary")}
     return f"{name}_unconstrained" in auxiliary or any(not each.endswith("_unconstrained") for each in auxiliary)
+
+
+def _is_continuous(site: Site) -> bool:
+    """Return whether a site has a density, as far as its distribution tells."""
+    try:
+        return point_mass_of(site) is None and not site["fn"].support.is_discrete
+    except (NotImplementedError, AttributeError):  # of a distribution that does not tell
+        return False
 
 
 def check_observed(pair: PairTrace) -> None:

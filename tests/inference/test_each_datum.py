@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 
 import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError, ReweightedWakeSleep
@@ -62,3 +63,71 @@ class TestPlatesThatSubsample:
         scaled = [poutine.scale(half, scale=0.3) for half in self.pair(None)]
         found = seeded(pyro_vae.log_weights, *scaled, X, 5, max_plate_nesting=2)
         close(found, seeded(pyro_vae.log_weights, *self.pair(None), X, 5, max_plate_nesting=2))
+
+
+class TestPointMasses:
+    """x ~ N(z, 1), with a single value in the place of the posterior of z."""
+
+    x = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+
+    @staticmethod
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    @staticmethod
+    def guide_of(make):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                return pyro.sample("z", make(x))
+
+        return guide
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda x: dist.Delta(x / 2),
+            lambda x: dist.Delta(x / 2).mask(torch.tensor(True)),
+            lambda x: dist.Delta(x.new_zeros(())).expand(x.shape),
+        ],
+    )
+    @pytest.mark.parametrize("run", [pyro_vae.log_weights, pyro_vae.log_likelihood, pyro_vae.diagnose])
+    def test_they_tell_nothing_of_log_p(self, run, make):
+        with pytest.raises(ProgramError, match="^site 'z': found the point mass .* expected a distribution with a den"):
+            run(self.model, self.guide_of(make), self.x)
+
+    def test_those_of_an_autoguide(self):
+        guide = AutoDelta(self.model)
+        guide(self.x)
+        with pytest.raises(ProgramError, match="^site 'z': found the point mass Delta"):
+            pyro_vae.log_likelihood(self.model, guide, self.x, 10)
+
+    def test_the_elbo_trains_them(self):
+        """It is log p(x, z), so the best value is the mode x / 2."""
+        guide = self.guide_of(lambda x: dist.Delta(pyro.param("slope", torch.tensor(0.0)) * x))
+        pyro_vae.fit(self.model, guide, self.x, num_epochs=200, batch_size=3, lr=0.02, seed=0, progress=False)
+        assert pyro.param("slope").item() == pytest.approx(0.5, abs=1e-3)
+
+    def test_values_that_auxiliary_draws_make_have_a_density(self):
+        guide = AutoNormal(self.model)
+        guide(self.x)
+        assert pyro_vae.log_weights(self.model, guide, self.x, 2).shape == (2, 3)
+
+    def test_those_that_bring_their_density_are_draws(self):
+        def given(x):
+            q = dist.Normal(x / 2, 0.5**0.5)
+            z = q.sample()
+            return dist.Delta(z, log_density=q.log_prob(z))
+
+        found = pyro_vae.log_weights(self.model, self.guide_of(given), self.x, vectorize_particles=False)
+        close(found[0], dist.Normal(0.0, 2**0.5).log_prob(self.x))
+
+    def test_those_of_discrete_latents_are_exact(self):
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Bernoulli(x.new_tensor(1.0)))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        found = pyro_vae.log_weights(model, self.guide_of(lambda x: dist.Delta(torch.ones_like(x))), self.x)
+        close(found[0], dist.Normal(1.0, 1.0).log_prob(self.x))
