@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
+from pyro_vae.errors import ProgramError
 from pyro_vae.inference.traces import PairTrace
 
 __all__ = ["JoinedTrace"]
@@ -54,11 +56,15 @@ class JoinedTrace(PairTrace):
     def over_globals(self, terms: Callable[[PairTrace], _Result]) -> _Result:
         return self._one_after_the_other([terms(part) for part in self.parts])
 
-    def _one_after_the_other(self, found: list[Any]) -> Any:
+    def _one_after_the_other(self, found: list[Any], name: str = "") -> Any:
         """Join ``(1,)`` of K runs, or keep the one that they share."""
         if isinstance(found[0], dict):
-            return {name: self._one_after_the_other([terms[name] for terms in found]) for name in found[0]}
-        return found[0] if self._shares_globals or found[0] is None else torch.cat(found)
+            return {name: self._one_after_the_other([terms[name] for terms in found], name) for name in found[0]}
+        if found[0] is None or not self._shares_globals:
+            return found[0] if found[0] is None else torch.cat(found)
+        if name:  # a term; else a sum of them
+            _check_shared(found, name)
+        return found[0]
 
     @property
     def common_scale(self) -> Any:
@@ -79,3 +85,16 @@ class JoinedTrace(PairTrace):
 
     def terms(self, scaled: bool = False) -> dict[str, Tensor]:
         return self.over_particles(lambda part: part.terms(scaled))
+
+
+def _check_shared(found: list[Tensor], name: str) -> None:
+    """Raise ``ProgramError`` for a term of all data that differs between particles, and so depends on local latents."""
+    if detect_fake_mode() is not None:  # without values; the programs were checked with them
+        return
+    terms = torch.cat(found)
+    tolerance = 200 * torch.finfo(terms.dtype).eps
+    if not torch.allclose(terms, terms[:1].expand_as(terms), rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise ProgramError(
+            f"site {name!r}: found outside the data plate, with log-probabilities that differ between particles of the "
+            "same global latents, expected one that depends on no latent inside the data plate; ELBO takes such sites"
+        )

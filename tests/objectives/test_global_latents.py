@@ -184,6 +184,27 @@ class TestOtherBounds:
         with pytest.raises(ProgramError, match="^site 'w': found outside the data plate, which holds 6 of 60 data"):
             objective.estimate(*pair(60), X)
 
+    def test_a_global_observation_of_local_latents_is_no_term_that_particles_share(self):
+        """The ELBO takes it, as Pyro's does."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("total", dist.Normal(z.sum(-1), 1.0), obs=x.sum())
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x, 0.7))
+
+        for objective in (IWAE(3, vectorize_particles=False), RenyiBound(0.5, 3, vectorize_particles=False)):
+            with pytest.raises(ProgramError, match="^site 'total': found outside the data plate, with log-probabil"):
+                objective.bound(model, guide, X)
+        one = ELBO(3, vectorize_particles=False)
+        close(
+            seeded(one.differentiable_loss, model, guide, X),
+            seeded(Trace_ELBO(3).differentiable_loss, model, guide, X),
+        )
+
 
 class TestScores:
     """Draws without a path: against finite sums over all values, or over many draws."""
