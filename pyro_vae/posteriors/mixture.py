@@ -3,7 +3,7 @@ r"""A posterior with several modes: a mixture of Gaussians."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import pyro.distributions as dist
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_vae.nn.layers import one_tensor
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.nn.scales import bounded_scale, check_bounds
+from pyro_vae.posteriors.pathwise import MixtureDraw
 from pyro_vae.runtime.arguments import PositiveNumber
 from pyro_vae.runtime.kinds import Integers
 
@@ -24,7 +25,8 @@ class MixturePosterior(Rebuildable):
     .. math:: q(z|x) = \sum_{m=1}^M \pi_m(x)\, \mathcal{N}\bigl(z;\ \mu_m(x),\ \mathrm{diag}\,\sigma_m^2(x)\bigr)
 
     The choice of a component is discrete, but a draw has a pathwise gradient with respect to all parameters, including
-    the weights. The distribution is Pyro's :class:`~pyro.distributions.MixtureOfDiagNormals`.
+    the weights, see :mod:`pyro_vae.posteriors.pathwise`. The density is that of Pyro's
+    :class:`~pyro.distributions.MixtureOfDiagNormals`.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ class MixturePosterior(Rebuildable):
         The encoder, from x ``(*batch, *data_shape)`` to ``(*batch, M, 1 + 2 * latent_dim)``: the logit, μ and raw
         log-scale of each component.
     latent_dim
-        The length of z, at least 2 for the gradient to exist.
+        The length of z, at least 2.
     low, high
         The bounds of σ, see :func:`pyro_vae.nn.scales.bounded_scale`.
 
@@ -77,19 +79,12 @@ class MixturePosterior(Rebuildable):
 
 
 class _Mixture(dist.MixtureOfDiagNormals):
-    """Pyro's mixture, which lacks the mean, and the gradient of a draw where two components have the same μ."""
+    """Pyro's mixture with a mean, and with the gradient of :mod:`pyro_vae.posteriors.pathwise` for its draws."""
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        # Pyro divides by the distance between two means: equal ones, as of rectified units that are all off, are moved
-        # apart by some roundings of the larger of |μ| and σ.
-        same = (self.locs.unsqueeze(-2) == self.locs.unsqueeze(-3)).all(-1)  # (*batch, M, M)
-        num_before = same.tril(-1).sum(-1, keepdim=True)  # (*batch, M, 1)
-        rounding = 8 * torch.finfo(self.locs.dtype).eps * self.locs.abs().maximum(self.coord_scale)
-        given, self.locs = self.locs, self.locs + num_before * rounding.detach()
-        try:
-            return super().rsample(torch.Size(sample_shape))
-        finally:
-            self.locs = given
+        which = self.categorical.sample(torch.Size(sample_shape))  # (*sample, *batch)
+        noise = self.locs.new_empty((*which.shape, self.dim)).normal_()
+        return cast(Tensor, MixtureDraw.apply(self.locs, self.coord_scale, self.component_logits, which, noise))
 
     @property
     def mean(self) -> Tensor:
