@@ -19,6 +19,8 @@ from pyro_vae.diagnostics.moments import Moments
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.pair import ProgramPair, is_packaged
+from pyro_vae.inference.particles import check_way
 from pyro_vae.inference.sites import Site, random_sites
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.arguments import AnyData, NonNegativeNumber, PositiveInteger, Seed, checked
@@ -82,6 +84,11 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
     threshold
         The variance above which a unit counts as active.
 
+    Raises
+    ------
+    ProgramError
+        If a guide that needs several draws gives other densities in a plate of them than in single runs.
+
     References
     ----------
     Burda, Grosse and Salakhutdinov, *Importance Weighted Autoencoders*, 2015, section 5.2.
@@ -98,7 +105,9 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
     means = Table()
     with pyro.validation_enabled(False), seeded(0, device), evaluating(guide):
         num_draws = num_draws_of(guide, batches)
-        for batch in portions(batches, 500, num_draws):
+        for index, batch in enumerate(portions(batches, 500, num_draws)):
+            if index == 0 and num_draws > 1:
+                _check_draws(guide, batch)
             update_means(means, _run(guide, batch, num_draws))
     return {name: int((moments.variance > threshold).sum()) for name, moments in means.items()}
 
@@ -121,6 +130,16 @@ def num_draws_of(guide: StochasticFunction, batches: Batches) -> int:
     if len(sites) == 1 and _mean(sites[0]) is not None:
         return 1
     return max(10, min(100, math.ceil(1000 / (batches.num_data or 2500) ** 0.5)))
+
+
+def _check_draws(guide: StochasticFunction, x: Tensor) -> None:
+    """Raise ``ProgramError`` for a guide that is another one in a plate of draws than in single runs."""
+    frames = [f for site in _run(guide, x).guide_sites.values() for f in site["cond_indep_stack"] if f.vectorized]
+    max_plate_nesting = max([1, *(-frame.dim for frame in frames)])
+    pair = ProgramPair(poutine.mask(guide, mask=False), guide, max_plate_nesting)  # whose weights are 1/q(z|x)
+    if not is_packaged(pair):
+        with seeded(0, x.device):
+            check_way(pair.isolated(), x, True)
 
 
 def portions(batches: Iterable[Tensor], batch_size: int, num_draws: int) -> Iterator[Tensor]:

@@ -26,8 +26,10 @@ from pyro_vae.evaluation.streaming import StreamingWeights, caveat
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.joined import JoinedTrace
 from pyro_vae.inference.missing import ObservedOnly, pack
 from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.particles import way_of
 from pyro_vae.runtime.arguments import Array, NonNegativeInteger, Seed, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
@@ -140,12 +142,15 @@ def impute(
     >>> found.mean.shape, found.samples.shape, found.samples[:, 0, :2].unique().tolist()
     (torch.Size([1, 4]), torch.Size([3, 1, 4]), [0.0, 1.0])
     """
-    programs = ProgramPair(_on_observed(model), _on_observed(guide))
+    programs = ProgramPair(_on_observed(model), _on_observed(guide), vectorize_particles="auto")
     device, dtype = programs.placement()
-    sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
     batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(programs.model, programs.guide):
-        check_program(programs, batches, name="x")
+        first = check_program(programs, batches, name="x", num_particles=num_particles)
+        assert first is not None
+        if num_particles > 1 and way_of(programs.isolated(), first, shares_globals=False) is False:
+            chunk_size = 1
+        sizes = [min(chunk_size, num_particles - start) for start in range(0, num_particles, chunk_size)]
         parts = []
         for batch in batches:
             with failing_on("x", batch[:, 0]):
@@ -169,7 +174,8 @@ def _imputed(programs: ProgramPair, packed: Tensor, sizes: list[int], num_sample
         log_w = torch.stack(list(trace.terms().values())).sum(0)  # (size, B)
         weights.update(log_w)
         log_w = log_w.double()
-        p = trace.model_sites[trace.observed[0]]["fn"].expand((size, len(x)))
+        shape = (size * len(x),) if isinstance(trace, JoinedTrace) else (size, len(x))  # the data repeated, or not
+        p = trace.model_sites[trace.observed[0]]["fn"].expand(shape)
         share = sums.update(log_w, p.mean.reshape(size, len(x), -1).double())
         if num_samples:
             draws = p.sample().reshape(size, *x.shape)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae
+from pyro_vae import ProgramError
 from pyro_vae.diagnostics.diagnosis import diagnose, posterior_means
 from tests.support.codes import hierarchy, pair
 
@@ -50,6 +51,15 @@ class TestActiveUnits:
         assert pyro_vae.active_units(guide, quiet) == {"z1": 0, "z2": 0}
         moved = quiet + torch.randn(num_data, 20) * torch.tensor([0.0, 0.5] * 10)
         assert pyro_vae.active_units(guide, moved) == {"z1": 0, "z2": 10}
+
+    def test_a_guide_that_is_another_one_in_a_plate_of_draws_is_refused(self):
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z1 = pyro.sample("z1", dist.Normal(x, 0.1).to_event(1))
+                pyro.sample("z2", dist.Normal(0.3 * z1.softmax(dim=1), 0.1).to_event(1))  # of (B, 2) alone
+
+        with pytest.raises(ProgramError, match="^vectorize_particles: found True and programs that take no dimension"):
+            pyro_vae.active_units(guide, torch.randn(300, 1) * torch.tensor([2.0, -2.0]))
 
     def test_diagnose_takes_the_threshold(self, x):
         assert diagnose(*hierarchy(0.0), x[:, :1], num_data_mi=5).active_units["z1"] == 1

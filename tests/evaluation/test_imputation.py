@@ -142,6 +142,35 @@ class TestImpute:
         assert set(bare.samples.unique().tolist()) == {0.0, 1.0}  # draws of pixels are pixels
         assert (bare.mean[~mask] > 0).all() and (bare.mean[~mask] < 1).all()
 
+    @pytest.mark.parametrize("is_repeatable", [True, False])
+    def test_of_a_program_that_is_wrong_in_a_plate_of_particles(self, is_repeatable):
+        """Against a grid of z1 - z2, of variance 2; within 5 standard errors."""
+        weights = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, -1.0]])
+
+        def model(x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                h = (3 * z).softmax(dim=1)  # of (B, 2) alone; (K, B, 2) is mixed up
+                assert is_repeatable or len(x) == 3
+                pyro.sample("x", dist.Normal(h @ weights, 0.5).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+        x = torch.tensor([[1.8, 0.1, torch.nan], [0.2, 1.9, torch.nan], [1.1, 0.8, torch.nan]])
+        difference = torch.linspace(-12, 12, 4001)
+        share = (3 * difference).sigmoid()
+        means = torch.stack([share, 1 - share], -1) @ weights
+        log_w = dist.Normal(0.0, 2**0.5).log_prob(difference)[:, None]
+        log_w = log_w + dist.Normal(means[:, None, :2], 0.5).log_prob(x[:, :2]).sum(-1)
+        truth = (log_w.softmax(0) * means[:, 2:]).sum(0)
+        num = 20_000 if is_repeatable else 500
+        with pytest.warns(UserWarning, match="^vectorize_particles: found programs that take no dimension"):
+            found = impute(model, guide, x, num_particles=num, num_samples=3, chunk_size=1000, seed=0)
+        assert ((found.mean[:, 2] - truth).abs() < 5 * found.std_error[:, 2]).all()
+        assert (found.std_error[:, 2] < 0.1).all() and found.samples.shape == (3, 3, 3)
+
     def test_a_single_particle(self):
         x, mask = masked_images()
         program = vae()
