@@ -35,13 +35,7 @@ from pyro_vae.inference.particles import VectorizeParticles
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.objectives.estimate import Estimate
 from pyro_vae.objectives.global_latents import global_share, global_surrogate
-from pyro_vae.objectives.gradients import (
-    Gradient,
-    Path,
-    differentiated,
-    refuse,
-    sites_without_path,
-)
+from pyro_vae.objectives.gradients import Gradient, Path, differentiated, refuse, sites_without_path
 from pyro_vae.objectives.reductions import Reduction
 from pyro_vae.objectives.scores import score_of_each_datum
 from pyro_vae.runtime.arguments import PositiveInteger, checked

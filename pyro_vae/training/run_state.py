@@ -52,8 +52,7 @@ class RunState:
         self.epoch = 0  # epochs finished
         self.step = 0  # steps taken in all
         self.epoch_step = 0  # steps taken in the epoch under way
-        self.count = 0  # data seen in it
-        self.seconds = 0.0  # spent on it
+        self.count, self.seconds = 0, 0.0  # data seen in it, and the time spent on it
         self.bounds = torch.zeros(2, dtype=torch.float64, device=device)  # summed over it: the true one, the maximised
         self.epoch_generators = self._generators()  # as they were when it began
         self._folder: Path | None = None  # that has the state in it
