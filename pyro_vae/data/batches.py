@@ -45,11 +45,9 @@ class Batches:
         entries: Entries | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.ranks = ranks or Ranks()
-        self._source = source
+        self.ranks, self._source, self._entries = ranks or Ranks(), source, entries or Entries()
         self._loader: Any = sharing_loader(source, self.ranks) if isinstance(source, DataLoader) else source
         self._batch_size, self._device, self._dtype, self._shuffle = batch_size, device, dtype, shuffle
-        self._entries = entries or Entries()
         self._begun: Begun | None = None
         self._check: Callable[[Batch, int], None] | None = None
 

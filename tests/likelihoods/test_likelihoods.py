@@ -197,8 +197,7 @@ class TestWrongData:
         refused(vae.model, vae.guide, x, ValueError, f"^{where}, expected what {message}", tmp_path)
 
     def test_grey_levels_in_half_precision_are_told_how_to_restore_them(self, tmp_path):
-        part = pyro_vae.Categorical(pyro_vae.MLP(LATENT_DIM, (256, 3)), (3,))
-        vae = vae_with(part)
+        vae = vae_with(pyro_vae.Categorical(pyro_vae.MLP(LATENT_DIM, (256, 3)), (3,)))
         levels = torch.arange(60).reshape(20, 3)
         half = (levels / 255).half()
         message = r"multiples of 1/255 from 0 to 1; levels that half precision rounded are restored by "

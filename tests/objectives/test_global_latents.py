@@ -199,11 +199,8 @@ class TestOtherBounds:
         for objective in (IWAE(3, vectorize_particles=False), RenyiBound(0.5, 3, vectorize_particles=False)):
             with pytest.raises(ProgramError, match="^site 'total': found outside the data plate, with log-probabil"):
                 objective.bound(model, guide, X)
-        one = ELBO(3, vectorize_particles=False)
-        close(
-            seeded(one.differentiable_loss, model, guide, X),
-            seeded(Trace_ELBO(3).differentiable_loss, model, guide, X),
-        )
+        elbos = ELBO(3, vectorize_particles=False), Trace_ELBO(3)
+        close(*(seeded(each.differentiable_loss, model, guide, X) for each in elbos))
 
 
 class TestScores:
