@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.cells.design import Design
 from pyro_vae.cells.differential import fold_changes
 from pyro_vae.cells.expression import mean_expression
-from pyro_vae.cells.frames import frame, frame_of_changes
+from pyro_vae.cells.frames import frame, frame_of_changes, warn_of
 from pyro_vae.cells.groups import two_groups
 from pyro_vae.cells.program import CellVAE
 from pyro_vae.cells.reading import check_as_read, read_cells
@@ -208,7 +208,8 @@ class Cells:
         pseudocount
             What is added to the shares ρ, which add up to 1. It damps the changes of genes that are hardly expressed.
         num_samples, num_particles, seed
-            M, the number of draws, each of 4 bytes a gene; K, of which one is taken; and the seed of the draws.
+            M, the number of draws, each of 4 bytes a gene; K, of which one is taken by its weight, and the only one is
+            from the guide; and the seed of the draws.
 
         Raises
         ------
@@ -225,7 +226,7 @@ class Cells:
         )  # fmt: skip
         settings = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,
                     "num_particles": num_particles}  # fmt: skip
-        return frame_of_changes(changes, self.matrix, groups, self.design, settings)
+        return warn_of("differential_expression", frame_of_changes(changes, self.matrix, groups, self.design, settings))
 
     def log_likelihood(self, vae: CellVAE, num_particles: PositiveInteger = 5000, **options: Any) -> Any:
         """Return log p(x | l, s) of each cell with its error in nats, a frame with a row for each cell.

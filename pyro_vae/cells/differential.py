@@ -32,12 +32,13 @@ The columns of the result, with a row for each gene:
   columns are NaN.
 
 ``attrs`` of the result has the settings; ``num_missing``, how many cells have no category in ``groupby``, that is, NaN,
-and so belong to neither group; and ``ess``, the mean effective sample size of K.
+and so belong to neither group; ``ess``, the mean effective sample size of K; and ``caveat``, see below.
 
 Latents come from the posterior by importance resampling: K draws from the guide, of which one is taken by its weight.
-With K = 1 they come from the guide, as in the papers. The errors are those of the M draws. They say nothing of what K
-draws leave of the guide's error, so see whether a larger ``num_particles`` changes the result; nor of what the trained
-model has got wrong, nor of how cells of one donor hang together.
+With K = 1 they come from the guide, as in the papers, whatever it gets wrong. The errors are those of the M draws. They
+say nothing of what K draws leave of the guide's error. Where the effective sample size is too low for that
+(:mod:`pyro_vae.cells.expression`), a warning says so, and ``caveat`` in ``attrs`` has the sentence with a mark †. So it
+has for K = 1. Nor do the errors tell what the trained model has got wrong, or how cells of one donor hang together.
 
 Lopez et al., *Deep generative modeling for single-cell transcriptomics*, 2018; Boyeau et al., *Deep generative models
 for detecting differential expression in single cells*, 2019.
@@ -54,7 +55,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_vae.cells.expression import expression_of, in_pieces, posterior_draws, resampled
+from pyro_vae.cells.expression import effective_size, expression_of, in_pieces, posterior_draws, resampled
 from pyro_vae.cells.program import CellVAE
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
@@ -64,12 +65,12 @@ __all__ = ["FoldChanges", "fold_changes", "summary"]
 
 
 class FoldChanges(NamedTuple):
-    """M draws of log₂ fold changes ``(M, G)``, the mean shares ``(G,)`` of both groups, and the mean ESS of K."""
+    """M draws of log₂ fold changes ``(M, G)``, mean shares ``(G,)`` of both groups, and ESS of K ``(2 M,)``."""
 
     draws: Tensor
     first: Tensor
     second: Tensor
-    ess: float
+    ess: Tensor
 
 
 @torch.no_grad()
@@ -103,7 +104,8 @@ def fold_changes(
     """
     likelihood, (device, dtype) = expression_of(vae), placement(vae)
     num_genes = vae.layout.num_genes
-    draws, means, ess = torch.empty(num_samples, num_genes), [torch.zeros(num_genes).double() for _ in groups], 0.0
+    draws, means = torch.empty(num_samples, num_genes), [torch.zeros(num_genes).double() for _ in groups]
+    ess: list[Tensor] = []
     with exclusive("differential_expression", brief=True), seeded(seed, device), evaluating(vae.model, vae.guide):
         chosen = [group[torch.randint(len(group), (num_samples,))] for group in (*groups, torch.cat(groups))]
         for piece in in_pieces(vae, num_samples, num_particles):
@@ -115,10 +117,10 @@ def fold_changes(
                 log_rho = likelihood.log_expression(resampled(z, log_w), seen).double()  # (B, G)
                 rho = log_rho.exp()  # in float64, as a share below 1e-45 is zero in float32, and its change NaN
                 mean += rho.sum(0).cpu() / num_samples
-                ess += float((-(2 * log_w).logsumexp(0)).exp().sum()) / (2 * num_samples)
+                ess.append(effective_size(log_w).cpu())
                 shares.append(rho + pseudocount)
             draws[piece] = (shares[0].log2() - shares[1].log2()).to(draws)
-    return FoldChanges(draws, means[0], means[1], ess)
+    return FoldChanges(draws, means[0], means[1], torch.cat(ess))
 
 
 def summary(
@@ -129,7 +131,8 @@ def summary(
     ``counts`` are the mean counts of each gene in both groups. Genes without any have NaN in all other columns, and do
     not enter the expected share of false ones.
 
-    >>> changes = FoldChanges(torch.tensor([[1.0], [1.5], [2.0]]), torch.tensor([0.3]), torch.tensor([0.1]), 1.0)
+    >>> draws, means = torch.tensor([[1.0], [1.5], [2.0]]), (torch.tensor([0.3]), torch.tensor([0.1]))
+    >>> changes = FoldChanges(draws, *means, ess=torch.ones(6))
     >>> found = summary(changes, [np.array([2.5]), np.array([1.0])], delta=0.25, library_size=10.0)
     >>> {name: round(float(values[0]), 4) for name, values in found.items()}  # log(2 M + 1) = 1.9459
     {'probability': 1.0, 'probability_error': 0.1909, 'bayes_factor': 1.9459, 'fdr': 0.0, 'lfc_mean': 1.5,

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "FEW",
     "TRUSTED_KHAT",
     "StreamingWeights",
     "annealed_caveat",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 TRUSTED_KHAT = 0.7  # Vehtari et al., section 3.2.4
-_FEW = 0.1  # the part of the data that may be above it
+FEW = 0.1  # the part of the data that may be above it
 
 
 class StreamingWeights:
@@ -147,7 +148,7 @@ def caveat(khat: Tensor) -> str:
     ''
     """
     share = (khat > TRUSTED_KHAT).double().mean().item()
-    if share <= _FEW:
+    if share <= FEW:
         return ""
     return (
         f"† Pareto k̂ is above {TRUSTED_KHAT} for {100 * share:.0f} % of the data: too few particles there; the "
@@ -170,7 +171,7 @@ def annealed_caveat(is_heavy: Tensor, num_chains: int) -> str:
     '† the effective sample size is below 2 of 10 chains for 33 % of the data'
     """
     share = is_heavy.double().mean().item()
-    if share <= _FEW:
+    if share <= FEW:
         return ""
     least = f"{least_ess(num_chains):g} of {num_chains} chains" + (
         ", or Pareto k̂ above 0.7," if num_chains > 20 else ""
@@ -188,7 +189,7 @@ def mixed_caveat(is_heavy: Tensor) -> str:
     '† a few weights outweigh the others for 33 % of the data'
     """
     share = is_heavy.double().mean().item()
-    if share <= _FEW:
+    if share <= FEW:
         return ""
     return (
         f"† a few weights outweigh the others for {100 * share:.0f} % of the data: too few particles or temperatures "

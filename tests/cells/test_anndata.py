@@ -40,7 +40,8 @@ class TestReading:
         np.testing.assert_array_equal(sparse.encode(vae, batch_size=7), dense.encode(vae, batch_size=7))
         expression = [each.normalized_expression(vae, seed=0) for each in (sparse, dense)]
         assert expression[0].equals(expression[1])
-        changes = [each.differential_expression(vae, "A", groupby="type", seed=0) for each in (sparse, dense)]
+        options = {"groupby": "type", "num_particles": 100, "seed": 0}
+        changes = [each.differential_expression(vae, "A", **options) for each in (sparse, dense)]
         assert changes[0].equals(changes[1])
         loader = DataLoader(TensorDataset(dense.data), 20)
         expected = pyro_vae.log_likelihood(vae.model, vae.guide, loader, 30, seed=0)

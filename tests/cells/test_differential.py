@@ -107,12 +107,12 @@ class TestDifferentialExpression:
     def test_the_callers_generator_stays_as_it_was(self):
         found, vae = known()
         before = torch.get_rng_state()
-        found.differential_expression(vae, "A", groupby="type", num_samples=20, seed=0)
+        found.differential_expression(vae, "A", groupby="type", num_samples=20, num_particles=1, seed=0)
         found.normalized_expression(vae, seed=0)
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_nothing_is_said_of_genes_without_counts(self):
-        changes = FoldChanges(torch.randn(50, 3) + 3, torch.ones(3) / 3, torch.ones(3) / 3, 1.0)
+        changes = FoldChanges(torch.randn(50, 3) + 3, torch.ones(3) / 3, torch.ones(3) / 3, torch.ones(100))
         found = summary(changes, [np.array([1.0, 0, 0]), np.array([0.0, 0, 2])], 0.25, 100.0)
         assert np.isnan(found["probability"]).tolist() == [False, True, False] == np.isnan(found["fdr"]).tolist()
         assert np.isnan(found["lfc_mean"][1]) and found["counts1"].tolist() == [1, 0, 0]
