@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.cells.design import Design
 from pyro_vae.cells.differential import fold_changes
 from pyro_vae.cells.expression import mean_expression
-from pyro_vae.cells.frames import frame, frame_of_changes, warn_of
+from pyro_vae.cells.frames import frame, frame_of_changes, frames_of_expression
 from pyro_vae.cells.groups import two_groups
 from pyro_vae.cells.program import CellVAE
 from pyro_vae.cells.reading import check_as_read, read_cells
@@ -143,6 +143,7 @@ class Cells:
         batch: str | None = None,
         genes: Sequence[str] | None = None,
         num_particles: PositiveInteger = 25,
+        return_error: bool = False,
         seed: Seed | None = None,
     ) -> Any:
         """Return the posterior mean expression of genes, a frame ``(N, genes)``, see :mod:`pyro_vae.cells.expression`.
@@ -159,6 +160,8 @@ class Cells:
             The names of the genes to return; by default all, which takes 4 bytes a cell and gene.
         num_particles, seed
             K, the number of latents drawn for a cell, and the seed of the draws.
+        return_error
+            Whether to return a second frame, with the Monte Carlo standard errors.
 
         Raises
         ------
@@ -167,11 +170,11 @@ class Cells:
         """
         self._check(vae)
         code, places = None if batch is None else self.design.code_of(batch), self.design.places(genes)
-        rho = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed).numpy()
+        found = mean_expression(vae, self._rows, len(self), code, places, num_particles, seed, return_error)
         end = len(self.design.genes)  # of the counts, behind which the library size is
         library = self._rows(slice(None), slice(end, end + 1)).numpy() if library_size == "observed" else library_size
         names = [self.design.genes[place] for place in places]
-        return frame("normalized_expression", rho * library, self.obs_names, names)
+        return frames_of_expression(found, library, num_particles, self.obs_names, names)
 
     @checked
     def differential_expression(
@@ -220,13 +223,10 @@ class Cells:
         self._check(vae)
         groups = two_groups(self.adata, group1, group2, groupby)
         code = None if batch is None else self.design.code_of(batch)
-        changes = fold_changes(
-            vae, self._rows, (torch.from_numpy(groups.first), torch.from_numpy(groups.second)), code=code,
-            pseudocount=pseudocount, num_samples=num_samples, num_particles=num_particles, seed=seed,
-        )  # fmt: skip
-        settings = {"delta": delta, "pseudocount": pseudocount, "num_samples": num_samples, "batch": batch,
-                    "num_particles": num_particles}  # fmt: skip
-        return warn_of("differential_expression", frame_of_changes(changes, self.matrix, groups, self.design, settings))
+        sizes: dict[str, Any] = {"num_samples": num_samples, "num_particles": num_particles, "pseudocount": pseudocount}
+        changes = fold_changes(vae, self._rows, (groups.first, groups.second), code=code, seed=seed, **sizes)
+        settings = sizes | {"delta": delta, "batch": batch}
+        return frame_of_changes(changes, self.matrix, groups, self.design, settings)
 
     def log_likelihood(self, vae: CellVAE, num_particles: PositiveInteger = 5000, **options: Any) -> Any:
         """Return log p(x | l, s) of each cell with its error in nats, a frame with a row for each cell.

@@ -56,6 +56,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.cells.expression import effective_size, expression_of, in_pieces, posterior_draws, resampled
+from pyro_vae.cells.groups import Indices
 from pyro_vae.cells.program import CellVAE
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.modules import placement
@@ -77,7 +78,7 @@ class FoldChanges(NamedTuple):
 def fold_changes(
     vae: CellVAE,
     rows: Callable[[Tensor], Tensor],
-    groups: tuple[Tensor, Tensor],
+    groups: tuple[Indices, Indices],
     *,
     code: int | None,
     pseudocount: float,
@@ -107,7 +108,9 @@ def fold_changes(
     draws, means = torch.empty(num_samples, num_genes), [torch.zeros(num_genes).double() for _ in groups]
     ess: list[Tensor] = []
     with exclusive("differential_expression", brief=True), seeded(seed, device), evaluating(vae.model, vae.guide):
-        chosen = [group[torch.randint(len(group), (num_samples,))] for group in (*groups, torch.cat(groups))]
+        first, second = map(torch.from_numpy, groups)
+        both = torch.cat([first, second])
+        chosen = [group[torch.randint(len(group), (num_samples,))] for group in (first, second, both)]
         for piece in in_pieces(vae, num_samples, num_particles):
             _, covariates = vae.layout.unpack(rows(chosen[2][piece]).to(device, dtype))
             seen = covariates if code is None else vae.layout.in_batch(covariates, code)

@@ -9,11 +9,11 @@ import numpy as np
 
 from pyro_vae.cells.design import Design
 from pyro_vae.cells.differential import FoldChanges, summary
-from pyro_vae.cells.expression import caveat
+from pyro_vae.cells.expression import MeanExpression, caveat
 from pyro_vae.cells.groups import Groups
 from pyro_vae.runtime.optional import imported, install
 
-__all__ = ["frame", "frame_of_changes", "warn_of"]
+__all__ = ["frame", "frame_of_changes", "frames_of_expression"]
 
 
 def frame(name: str, values: Any, index: Any, columns: Any = None) -> Any:
@@ -22,11 +22,21 @@ def frame(name: str, values: Any, index: Any, columns: Any = None) -> Any:
     return pandas.DataFrame(values, index=pandas.Index(index), columns=columns)
 
 
-def warn_of(name: str, found: Any) -> Any:
-    """Warn of the caveat of a data frame, unless K is 1, which asks for draws from the guide; return the frame."""
-    if found.attrs["caveat"] and found.attrs["num_particles"] > 1:
-        warnings.warn(f"{name}: {found.attrs['caveat']}", UserWarning, stacklevel=4)
-    return found
+def frames_of_expression(found: MeanExpression, library: Any, num_particles: int, cells: Any, genes: list[str]) -> Any:
+    """Return posterior means of ρ times library sizes, with a row for each cell; with errors, a pair of frames."""
+    attrs = {
+        "num_particles": num_particles,
+        "ess": found.ess.double().mean().item(),
+        "caveat": caveat(found.ess, num_particles),
+    }
+    mean = frame("normalized_expression", found.mean.numpy() * library, cells, genes)
+    mean.attrs = attrs
+    if found.std_error is None:
+        return mean
+    std_error = frame("normalized_expression", found.std_error.numpy() * library, cells, genes)
+    std_error.attrs = dict(attrs)
+    _warn("normalized_expression", attrs)
+    return mean, std_error
 
 
 def frame_of_changes(
@@ -56,4 +66,11 @@ def frame_of_changes(
         "ess": changes.ess.double().mean().item(),
         "caveat": caveat(changes.ess, settings["num_particles"]),
     }
+    _warn("differential_expression", found.attrs)
     return found
+
+
+def _warn(name: str, attrs: dict[str, Any]) -> None:
+    """Warn of the caveat in the ``attrs`` of a frame, unless K is 1, which asks for draws from the guide."""
+    if attrs["caveat"] and attrs["num_particles"] > 1:
+        warnings.warn(f"{name}: {attrs['caveat']}", UserWarning, stacklevel=5)

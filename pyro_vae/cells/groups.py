@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pyro_vae.runtime.foreign import comes_from
 
-__all__ = ["Groups", "two_groups"]
+__all__ = ["Groups", "Indices", "two_groups"]
 
 Indices = npt.NDArray[np.int64]
 

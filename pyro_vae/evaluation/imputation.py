@@ -23,6 +23,7 @@ from pyro_vae.data.conversion import as_batches
 from pyro_vae.display import Result, ResultTable
 from pyro_vae.errors import failing_on
 from pyro_vae.evaluation.streaming import StreamingWeights, caveat
+from pyro_vae.evaluation.weighted_mean import WeightedMean
 from pyro_vae.inference.checks import check_program
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
@@ -167,7 +168,7 @@ def _on_observed(program: StochasticFunction) -> ObservedOnly:
 def _imputed(programs: ProgramPair, packed: Tensor, sizes: list[int], num_samples: int) -> Imputation:
     """One batch, chunk by chunk: weighted sums, and draws that each chunk takes over with its share of all weight."""
     x, observed = packed[:, 0], packed[:, 1] != 0  # (B, *data_shape) each
-    sums, weights = _Sums(), StreamingWeights(sum(sizes))
+    sums, weights = WeightedMean(), StreamingWeights(sum(sizes))
     samples = x.new_zeros(num_samples, *x.shape)
     for size in sizes:
         trace = trace_pair(programs, packed, size)
@@ -196,41 +197,3 @@ def _imputed(programs: ProgramPair, packed: Tensor, sizes: list[int], num_sample
 def _beside(value: Tensor, other: Tensor) -> Tensor:
     """A tensor with dimensions of size 1 behind it, as many as the other one has more."""
     return value.reshape(*value.shape, *[1] * (other.dim() - value.dim()))
-
-
-class _Sums:
-    r"""The weighted mean of chunks of f, ``(B, D)``, and its error.
-
-    .. math:: m = \frac{\sum_k w_k f_k}{\sum_k w_k}, \qquad
-              \mathrm{se}^2 = \frac{\sum_k w_k^2 (f_k - m)^2}{\left(\sum_k w_k\right)^2}
-
-    Weights are kept relative to the largest so far, and f to the first mean, lest the squares cancel.
-    """
-
-    def __init__(self) -> None:
-        self.log_scale: Tensor | None = None
-
-    def update(self, log_w: Tensor, f: Tensor) -> Tensor:
-        """Add log weights ``(chunk, B)`` of f, ``(chunk, B, D)``; return their share of all weight so far, ``(B,)``."""
-        largest = log_w.amax(0)
-        if self.log_scale is None:
-            self.log_scale, self.start = largest, f.mean(0)  # (B,), (B, D)
-            self.weight = self.weight_2 = torch.zeros_like(largest)
-            self.first = self.first_2 = self.second_2 = torch.zeros_like(self.start)
-        scale = torch.maximum(self.log_scale, largest)
-        w, shrink, f = (log_w - scale).exp(), (self.log_scale - scale).exp(), f - self.start
-        self.log_scale = scale
-        self.weight = self.weight * shrink + w.sum(0)
-        self.weight_2 = self.weight_2 * shrink**2 + w.square().sum(0)
-        self.first = self.first * shrink[:, None] + torch.einsum("kb,kbd->bd", w, f)
-        self.first_2 = self.first_2 * shrink[:, None] ** 2 + torch.einsum("kb,kbd->bd", w**2, f)
-        self.second_2 = self.second_2 * shrink[:, None] ** 2 + torch.einsum("kb,kbd->bd", w**2, f**2)
-        return w.sum(0) / self.weight
-
-    def mean(self) -> Tensor:
-        return self.start + self.first / self.weight[:, None]
-
-    def std_error(self) -> Tensor:
-        m = self.first / self.weight[:, None]
-        squares = self.second_2 - 2 * m * self.first_2 + m**2 * self.weight_2[:, None]
-        return squares.clamp(min=0).sqrt() / self.weight[:, None]

@@ -1,4 +1,4 @@
-"""What weights leave of the error of a guide, and where a mark says so."""
+"""What weights leave of the error of a guide, where a mark says so, and the Monte Carlo error of expression."""
 
 from __future__ import annotations
 
@@ -45,3 +45,33 @@ class TestCaveat:
         assert errors[0] < 0.01 < 0.02 < errors[1] < 0.1 < errors[2]
         off = (few["lfc_mean"] - many["lfc_mean"]).abs() / np.hypot(few["lfc_error"], many["lfc_error"])
         assert off.max() > 5
+
+
+class TestError:
+    def test_it_is_how_far_estimates_are_from_the_truth(self):
+        """In 20 times 60 cells, by quadrature: a ratio has an error of 2 %, and the delta method of 5 % at K = 100."""
+        found, vae = known(1.0)
+        exact = by_quadrature(found, vae)
+        squares = np.zeros((2, 4))
+        for seed in range(20):
+            mean, error = found.normalized_expression(vae, 1.0, num_particles=100, return_error=True, seed=seed)
+            squares += ((mean - exact) ** 2).mean(), (error**2).mean()
+        assert (np.abs(np.sqrt(squares[0] / squares[1]) - 1) < 0.12).all()
+
+    def test_frames_have_the_same_names_and_library(self):
+        found, vae = known(1.0)
+        options = {"genes": ["3", "0"], "num_particles": 100, "seed": 0}
+        mean, error = found.normalized_expression(vae, "observed", return_error=True, **options)
+        assert mean.equals(found.normalized_expression(vae, "observed", **options))
+        assert mean.index.equals(error.index) and error.columns.tolist() == ["3", "0"]
+        _, of_share = found.normalized_expression(vae, 1.0, return_error=True, **options)
+        np.testing.assert_allclose(error, of_share.mul(found.adata.X.sum(1), axis=0), rtol=1e-6)
+        assert mean.attrs == error.attrs == {"num_particles": 100, "ess": mean.attrs["ess"], "caveat": ""}
+
+    def test_too_few_latents_are_told(self):
+        found, vae = known(1.0, 4 * WEIGHT)
+        with pytest.warns(UserWarning, match="^normalized_expression: † the effective .* below 2 of K = 10") as told:
+            mean, _ = found.normalized_expression(vae, num_particles=10, return_error=True, seed=0)
+        assert told[0].filename == __file__ and mean.attrs["caveat"].startswith("† the effective sample size")
+        mean, error = found.normalized_expression(vae, num_particles=1, return_error=True, seed=0)
+        assert error.isna().all(axis=None) and not mean.isna().any(axis=None)

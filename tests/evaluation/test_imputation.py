@@ -11,7 +11,8 @@ import torch
 from pyro.nn import PyroModule
 
 import pyro_vae
-from pyro_vae.evaluation.imputation import _Sums, impute
+from pyro_vae.evaluation.imputation import impute
+from pyro_vae.evaluation.weighted_mean import WeightedMean
 from pyro_vae.inference.missing import observed_only, pack
 from tests.support.linear_gaussian import PPCA
 from tests.support.masked import B, masked_images
@@ -198,7 +199,7 @@ class TestSums:
     def test_chunks_add_up_to_the_formula(self, spread):
         """Weights that differ by hundreds of nats, and f far from zero."""
         log_w, f = spread * torch.randn(12, 3) - 5000, 1e3 + torch.randn(12, 3, 2)
-        sums = _Sums()
+        sums = WeightedMean()
         shares = [sums.update(*part) for part in zip(log_w.split(5), f.split(5), strict=True)]
         w = log_w.softmax(0)[..., None]  # (K, B, 1)
         mean = (w * f).sum(0)
@@ -208,3 +209,8 @@ class TestSums:
         until = [log_w[:stop].logsumexp(0) for stop in (5, 10, 12)]
         expected = [(part.logsumexp(0) - total).exp() for part, total in zip(log_w.split(5), until, strict=True)]
         torch.testing.assert_close(torch.stack(shares), torch.stack(expected), rtol=1e-9, atol=1e-12)
+
+    def test_a_single_particle_has_no_error(self):
+        sums = WeightedMean()
+        sums.update(torch.zeros(1, 3), torch.ones(1, 3, 2))
+        assert (sums.mean() == 1).all() and sums.std_error().isnan().all()
