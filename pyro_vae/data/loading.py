@@ -231,4 +231,4 @@ def _dequantised(split: Split, mode: Binarize | None, redraw: bool, random: np.r
     for levels in torch.split(split.values, 1_000):
         noise = torch.from_numpy(random.random_sample(levels.shape))  # (1000, *data_shape), float64
         values.append(dequantized(levels.float(), split.levels + 1, noise.float()))
-    return Split(torch.cat(values), labels=split.labels)
+    return Split(torch.cat(values), labels=split.labels, num_levels=split.levels + 1)

@@ -50,6 +50,8 @@ class Split(Dataset[Tensor]):
         The labels ``(N,)`` or ``None``; indexing never returns them.
     dequantize
         Add uniform noise at each use and divide by ``levels + 1``, see :mod:`pyro_vae.data.dequantisation`.
+    num_levels
+        L, the number of levels from which the values were dequantised, once; 1 for others.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class Split(Dataset[Tensor]):
         binarize: Annotated[Binarize | None, OrNone("", Instances("a mode or None", str, by_value=True))] = None,
         labels: Annotated[Tensor, Arrays("a tensor (N,) of labels", tensors_alone=True, meta=True)] | None = None,
         dequantize: bool = False,
+        num_levels: PositiveInteger = 1,
     ) -> None:
         if binarize is not None and binarize not in get_args(Binarize):
             raise ValueError(f"binarize: found {binarize!r}, expected one of {get_args(Binarize)} or None")
@@ -90,6 +93,7 @@ class Split(Dataset[Tensor]):
         self.binarize = binarize
         self.labels = labels
         self.dequantize = dequantize
+        self.num_levels = levels + 1 if dequantize else num_levels
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +115,8 @@ class Split(Dataset[Tensor]):
         """Return a copy on ``device``, which shares no memory with this split."""
         labels = None if self.labels is None else self.labels.to(device, copy=True)
         values = self.values.to(device, copy=True)
-        return Split(values, levels=self.levels, binarize=self.binarize, labels=labels, dequantize=self.dequantize)
+        return Split(values, levels=self.levels, binarize=self.binarize, labels=labels, dequantize=self.dequantize,
+                     num_levels=self.num_levels)  # fmt: skip
 
     @checked
     def batches(
@@ -200,6 +205,8 @@ class Split(Dataset[Tensor]):
     def __repr__(self) -> str:
         grey = "values as given" if self.levels == 1 else f"grey levels 0..{self.levels}"
         bits = {"dynamic": f"{grey} binarised at each use", "static": "bits drawn once", "threshold": "thresholded"}
+        if self.num_levels > 1 and not self.dequantize:
+            grey = f"grey levels 0..{self.num_levels - 1} dequantised once"
         kind = f"{grey} dequantised at each use" if self.dequantize else bits.get(self.binarize or "", grey)
         return f"Split({len(self)} x {self.data_shape}, {kind}, on {self.device})"
 

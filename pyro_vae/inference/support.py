@@ -23,7 +23,7 @@ from pyro_vae.inference.traces import PairTrace
 from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
 
-__all__ = ["check_site", "check_values", "covers_all", "is_constant", "is_masked"]
+__all__ = ["check_site", "check_values", "covers_all", "is_constant", "is_discrete", "is_masked"]
 
 _WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ZeroInflatedDistribution)  # of the same values
 _CONSTANTS = [value for value in vars(constraints).values() if isinstance(value, constraints.Constraint)]
@@ -69,6 +69,20 @@ def is_masked(site: Site) -> bool:
     while hasattr(fn, "base_dist") and not isinstance(fn, MaskedDistribution):
         fn = fn.base_dist
     return site["mask"] is not None or isinstance(fn, MaskedDistribution)
+
+
+def is_discrete(fn: Any) -> bool:
+    """Tell whether a distribution gives probabilities: whether each of its entries is discrete, as far as it tells."""
+    try:
+        return _is_discrete(fn.support)
+    except (NotImplementedError, AttributeError):
+        return False
+
+
+def _is_discrete(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return all(map(_is_discrete, support.cseq)) if isinstance(support, constraints.cat) else bool(support.is_discrete)
 
 
 def covers_all(fn: Any) -> bool:

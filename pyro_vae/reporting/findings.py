@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.data.conversion import as_batches
 from pyro_vae.diagnostics.activity import posterior_means
 from pyro_vae.diagnostics.diagnosis import Diagnosis, diagnose
 from pyro_vae.evaluation.evaluating import evaluate
 from pyro_vae.evaluation.evaluations import Evaluation
+from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.support import is_discrete
 from pyro_vae.reporting.decoders import Top, top_of
 from pyro_vae.reporting.planes import Plane, plane_of
-from pyro_vae.reporting.subject import LeftOut, Subject
+from pyro_vae.reporting.subject import LeftOut, Subject, first_of
+from pyro_vae.runtime.state import evaluating, seeded
 
 __all__ = ["Findings", "Located"]
 
@@ -49,6 +55,19 @@ class Findings:
             subject.model, subject.guide, subject.x, num_particles=self.num_particles, num_refined=0, annealed=False,
             seed=subject.seed, progress=self.progress,
         )  # fmt: skip
+
+    @cached_property
+    def num_levels(self) -> int | None:
+        """How many levels were dequantised, 1 where p is a probability already; ``None`` for another density."""
+        subject = self.subject
+        if subject.num_levels > 1:
+            return subject.num_levels
+        programs = ProgramPair(subject.model, subject.guide)
+        device, dtype = programs.placement()
+        batches = as_batches(first_of(subject.x, 2), 2, device=device, dtype=dtype, shuffle=False, name="data")
+        with seeded(subject.seed, device), pyro.validation_enabled(False), evaluating(subject.model, subject.guide):
+            pair = trace_pair(programs.isolated(), next(iter(batches)))
+        return 1 if all(is_discrete(pair.model_sites[name]["fn"]) for name in pair.observed) else None
 
     @cached_property
     def diagnosis(self) -> Diagnosis:

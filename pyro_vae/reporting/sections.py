@@ -55,7 +55,7 @@ def numbers(found: Findings) -> Content:
     log_p, monte_carlo, over_data, _ = evaluation["log_p"].cells()
     shown = [
         _number("log p(x)", log_p, f"± {monte_carlo} nats, ± {over_data} over data"),
-        _number("bits per dimension", f"{score.bits_per_dim():.4f}", f"{score.num_dims:.0f} dimensions"),
+        *_bits(found),
         _number("ELBO", evaluation["elbo"].cells()[0], "nats per datum"),
         _number("test data", _count(found), f"{score.num_particles} importance samples each"),
     ]
@@ -64,6 +64,16 @@ def numbers(found: Findings) -> Content:
         active = sum(found.diagnosis.active_units.values())
         shown.append(_number("active units", f"{active} of {sum(units.values())}", "move with the data"))
     return {"numbers": shown, "sentences": [*filter(None, [evaluation.caveat()]), *found.diagnosis.warnings]}
+
+
+def _bits(found: Findings) -> list[dict[str, str]]:
+    """Return the bits per dimension of a probability, or their bound; a density of no levels has none."""
+    score, num_levels = found.evaluation.importance, found.num_levels
+    if num_levels is None:
+        return []
+    of_levels = f" of {num_levels} levels" if num_levels > 1 else ""
+    bits = f"{score.bits_per_dim(num_levels):.4f}"
+    return [_number("bits per dimension", bits, f"{score.num_dims:.0f} dimensions{of_levels}")]
 
 
 def _count(found: Findings) -> str:

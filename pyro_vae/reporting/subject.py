@@ -41,6 +41,8 @@ class Subject:
     values: Tensor
     """The data without masks and labels, ``(N, *data_shape)``."""
     num_all: int
+    num_levels: int = 1
+    """From how many grey levels the data were dequantised; 1 for others."""
     labels: Tensor | None = None
     classes: Sequence[str] | None = None
     name: str = "data"
@@ -100,7 +102,7 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
     classes, name = None, "data"
     if isinstance(data, Splits):
         classes, name, data = data.classes, data.name, data.test
-    labels = getattr(data, "labels", None)
+    labels, num_levels = getattr(data, "labels", None), getattr(data, "num_levels", 1)
     x = first_of(data, num_data)
     num_all = len(next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data)
     if isinstance(program, LabelledProgram) and isinstance(x, (tuple, dict)):
@@ -113,7 +115,8 @@ def subject_of(programs: Any, data: Any, num_data: int, **facts: Any) -> Subject
         model, guide = observed_only(model, guide)  # for data with a mask of what is observed
     labels = inner if labels is None else labels[: len(first)]
     return Subject(
-        model, guide, program, x, values.detach().cpu(), num_all, None if labels is None else labels.cpu(), classes,
+        model, guide, program, x, values.detach().cpu(), num_all, num_levels,
+        None if labels is None else labels.cpu(), classes,
         **{"name": name} | facts,
     )  # fmt: skip
 

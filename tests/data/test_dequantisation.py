@@ -69,6 +69,9 @@ class TestLoading:
             assert torch.equal(part[:], part[:]) and torch.equal(part[:], getattr(again, name)[:])
             assert torch.equal((256 * part[:]).floor(), levels.float()) and part[:].max() < 1
         assert not torch.equal(splits.test[:], other.test[:])
+        assert (splits.train.num_levels, splits.test.num_levels, plain.test.num_levels) == (256, 256, 1)
+        assert splits.test.to("cpu").num_levels == 256
+        assert repr(splits.test) == "Split(5 x (2, 3), grey levels 0..255 dequantised once, on cpu)"
 
     def test_black_and_white_images_are_then_left_grey(self):
         pytest.importorskip("sklearn")

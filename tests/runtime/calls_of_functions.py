@@ -89,8 +89,8 @@ def functions(add: Any, w: World) -> None:
         "key": None, "size": None, "channels": "auto",
     }, name=array, labels=optional(labels), seed=seed, key=one_of(None), size=one_of(None),
         channels=one_of("auto", "first"), binarize=one_of("auto", None, "dynamic", "static", "threshold"))  # fmt: skip
-    add("Split", Split, {"values": w.x, "levels": 1, "binarize": None, "labels": None, "dequantize": False},
-        values=either(array, meta), labels=optional(either(array, meta)))  # fmt: skip
+    add("Split", Split, {"values": w.x, "levels": 1, "num_levels": 1, "binarize": None, "labels": None,
+        "dequantize": False}, values=either(array, meta), labels=optional(either(array, meta)))  # fmt: skip
     add("Split.batches", lambda **k: list(w.split.batches(**k)), {
         "batch_size": 3, "shuffle": False, "drop_last": False, "dtype": torch.float32,
     }, dtype=one_of(torch.float32, torch.float64))  # fmt: skip
