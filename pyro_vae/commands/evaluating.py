@@ -150,18 +150,17 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """Print the terms of the ELBO, the active units and the mutual information."""
+    """Print the shares of the ELBO, the active units and the mutual information.
+
+    The ELBO and the KL of each site stand in the table of the evaluation, from draws of its own.
+    """
     d = diagnosis
-    print(f"\nELBO               {_aligned(d.elbo, d.elbo_error)} nats, {d.num_data} test images")
-    print("  site        nats       ±   of the ELBO   active units")
+    print(f"\nshares of the ELBO, {d.num_data} test images")
+    print("  site           share   active units")
     for name, fraction in d.fractions.items():
-        is_latent = name in d.kl
-        nats, error = (f"{fraction * d.elbo:.3f}", "")
-        if is_latent:
-            nats, error = rounded(-d.kl[name], d.kl_error[name])
         units = f"{d.active_units[name]} of {d.units[name]}" if name in d.units else ""
-        kind = "-KL" if is_latent else "log p"
-        print(f"  {name:<4} {kind:<5} {nats:>9} {error:>7} {100 * fraction:11.1f} % {units:>14}".rstrip())
+        kind = "-KL" if name in d.kl else "log p"
+        print(f"  {name:<4} {kind:<5} {100 * fraction:9.1f} % {units:>14}".rstrip())
     print(f"mutual information {_aligned(d.mutual_information, d.mutual_information_error)} nats ({ESTIMATOR})")
     near = ", so near that more images would give more" if d.mutual_information_bound - d.mutual_information < 1 else ""
     print(f"                   first {d.num_data_mi} images; at most log {d.num_data_mi} = "
