@@ -65,6 +65,8 @@ def evaluate(
     config, vae = load_run(run)
     vae.to(best_device(device))
     data = load_data(config)
+    if num_data is not None and num_data > len(data.test):
+        print(f"--num-data: found {num_data}, and there are {len(data.test)} test data, all of which are scored")
     x = data.test[:num_data]
     model, guide = pair_of(vae, config)
     evaluation = evaluate_pair(

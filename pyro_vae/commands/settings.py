@@ -30,6 +30,9 @@ def configure(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         config = read_config(folder, "--resume")
         check_resumed(args.given, config, folder)
         return config, folder
+    if args.data_root is not None and args.data not in get_args(Name):
+        names = ", ".join(get_args(Name))
+        raise ValueError(f"--data-root: found {args.data_root} for {args.data}, expected none, since it is for {names}")
     config = with_whole_paths({name: getattr(args, name) for name in SETTINGS})
     folder = Path(args.out) if args.out else new_folder(Path(args.data).stem)
     if folder.exists() and any(folder.iterdir()):

@@ -74,8 +74,7 @@ def test_the_settings_of_a_run_are_read_back(trained, call, monkeypatch):
     monkeypatch.setattr(console, "run", lambda args, command: found.append((training.configure(args)[0], command)))
     assert call("train", "--config", trained / "config.json")[0] == 0
     settings = json.loads((trained / "config.json").read_text())
-    del settings["levels"]  # of the data, which are yet to be read
-    assert found == [(settings, "pyro-vae train")]
+    assert found == [({name: settings[name] for name in settings if name != "levels"}, "pyro-vae train")]
 
 
 def test_each_setting_of_hierarchies_is_read_back(call, monkeypatch, tmp_path):
@@ -93,7 +92,8 @@ def test_each_setting_of_hierarchies_is_read_back(call, monkeypatch, tmp_path):
 
 
 def test_evaluate(trained, call):
-    status, out, _ = call("evaluate", trained, "--num-particles", 20, "--num-data-mi", 4)
+    status, out, _ = call("evaluate", trained, "--num-particles", 20, "--num-data-mi", 4, "--num-data", 10**5)
+    assert out.startswith("--num-data: found 100000, and there are 4 test data, all of which are scored\n")
     summary = json.loads((trained / "evaluation.json").read_text())
     assert status == 0 and "Monte Carlo" in out
     assert (summary["num_data"], summary["num_particles"], summary["diagnosis"]["num_data_mi"]) == (4, 20, 4)

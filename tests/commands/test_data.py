@@ -208,6 +208,7 @@ def test_an_archive_with_labels(call):
             "labels: found 'sort', expected one of the columns 'income', 'city'",
         ),
         (["--data", "colours.npy"], "which looks like pictures (N, H, W, C) with their channels last"),
+        (["--data", "bits.npy", "--data-root", "x"], "--data-root: found x for bits.npy, expected none, since it is"),
         (["--data", "nowhere"], "name: found 'nowhere', expected one of"),
         (["--data", "nowhere/"], "found no file or folder"),
         (["--data", "nowhere.csv"], "nowhere.csv', expected a table"),
