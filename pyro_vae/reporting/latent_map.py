@@ -9,6 +9,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae.display import with_error
 from pyro_vae.evaluation.estimates import LogLikelihood
 from pyro_vae.reporting.decoders import Top
 from pyro_vae.reporting.explorer import Explorer
@@ -16,7 +17,6 @@ from pyro_vae.reporting.findings import Findings, Located
 from pyro_vae.reporting.marks import MOST_CLASSES, mark
 from pyro_vae.reporting.pictures import data_uri, sprite, thumbnails
 from pyro_vae.reporting.subject import Subject
-from pyro_vae.reporting.words import measured
 
 __all__ = ["map_content"]
 
@@ -79,7 +79,7 @@ def _scores(found: Findings, number: int) -> list[str]:
     except Exception:  # the section of the evaluation says why
         return [""] * number
     columns = zip(*(column[:number].tolist() for column in (score.values, score.std_error, score.khat)), strict=True)
-    return [f"log p(x) {measured(value, error)}, k̂ {khat:.2f}" for value, error, khat in columns]
+    return [f"log p(x) {with_error(value, error)}, k̂ {khat:.2f}" for value, error, khat in columns]
 
 
 def _sheet(subject: Subject, number: int) -> Content:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pyro_vae.display import rounded, with_error
 from pyro_vae.errors import pyro_error_reason
 from pyro_vae.reporting.charts import bound_by_epoch, kl_by_unit, spread
 from pyro_vae.reporting.findings import Findings
 from pyro_vae.reporting.own_pairs import reconstructed, sampled
 from pyro_vae.reporting.pictures import Pixels, data_uri, mosaic, pixels, png, thumbnails
 from pyro_vae.reporting.subject import LeftOut, first_of
-from pyro_vae.reporting.words import measured
 from pyro_vae.runtime.state import seeded
 
 __all__ = ["PARTS", "Section", "attempt"]
@@ -113,7 +113,7 @@ def layers(found: Findings) -> Content:
         for index, (name, kl) in enumerate(list(diagnosis.kl_per_unit.items())[:_MOST_CHARTS])
     ]
     rows = [
-        [name, f"{diagnosis.kl[name]:.3f}", f"{diagnosis.kl_error[name]:.2g}",
+        [name, *rounded(diagnosis.kl[name], diagnosis.kl_error[name]),
          f"{diagnosis.active_units[name]} of {diagnosis.units[name]}" if name in diagnosis.units else "not known"]
         for name in diagnosis.kl
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def extremes(found: Findings) -> Content:
     for title, chosen in (("Highest log p(x)", order[:most]), ("Lowest log p(x)", order.flip(0)[:most])):
         data = []
         for index in chosen.tolist():
-            lines = [measured(score.values[index].item(), score.std_error[index].item()), f"datum {index}"]
+            lines = [with_error(score.values[index].item(), score.std_error[index].item()), f"datum {index}"]
             if not score.khat[index].isnan():  # it is infinite where one weight is all there is
                 heavy = " †" if score.is_heavy[index] else ""
                 lines.append(f"k̂ {score.khat[index]:.2f}{heavy}")

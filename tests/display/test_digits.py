@@ -60,7 +60,8 @@ def test_what_is_printed_is_within_a_twentieth_of_the_error():
 
 def test_no_other_place_of_the_package_chooses_the_digits_of_an_error():
     sources = [*ROOT.glob("pyro_vae/**/*.py"), *ROOT.glob("examples/*.py"), *ROOT.glob("benchmarks/**/*.py")]
-    own = re.compile(r"± *(?:\"\s*f\")?{[^}]*:[^}]*\.\d?[fge]}")
+    own = re.compile(r"± *(?:\"\s*f\")?{[^}]*:[^}]*\.(?:\d?|{\w+})[fge]}")
     found = [f"{path.relative_to(ROOT)}: {match[0]}" for path in sources for match in own.finditer(path.read_text())]
     assert len(sources) > 200 and own.search('f"± {error:.3f}"') and own.search('gap ± "\n f"{error:.3f}"')
+    assert own.search('f"± {error:.{digits}f}"')
     assert found == []

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import pyro_vae
+from pyro_vae.display import rounded, with_error
 from pyro_vae.evaluation.evaluating import evaluate
 from pyro_vae.reporting import explorer as explorers
 from pyro_vae.reporting.charts import bound_by_epoch, spread
@@ -24,7 +25,7 @@ from pyro_vae.reporting.own_pairs import reconstructed, sampled
 from pyro_vae.reporting.page import render
 from pyro_vae.reporting.pictures import mosaic, pixels, png, sprite, thumbnails
 from pyro_vae.reporting.planes import plane_of
-from pyro_vae.reporting.sections import extremes, reliability
+from pyro_vae.reporting.sections import extremes, layers, reliability
 from pyro_vae.reporting.subject import LeftOut, subject_of
 from pyro_vae.runtime.state import seeded
 
@@ -113,6 +114,13 @@ def test_extremes_are_the_highest_and_the_lowest():
     assert best == values.argsort(descending=True)[:8].tolist() and worst == values.argsort()[:8].tolist()
     score = evaluate(*_pair(found), x, num_particles=30, num_refined=0, annealed=False, progress=False)
     assert torch.equal(score.log_likelihood.values, values)
+    error = found.evaluation.log_likelihood.std_error
+    error[best[0]], values[best[0]] = 210.0, 1234.5
+    error[worst[0]], values[worst[0]] = 0.0, -1234.5
+    shown = [group["data"][0]["lines"][0] for group in extremes(found)["groups"]]
+    assert shown == [with_error(1234.5, 210.0), with_error(-1234.5, 0.0)] == ["1230 ± 210", "-1234.500 ± 0"]
+    (row,) = layers(found)["table"]["rows"]
+    assert tuple(row[1:3]) == rounded(found.diagnosis.kl["z"], found.diagnosis.kl_error["z"])
 
 
 def test_an_infinite_khat_is_marked():
