@@ -1,8 +1,8 @@
 """A figure and its error, to the digits that the error leaves.
 
 An estimate is known to the size of its error, so the digits behind that say nothing. The error itself is worth two
-significant digits, of which the second is left out where it is zero: -90.19027 with an error of 0.000401 is
-``-90.1903 ± 0.0004``, and with one of 0.0112 it is ``-90.190 ± 0.011``. No error but zero is printed as zero.
+significant digits, a zero among them: -90.19027 with an error of 0.000401 is ``-90.19027 ± 0.00040``, and with one of
+0.0112 it is ``-90.190 ± 0.011``. No error but zero is printed as zero.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ def rounded(value: float, error: float) -> tuple[str, str]:
     """
     if error == 0 or not math.isfinite(error):
         return _to_place(value, _WITHOUT), "0" if error == 0 else str(abs(error))
-    mantissa, _, exponent = f"{abs(error):.1e}".partition("e")  # rounded before its digits are counted: 0.0996 is 0.10
-    place = -int(exponent) + (not mantissa.endswith("0"))
+    place = 1 - int(f"{abs(error):.1e}".partition("e")[2])  # rounded before its digits are counted: 0.0996 is 0.10
     if place > _MOST:
         return _to_place(value, _MOST), f"{abs(error):.1e}"
     return _to_place(value, place), _to_place(abs(error), place)
@@ -36,7 +35,7 @@ def rounded_error(error: float) -> str:
     """Return a standard error to two significant digits, as :func:`rounded` does.
 
     >>> rounded_error(0.0996), rounded_error(0.000123)
-    ('0.1', '0.00012')
+    ('0.10', '0.00012')
     """
     return rounded(0.0, error)[1]
 
@@ -45,7 +44,7 @@ def with_error(value: float, error: float, mark: str = "") -> str:
     """Return ``"figure ± error"``, and behind it a mark such as that of :attr:`pyro_vae.LogLikelihood.mark`.
 
     >>> with_error(-90.1903, 0.0004), with_error(-98.7654, 0.0312, "†")
-    ('-90.1903 ± 0.0004', '-98.765 ± 0.031†')
+    ('-90.19030 ± 0.00040', '-98.765 ± 0.031†')
     """
     figure, shown = rounded(value, error)
     return f"{figure} ± {shown}{mark}"
