@@ -101,7 +101,17 @@ def _shape(path: Path, library: Any) -> tuple[int, int, bool]:
         width, height = image.size
         if image.getexif().get(_ORIENTATION, 1) >= 5:
             height, width = width, height
-        return height, width, image.mode in ("1", "L", "LA")
+        return height, width, image.mode in ("1", "L", "LA") or _has_grey_palette(image)
+
+
+def _has_grey_palette(image: Any) -> bool:
+    """Return whether a picture has a palette of which it uses greys alone."""
+    if image.mode != "P":
+        return False
+    palette = image.getpalette("RGB")
+    colours = np.array(palette + [0] * (768 - len(palette))).reshape(256, 3)
+    used = colours[[place for _, place in image.getcolors()]]
+    return bool((used == used[:, :1]).all())
 
 
 def _common_size(folder: Path, paths: list[Path], shapes: list[tuple[int, int, bool]]) -> tuple[int, int]:

@@ -48,6 +48,22 @@ class TestPictures:
         expected[3] = GREY[3][..., None]
         np.testing.assert_array_equal(whole(load(tmp_path)), expected.transpose(0, 3, 1, 2))
 
+    def test_a_palette_of_greys_is_grey(self, tmp_path):
+        places = GREY % 7  # of a palette of 7 greys and a red that no picture has but one
+        greys = np.array([250, 3, 77, 130, 0, 255, 40], dtype=np.uint8)
+        for folder, last in (("grey", 6), ("red", 7)):
+            (tmp_path / folder).mkdir()
+            for index, image in enumerate(places):
+                picture = Image.fromarray(np.where(index == 5, image.clip(last, last), image).astype(np.uint8))
+                picture.putpalette([*np.repeat(greys, 3).tolist(), 255, 0, 0])
+                picture.save(tmp_path / folder / f"{index:02d}.png")
+            with Image.open(tmp_path / folder / "00.png") as picture:
+                assert picture.mode == "P"
+        expected = greys[places]
+        expected[5] = 40
+        np.testing.assert_array_equal(whole(load(tmp_path / "grey")), expected)
+        assert load(tmp_path / "red").data_shape == (3, 6, 5)
+
     def test_jpeg(self, tmp_path):
         smooth = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None] * 4, (12, 48, 64))
         write(tmp_path, smooth, ".JPG", quality=95)
