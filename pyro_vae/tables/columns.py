@@ -27,6 +27,8 @@ __all__ = ["Column", "Kind", "refuse_column"]
 Kind = Literal["real", "count", "binary", "nominal"]
 Category = str | bool | int | float
 
+_EXACT = 2**24  # the first whole number whose successor float32 rounds
+
 # The nullable types that take the place of those that have no missing value.
 _NULLABLE = {"bool": "boolean"} | {
     f"{sign}int{bits}": f"{name}{bits}" for sign, name in (("", "Int"), ("u", "UInt")) for bits in (8, 16, 32, 64)
@@ -190,6 +192,9 @@ def check_counts(name: Any, numbers: npt.NDArray[np.float64]) -> None:
     wrong = (numbers < 0) | (numbers != np.floor(numbers))
     if wrong.any():
         refuse_column(name, f"{numbers[wrong][0]:g}", "counts, 0, 1, 2, ...; kinds={...: 'real'} takes any number")
+    if (largest := numbers.max(initial=0)) > _EXACT:
+        expected = f"counts of at most {_EXACT}, from where on float32 rounds; kinds={{...: 'real'}} takes any number"
+        refuse_column(name, f"{largest:.0f}", expected)
 
 
 def _is_number(value: Any) -> bool:

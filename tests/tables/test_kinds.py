@@ -88,6 +88,7 @@ class TestRefusals:
             ([True, False], "count", "booleans, expected numbers for the kind 'count'"),
             ([0.5, 1.0], "count", r"0.5, expected counts, 0, 1, 2, \.\.\.; kinds=.* takes any number"),
             ([-1, 1], "count", "-1, expected counts"),
+            ([3, 2**24 + 1], "count", r"16777217, expected counts of at most 16777216, .*; kinds=.* takes any number"),
             ([1, 2, 3], "binary", "3 categories, expected two for the kind 'binary': 'nominal' takes more"),
             ([1e200, -1e200], None, "the standard deviation inf, expected numbers whose square"),
             (pd.cut(pd.Series([1.0, 5.0]), [0, 3, 9]), None, "categories of type Interval.*rename_categories"),
@@ -132,6 +133,10 @@ class TestRefusals:
             ({"x": math.inf}, "^column 'x': found inf, expected finite numbers"),
             ({"x": "much"}, "^column 'x': found 'much', expected numbers$"),
             ({"events": 0.5}, "^column 'events': found 0.5, expected counts"),
+            (
+                {"events": 2**24 + 1},
+                "^column 'events': found 16777217, expected counts of at most 16777216, from where",
+            ),
         ],
     )
     def test_entries_that_the_table_does_not_know(self, change, message):
