@@ -2,8 +2,8 @@ r"""Labels as integers, and the names of their classes.
 
 .. math:: y_n \in \{0, \dots, C - 1\}, \qquad \text{name}_0 < \text{name}_1 < \dots < \text{name}_{C-1}
 
-Integers are labels as they are. Names are sorted and counted from 0, so that the same names give the same integers in
-whatever order the data come.
+Whole numbers are labels as they are. Names are sorted and counted from 0, so that the same names give the same integers
+in whatever order the data come. Fractions are names too, and are sorted as numbers.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def coded(labels: Any, num_data: int) -> tuple[Tensor, tuple[str, ...] | None]:
     --------
     >>> coded(np.array(["dog", "cat", "dog"]), 3)
     (tensor([1, 0, 1]), ('cat', 'dog'))
+    >>> coded(np.array([10.5, 2.0, 10.5], dtype=object), 3)
+    (tensor([1, 0, 1]), ('2.0', '10.5'))
     """
     names = None
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "OSU" and labels.shape == (num_data,):
@@ -42,11 +44,14 @@ def coded(labels: Any, num_data: int) -> tuple[Tensor, tuple[str, ...] | None]:
                 f"labels: found {sum(missing)} missing of {num_data}, the first at index {missing.index(True)}, "
                 "expected one a datum; as integers, -1 stands for no label"
             )
-        if not all(isinstance(value, int) for value in labels.tolist()):
+        if not all(isinstance(value, (int, float, np.number, np.bool_)) for value in labels.tolist()):
             found, labels = np.unique(labels.astype(str), return_inverse=True)
             names = tuple(found.tolist())
-        else:
+        elif np.array_equal(numbers := labels.astype(np.float64), np.round(numbers)):
             labels = labels.astype(np.int64)
+        else:
+            found, labels = np.unique(numbers, return_inverse=True)
+            names = tuple(map(str, found.tolist()))
     labels = check_array(labels, "labels").cpu()
     if labels.shape != (num_data,) or not torch.equal(labels, labels.long()):  # tables have labels as 0., 1., ...
         raise ValueError(
