@@ -20,7 +20,7 @@ from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.each_datum import check_observed, without_plate
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
-from pyro_vae.inference.missing import ObservedOnly, unpack
+from pyro_vae.inference.missing import ObservedOnly, check_mask, unpack
 from pyro_vae.inference.pair import ProgramPair, is_packaged
 from pyro_vae.inference.particles import check_way, way_of
 from pyro_vae.inference.sites import Site
@@ -118,6 +118,8 @@ class PairCheck:
     def __call__(self, x: Batch, start: int) -> None:
         for values in x.tensors if isinstance(x, Arguments) else [x]:
             _check_finite(values, start, self.name)
+        if isinstance(bare(self.programs.model), ObservedOnly) and isinstance(x, Tensor) and x.shape[1:2] == (2,):
+            check_mask(x, self.name)
         is_run = self.first is None or bool(self.others)
         with seeded(0, x.device) if is_run else nullcontext():
             if self.first is None:

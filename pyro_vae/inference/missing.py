@@ -33,7 +33,7 @@ from pyro_vae.inference.handlers import ProgramWrapper, StochasticFunction
 from pyro_vae.runtime.arguments import checked
 from pyro_vae.runtime.objects import Arrays
 
-__all__ = ["ObservedOnly", "observed_only", "pack", "unpack"]
+__all__ = ["ObservedOnly", "check_mask", "observed_only", "pack", "unpack"]
 
 _Numbers = Annotated[Any, Arrays("real numbers, dense and with their values, in an array or a list", lists=True)]
 
@@ -85,6 +85,16 @@ def unpack(program: StochasticFunction, x: Tensor) -> tuple[Tensor, Tensor]:
         x, mask = x.unbind(1)
         return x, mask != 0
     return x, torch.ones_like(x, dtype=torch.bool)
+
+
+def check_mask(packed: Tensor, name: str) -> None:
+    """Raise ``ValueError`` unless the second slice of packed data ``(B, 2, *data_shape)`` is a mask of 0 and 1."""
+    mask = packed[:, 1]
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"{name}: found values from {mask.min().item():g} to {mask.max().item():g} in the mask, {name}[:, 1], "
+            "expected 0 and 1: pyro_vae.pack(x) puts data and their mask together"
+        )
 
 
 class _Mask(Messenger):

@@ -22,6 +22,7 @@ from pyro_vae.data.batch import Batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.handlers import AtMeans
 from pyro_vae.inference.isolation import isolated
+from pyro_vae.inference.missing import check_mask
 from pyro_vae.inference.pairing import check_batched
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.in_batches import in_batches, joined
@@ -176,6 +177,8 @@ class Program(Rebuildable):
             raise TypeError(f"x: found ({batch}), expected data of one entry")
         data_shape = getattr(self.likelihood, "data_shape", None)
         is_packed = data_shape is not None and tuple(batch.shape[1:]) == (2, *data_shape)
+        if is_packed:
+            check_mask(batch, "x")
         return batch[:, 0] if is_packed else batch  # zeros are where entries are missing, as in observed_only
 
     def _given(self, x: Tensor) -> dict[str, Tensor]:
