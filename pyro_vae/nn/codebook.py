@@ -119,6 +119,15 @@ def _nearest(z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return least.reshape(z.shape[:-1]), index.reshape(z.shape[:-1])
 
 
+class _Entries(type(constraints.real)):  # type: ignore[misc]
+    """Real numbers, of which only those of the codes have a probability."""
+
+    is_discrete = True
+
+
+_entries = _Entries()
+
+
 class CodeVectors(TorchDistribution):
     r"""A distribution of codes over their vectors, ``(*code_shape, D)``, instead of integers, ``code_shape``.
 
@@ -146,7 +155,7 @@ class CodeVectors(TorchDistribution):
 
     @constraints.dependent_property
     def support(self) -> Any:
-        return constraints.independent(constraints.real, len(self.event_shape))
+        return constraints.independent(_entries, len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CodeVectors:
         new = self._get_checked_instance(CodeVectors, _instance)

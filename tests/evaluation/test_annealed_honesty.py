@@ -99,7 +99,7 @@ class TestRefused:
         both.append(AutoDelta(pyro.poutine.block(model, hide=["z"])))
         x = torch.zeros(3)
         both(x)
-        with pytest.raises(ProgramError, match="^site 'w': found Delta"):
+        with pytest.raises(ProgramError, match="^site 'w': found the point mass Delta"):
             ais(model, both, x, batch_size=3, **FEW)
 
 

@@ -162,7 +162,7 @@ class TestErrors:
     def test_parameters_that_cannot_be_moved(self):
         def guide(x):
             with pyro.plate("data", len(x), dim=-1):
-                pyro.sample("z", dist.Delta(x.new_zeros(len(x), 2)).to_event(1))
+                pyro.sample("z", dist.Delta(x.new_zeros(len(x), 2), log_density=1.0).to_event(1))
 
         with pytest.raises(
             ProgramError, match="^site 'z': found .*, expected a distribution whose parameters can be moved: Cannot"

@@ -12,6 +12,8 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 import pyro_vae
 from pyro_vae import ELBO, IWAE, ProgramError, ReweightedWakeSleep
 from tests.support.global_latents import close, seeded
+from tests.support.programs import bits
+from tests.support.vq_vaes import make
 
 pytestmark = pytest.mark.usefixtures("double")
 X = torch.arange(12.0).reshape(3, 4).double() / 6 - 1
@@ -122,6 +124,10 @@ class TestPointMasses:
 
         found = pyro_vae.log_weights(self.model, self.guide_of(given), self.x, vectorize_particles=False)
         close(found[0], dist.Normal(0.0, 2**0.5).log_prob(self.x))
+
+    def test_those_of_codes_are_draws(self):
+        program = make().double()
+        assert pyro_vae.log_weights(program.model, program.guide, bits(3).double(), 2).shape == (2, 3)
 
     def test_those_of_discrete_latents_are_exact(self):
         def model(x):
