@@ -24,7 +24,7 @@ from pyro_vae.inference.missing import ObservedOnly, check_mask, unpack
 from pyro_vae.inference.pair import ProgramPair, is_packaged
 from pyro_vae.inference.particles import check_way, way_of
 from pyro_vae.inference.sites import Site
-from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
+from pyro_vae.inference.support import check_latents, check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, seeded
 
@@ -130,6 +130,7 @@ class PairCheck:
                 check_values(site["fn"], data, seen, start, 0, self.name, f"site {site['name']!r}")
             if self.others:
                 pair = self._trace(x)
+                check_latents(pair)
                 for site in map(pair.model_sites.__getitem__, self.others):
                     check_site(pair, site, start, self.name)
 
@@ -150,6 +151,7 @@ class PairCheck:
                 'along the first dimension, expected pyro.plate("data", len(x))'
             )
         check_observed(pair)
+        check_latents(pair)
         if self.check_pair is not None:
             self.check_pair(pair)
         if self.num_particles > 1:

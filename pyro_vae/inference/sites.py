@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -21,6 +22,7 @@ __all__ = [
     "beside_events",
     "density",
     "inner_scale",
+    "mask_of",
     "outer_scale",
     "random_sites",
     "unannealed_scale",
@@ -89,3 +91,18 @@ def unannealed_scale(site: Site, plate: DataPlate, common: Any) -> Any:
 def beside_events(value: Any, num_dims: int) -> Any:
     """A mask or scale of a site's batch shape, beside ``num_dims`` dimensions of its event."""
     return value[(..., *[None] * num_dims)] if isinstance(value, Tensor) and value.dim() else value
+
+
+def mask_of(site: Site) -> Any:
+    """Return which values of a site count, by masks around it and of its distribution; ``True`` where all do.
+
+    It has the dimensions of the value, and sizes of 1 where it is the same for all.
+    """
+    fn, mask = site["fn"], True if site["mask"] is None else site["mask"]
+    mask = beside_events(mask, fn.event_dim)
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, MaskedDistribution):
+            inner = beside_events(fn._mask, fn.event_dim)
+            mask = inner if mask is True else mask & inner
+        fn = fn.base_dist
+    return mask
