@@ -10,6 +10,7 @@ from pyro.distributions import Unit
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Batch, call
 from pyro_vae.errors import ProgramError, no_distribution, pyro_error_reason
@@ -17,7 +18,7 @@ from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.plates import PARTICLES, UNSIZED, plates_of
-from pyro_vae.inference.sites import Site, random_sites
+from pyro_vae.inference.sites import Site, mask_of, random_sites
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import seeded
 
@@ -102,6 +103,23 @@ def check_pair(pair: PairTrace, enumerated: bool) -> None:
             if pair.plate.dim is not None and pair.plate.holds(site):
                 _check_size(pair, site, program)
             _check_shape(pair, site, program)
+    for name in sorted(in_guide & in_model):
+        _check_masks(name, pair.guide_sites[name], pair.model_sites[name])
+
+
+def _check_masks(name: str, in_guide: Site, in_model: Site) -> None:
+    """A latent counts in both programs or in none: log p alone, or log q alone, is in no bound."""
+    masks = mask_of(in_guide), mask_of(in_model)
+    if masks[0] is masks[1] or detect_fake_mode() is not None:  # without values; the programs were checked with them
+        return
+    first, second = (torch.as_tensor(mask, device=in_model["value"].device) for mask in masks)
+    places = [(mask.data_ptr(), mask.shape, mask.stride()) for mask in (first, second)]
+    if places[0] != places[1] and not torch.equal(*torch.broadcast_tensors(first, second)):
+        raise ProgramError(
+            f"site {name!r}: found masked otherwise in the guide than in the model, expected the same poutine.mask "
+            "around both, since what one of them leaves out would count in the other alone; latents of obs_mask=seen "
+            "are masked by ~seen"
+        )
 
 
 def _check_guide(pair: PairTrace) -> None:

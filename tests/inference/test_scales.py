@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pyro
@@ -11,6 +12,7 @@ import torch
 from pyro import poutine
 
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl, log_weights
+from pyro_vae.data.batch import Arguments
 from pyro_vae.evaluation.bounds import mean_bound
 from pyro_vae.schedules import Linear
 from tests.support.fixed_noise import K, Layout, data, pair
@@ -70,15 +72,12 @@ def test_a_scale_that_differs_within_a_datum_is_refused():
         ELBO(max_plate_nesting=2).estimate(uneven, guide_of_z, torch.randn(4, 3))
 
 
-def test_analytic_kl_is_sampled_where_one_program_has_a_scale_or_mask_of_each_datum():
+def test_analytic_kl_is_sampled_where_one_program_has_a_scale_of_each_datum():
     program, x = vae().double(), bits(5).double()
-    scale, mask = torch.rand(5).double() + 0.5, torch.tensor([True, True, False, True, True])
-    for model, guide in (
-        (poutine.scale(program.model, scale=scale), program.guide),
-        (poutine.mask(program.model, mask=mask), poutine.mask(program.guide, mask=torch.tensor(True))),
-    ):
-        sampled, analytic = (seeded(ELBO(kl=kl).bound, model, guide, x) for kl in ("sample", "analytic"))
-        assert torch.equal(sampled, analytic)
+    scale = torch.rand(5).double() + 0.5
+    model, guide = poutine.scale(program.model, scale=scale), program.guide
+    sampled, analytic = (seeded(ELBO(kl=kl).bound, model, guide, x) for kl in ("sample", "analytic"))
+    assert torch.equal(sampled, analytic)
     same = [poutine.scale(half, scale=scale.clone()) for half in (program.model, program.guide)]
     sampled, analytic = (seeded(ELBO(kl=kl).bound, *same, x) for kl in ("sample", "analytic"))
     assert not torch.equal(sampled, analytic)
@@ -122,6 +121,45 @@ def test_a_schedule_leaves_single_precision_alone():
     ):
         estimate = objective.estimate(*annealed, x)
         assert {part.dtype for part in estimate} == {torch.float32}
+
+
+@pytest.mark.parametrize("program", ["model", "guide"])
+def test_a_latent_that_one_program_alone_masks_is_refused(program):
+    """Its log p or log q would count by itself. Masks that leave out the same are one, however they are written."""
+    pair, x = vae(), bits(5)
+    seen = torch.tensor([True, True, False, True, True])
+    halves = {"model": pair.model, "guide": pair.guide}
+    halves[program] = poutine.mask(halves[program], mask=seen)
+    for run in (log_weights, ELBO().bound):
+        with pytest.raises(ProgramError, match="^site 'z': found masked otherwise in the guide than in the model, exp"):
+            run(halves["model"], halves["guide"], x)
+    other = "guide" if program == "model" else "model"
+    halves[other] = poutine.mask(halves[other], mask=seen.clone())
+    assert (log_weights(halves["model"], halves["guide"], x, 3)[:, 2] == 0).all()
+    inside = poutine.mask(pair.model, mask=torch.tensor(True))
+    assert torch.equal(seeded(log_weights, inside, pair.guide, x), seeded(log_weights, pair.model, pair.guide, x))
+
+
+def test_what_obs_mask_leaves_out_is_masked_in_the_guide():
+    """By its complement; then log p(x) of what is seen comes out."""
+
+    def model(x, seen):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=seen)
+
+    def guide(x, seen, masked=True):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.where(seen, x / 2, 0.0), torch.where(seen, 0.5**0.5, 1.0)))
+            with poutine.mask(mask=~seen if masked else torch.tensor(True)):
+                pyro.sample("x_unobserved", dist.Normal(z, 1.0))
+
+    x, seen = torch.tensor([0.3, -1.0, 2.0]).double(), torch.tensor([True, False, True])
+    found = log_weights(model, guide, Arguments(x, seen), 4)
+    expected = torch.where(seen, dist.Normal(0.0, 2**0.5).log_prob(x), 0.0)
+    torch.testing.assert_close(found, expected.expand(4, 3), rtol=0, atol=1e-6)
+    with pytest.raises(ProgramError, match=r"^site 'x_unobserved': .* obs_mask=seen are masked by ~seen"):
+        log_weights(model, functools.partial(guide, masked=False), Arguments(x, seen))
 
 
 def test_a_mask_of_more_dimensions_than_there_are_plates_is_refused():
