@@ -23,6 +23,7 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, check_mask, unpack
 from pyro_vae.inference.pair import ProgramPair, is_packaged
 from pyro_vae.inference.particles import check_way, way_of
+from pyro_vae.inference.plates import check_other_size
 from pyro_vae.inference.sites import Site
 from pyro_vae.inference.support import check_latents, check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.inference.traces import PairTrace
@@ -150,6 +151,9 @@ class PairCheck:
                 f"{self.name}: found the data plate {plate.name!r} of size {plate.size} for batches of {len(x)}, cut "
                 'along the first dimension, expected pyro.plate("data", len(x))'
             )
+        if self.is_cut and self.num_data is not None:  # the last batch
+            sites = [*pair.guide_sites.values(), *pair.model_sites.values()]
+            check_other_size(sites, plate, self.num_data % len(x))
         check_observed(pair)
         check_latents(pair)
         if self.check_pair is not None:

@@ -6,7 +6,8 @@ The data of a program are independent given its global latents W,
 
 and the plate of the b's is the data plate. It is the one named ``"data"``. Where no plate has that name, it is the
 first that there is of: one that all sites share, with as many members as there are data; one at ``dim=-1`` with as many
-members; the rightmost one that all sites share. A program without any of these is one datum as a whole.
+members; the rightmost one that all sites share. A program without any of these is one datum as a whole. Where two that
+all sites share have as many members as there are data, the one of the data has to be named.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "UNSIZED",
     "DataPlate",
     "ParticlePlate",
+    "check_other_size",
     "data_plate",
     "may_hold_data",
     "nesting_of",
@@ -93,10 +95,9 @@ def data_plate(sites: list[dict[str, Any]], num_data: int) -> DataPlate:
     frames = [frame for site in sites for frame in plates_of(site)]
     found = [frame for frame in frames if frame.name == "data"]
     if not found and frames:
-        keys = [{(frame.name, frame.dim) for frame in plates_of(site)} for site in sites]
-        shared = [frame for frame in frames if all((frame.name, frame.dim) in key for key in keys)]
-        shared.sort(key=lambda frame: -frame.dim)  # the rightmost first
-        found = [frame for frame in shared if num_data in (frame.size, frame.full_size)][:1]
+        shared = _shared(sites)
+        found = [frame for frame in shared if num_data in (frame.size, frame.full_size)]
+        _refuse_other_dims(found, num_data)
         if not found:
             found = [frame for frame in frames if may_hold_data(frame, num_data)]
             _refuse_two(sites, found)
@@ -108,6 +109,36 @@ def data_plate(sites: list[dict[str, Any]], num_data: int) -> DataPlate:
     size = num_data if frame.size == UNSIZED else frame.size
     full_size = frame.full_size if frame.full_size not in (None, UNSIZED) else size
     return DataPlate(frame.name, frame.dim, int(size), int(full_size))
+
+
+def _shared(sites: list[dict[str, Any]]) -> list[Any]:
+    """Return the plates that all sites are in, the rightmost first."""
+    keys = [{(frame.name, frame.dim) for frame in plates_of(site)} for site in sites]
+    frames = [frame for site in sites for frame in plates_of(site)]
+    shared = [frame for frame in frames if all((frame.name, frame.dim) in key for key in keys)]
+    return sorted(shared, key=lambda frame: -frame.dim)
+
+
+def check_other_size(sites: list[dict[str, Any]], plate: DataPlate, num_data: int) -> None:
+    """Raise ``ProgramError`` if it could not be told which plate is the data's in a batch of another size.
+
+    ``plate`` is the data plate of a run with these sites, and ``num_data`` the size of the other batch.
+    """
+    if plate.name != "data":
+        own = [frame for frame in _shared(sites) if plate.is_frame(frame)]
+        others = [frame for frame in _shared(sites) if num_data in (frame.size, frame.full_size)]
+        _refuse_other_dims(own[:1] + others, num_data)
+
+
+def _refuse_other_dims(found: list[Any], num_data: int) -> None:
+    """Refuse plates in two dimensions that hold all sites, and as many members as there are data."""
+    names = {frame.dim: frame.name for frame in found}
+    if len(names) > 1 and num_data > 1:  # one member of each is the same datum
+        first, second, *_ = names.values()
+        raise ProgramError(
+            f"found two plates for {num_data} data, {first!r} and {second!r}, which hold all sites, expected "
+            'that of the data to have the name, as in pyro.plate("data", len(x))'
+        )
 
 
 def _refuse_two(sites: list[dict[str, Any]], found: list[Any]) -> None:

@@ -58,6 +58,44 @@ class TestPlates:
         ):
             ELBO().bound(model, guide, X)
 
+    @pytest.mark.parametrize(("num_data", "batch_size"), [(5, 5), (10, 5), (9, 4), (13, 8)])
+    def test_two_plates_of_all_sites_of_which_either_may_be_the_datas(self, double, num_data, batch_size):
+        """In batches of as many data as pixels, also where only the last one has as many; a name tells."""
+
+        def pair(name):
+            def half(x, observe):
+                with pyro.plate(name, len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
+                    loc, scale = (x.new_zeros(()), 1.0) if observe else (x / 2, 0.5**0.5)
+                    z = pyro.sample("z", dist.Normal(loc, scale))
+                    if observe:
+                        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+            return lambda x: half(x, True), lambda x: half(x, False)
+
+        x = torch.linspace(-2.0, 2.0, 5 * num_data).double().reshape(num_data, 5)
+        options = {"num_particles": 2, "batch_size": batch_size, "max_plate_nesting": 2}
+        truth = dist.Normal(x.new_zeros(()), 2**0.5).log_prob(x).sum(1)
+        close(pyro_vae.log_likelihood(*pair("data"), x, **options).values, truth)
+        if 5 in (batch_size, num_data % batch_size):
+            with pytest.raises(ProgramError, match="^found two plates for 5 data, '(images|pixels)' and '"):
+                pyro_vae.log_likelihood(*pair("images"), x, **options)
+        else:
+            close(pyro_vae.log_likelihood(*pair("images"), x, **options).values, truth)
+
+    def test_the_last_batch_is_looked_at_before_any_work(self):
+        calls = []
+
+        def half(x, observe):
+            calls.append(len(x))
+            with pyro.plate("images", len(x), dim=-2), pyro.plate("pixels", 5, dim=-1):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+                if observe:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        with pytest.raises(ProgramError, match="^found two plates for 5 data, 'images' and 'pixels', which hold all"):
+            pyro_vae.log_likelihood(lambda x: half(x, True), lambda x: half(x, False), torch.zeros(13, 5), batch_size=8)
+        assert set(calls) == {8}
+
     def test_a_sequential_plate_and_no_plate_are_one_datum(self):
         def sequential(x):
             for i in pyro.plate("data", len(x)):
