@@ -9,7 +9,8 @@ The log weights :math:`\log w_{kb}` of K particles and B data can be had in thre
 
 Some programs fail in a plate of particles, such as one with ``torch.cat`` of two and three dimensions. Others are wrong
 in it and say nothing, such as one with ``softmax(dim=1)``. So ``"auto"`` takes the first of the three ways that gives
-the weights of single runs on the same latents.
+the weights of single runs on the same latents. Where these are others at each run, for the programs draw noise of their
+own, it takes the plate and warns.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ __all__ = ["VectorizeParticles", "Way", "check_way", "draw", "way_of"]
 Way = Literal["auto", "repeat"] | bool
 VectorizeParticles = Annotated[Way, "'auto', True, 'repeat' or False"]
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, NotImplementedError)
+
+_OWN_NOISE = "noise of their own, other log weights of the same latents at each run"
 
 _known: weakref.WeakKeyDictionary[Any, dict[Any, Way]] = weakref.WeakKeyDictionary()  # by model, then by guide
 
@@ -120,14 +123,16 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     for shares in (shares_globals,) if has_globals else (True, False):
         known[(shares, *key)] = way
     if reason:
-        how = "by repeating the data" if way == "repeat" else "one after the other, which is slower"
-        warnings.warn(
-            f"vectorize_particles: found programs that take no dimension of particles ({reason}); their particles "
-            f"are drawn {how}. To have no warning, say vectorize_particles={way!r}",
-            UserWarning,
-            stacklevel=2,
-        )
+        warnings.warn(f"vectorize_particles: found programs {_told(way, reason)}", UserWarning, stacklevel=2)
     return way
+
+
+def _told(way: Way, reason: str) -> str:
+    if reason == _OWN_NOISE:
+        return f"with {reason}, so that nothing tells whether a plate of particles suits them; expected True, or False"
+    how = "by repeating the data" if way == "repeat" else "one after the other, which is slower"
+    drawn = f"their particles are drawn {how}. To have no warning, say vectorize_particles={way!r}"
+    return f"that take no dimension of particles ({reason}); {drawn}"
 
 
 def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
@@ -135,7 +140,7 @@ def check_way(programs: ProgramPair, x: Batch, way: Way) -> None:
     with Scored():
         still, single = _single(programs, x)
         reason = _difference(still, x, way, single, False)
-    if reason is not None:
+    if reason not in (None, _OWN_NOISE):  # which the caller has borne out
         raise ProgramError(
             f"vectorize_particles: found {way!r} and programs that take no dimension of particles ({reason}), expected "
             "programs that do, or False where it is an argument"
@@ -159,8 +164,8 @@ def _find(programs: ProgramPair, x: Batch, shares_globals: bool) -> tuple[Way, s
                 return True, None, True  # the run that follows will say what is wrong
             for way in (True, "repeat"):
                 found = _difference(still, x, way, single, shares_globals)
-                if found is None:
-                    return way, reason, bool(single.global_sites)
+                if found in (None, _OWN_NOISE):
+                    return way, found or reason, bool(single.global_sites)
                 reason = reason or found
     finally:
         set_generators(before, device)
@@ -199,7 +204,7 @@ def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, sh
     except _FAILURES:
         return unknown  # latents without a density at given values: there is nothing to compare
     if not _same(first, again):
-        return unknown  # nor with noise of the programs' own
+        return unknown or _OWN_NOISE
     for expected, particle in ((first, found[0]), (last, found[-1])):
         if not _same(expected, particle):
             return f"other log weights, by up to {(expected - particle).abs().max().item():.2g} nats"

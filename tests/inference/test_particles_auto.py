@@ -99,6 +99,20 @@ class TestAuto:
             log_w = log_weights(model, guide, X, 3)
         torch.testing.assert_close(log_w[0], log_w[1])  # the softmax sums to one
 
+    def test_noise_of_the_programs_own_leaves_nothing_to_compare(self):
+        """It is said once, and not where the way is given."""
+        pair = programs(SOFTMAX)
+
+        def model(x):
+            pair.model(x + 1e-6 * torch.randn_like(x))
+
+        expected = "^vectorize_particles: found programs with noise of their own, .* expected True, or False$"
+        with pytest.warns(UserWarning, match=expected):
+            assert log_weights(model, pair.guide, X, 4).shape == (4, 5)
+        log_weights(model, pair.guide, X, 4)
+        for way in (True, False):
+            log_likelihood(model, pair.guide, X, 4, vectorize_particles=way)
+
     def test_further_plates_that_were_not_counted(self):
         """They take the dimension of the particles at first, and are no reason to leave the plate."""
 
