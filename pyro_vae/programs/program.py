@@ -26,7 +26,6 @@ from pyro_vae.inference.missing import check_mask
 from pyro_vae.inference.pairing import check_batched
 from pyro_vae.nn.recipes import Rebuildable
 from pyro_vae.programs.in_batches import in_batches, joined
-from pyro_vae.programs.observed import SupportCheck
 from pyro_vae.runtime.arguments import AnyData, PositiveInteger, checked
 from pyro_vae.runtime.exclusive import exclusive
 from pyro_vae.runtime.kinds import Integers
@@ -88,7 +87,7 @@ class Program(Rebuildable):
         Raises
         ------
         ValueError
-            If there is no such layer, or a number in the data is not finite or outside the likelihood's support.
+            If there is no such layer, or a number in the data is not finite.
         """
         self._check_layer(layer)
         return self._in_batches(lambda batch: self._encode(batch, layer), x, batch_size)
@@ -105,7 +104,7 @@ class Program(Rebuildable):
         Raises
         ------
         ValueError
-            If there is no such layer, or a number in the data is not finite or outside the likelihood's support.
+            If there is no such layer, or a number in the data is not finite.
         """
         self._check_layer(layer)
         return self._in_batches(lambda batch: self._reconstruct(batch, layer), x, batch_size)
@@ -165,11 +164,8 @@ class Program(Rebuildable):
         Integers(f"1 (next to the data) to {top} (the top)", 1, top).check("layer", layer)
 
     def _in_batches(self, function: Callable[[Tensor], Tensor], x: Any, batch_size: int) -> Any:
-        check = SupportCheck(self)
-
         def applied(batch: Batch) -> Tensor:
             data = self._tensor(batch)
-            check(batch, data)
             with exclusive("encode", brief=True), poutine.condition(data=self._given(data)):  # Pyro's stack is global
                 return function(data)
 
