@@ -7,23 +7,27 @@ encoder, which depends on the data alone, still sees each datum once.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
-from pyro_vae.data.batch import Batch, call
+from pyro_vae.data.batch import Arguments, Batch, call
 from pyro_vae.errors import ProgramError, pyro_error_reason
 from pyro_vae.flows.draws import noise_of_draw
 from pyro_vae.inference.frozen import with_constant_parameters
 from pyro_vae.inference.handlers import StochasticFunction
-from pyro_vae.inference.pair import ProgramPair
+from pyro_vae.inference.pair import ProgramPair, root_of
 from pyro_vae.inference.plates import PARTICLES, DataPlate, ParticlePlate
 from pyro_vae.inference.sites import NOISE, density, random_sites
 from pyro_vae.inference.traces import PairTrace
+from pyro_vae.runtime.state import generators, set_generators
 
 __all__ = ["Route", "run", "scored_with_constants"]
 
@@ -37,7 +41,50 @@ def scored_with_constants(
 
     ``noise`` is that of latents which the program itself has drawn, by name.
     """
-    return with_constant_parameters(functools.partial(_scored, program, latents, noise or {}))(x)
+    noise = noise or {}
+    trace = with_constant_parameters(functools.partial(_scored, program, latents, noise))(x)
+    if torch.is_grad_enabled() and detect_fake_mode() is None:
+        _check_constants(program, latents, noise, x)
+    return trace
+
+
+_checked: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()  # by what is under a program
+
+
+def _check_constants(program: StochasticFunction, latents: poutine.Trace, noise: dict[str, Tensor], x: Batch) -> None:
+    """Raise ``ProgramError`` if a program has parameters out of reach; once for each program.
+
+    Of constants, the densities of latents without a gradient have none.
+    """
+    root, called = root_of(program)
+    try:
+        known = _checked.setdefault(root, set())
+        if called in known:
+            return
+    except TypeError:  # of a kind that cannot be remembered
+        known = set()
+    given = latents.copy()
+    nodes: dict[str, Any] = given.nodes
+    for name, node in nodes.items():
+        if node["type"] == "sample" and isinstance(node["value"], Tensor):
+            nodes[name] = {**node, "value": node["value"].detach()}
+    noise = {name: value.detach() for name, value in noise.items()}
+    still = x.map(Tensor.detach) if isinstance(x, Arguments) else x.detach()
+    before = generators(x.device)
+    try:
+        trace = with_constant_parameters(functools.partial(_scored, program, given, noise))(still)
+    except (ProgramError, ValueError, RuntimeError):  # as of a flow at values that it did not draw
+        return
+    finally:
+        set_generators(before, x.device)
+    for name, site in random_sites(trace).items():
+        if density(site).requires_grad:
+            raise ProgramError(
+                f"site {name!r}: found a density with a gradient by parameters that the guide closes over or that an "
+                "object keeps, expected the guide to be a module, or a method of it, so that its parameters can be "
+                "held constant; gradient='reparam' needs no such thing"
+            )
+    known.add(called)
 
 
 def _scored(program: StochasticFunction, latents: poutine.Trace, noise: dict[str, Tensor], x: Batch) -> poutine.Trace:
