@@ -20,7 +20,7 @@ from pyro_vae.data.arrays import check_array, check_exact
 from pyro_vae.data.batch import Batch
 from pyro_vae.data.shared_work import reseed
 from pyro_vae.evaluation.chunks import batch_size_for, chunk_size_for, most_draws
-from pyro_vae.evaluation.estimates import LogLikelihood
+from pyro_vae.evaluation.estimates import LogLikelihood, num_dims_of
 from pyro_vae.evaluation.likelihood import log_likelihood
 from pyro_vae.evaluation.streaming import StreamingWeights
 from pyro_vae.inference.checks import PairCheck
@@ -92,7 +92,7 @@ class RepeatedLikelihood:
             weights = StreamingWeights(self.num_particles)
             weights.update(*(self._weigh if self._compiled is None else self._compiled)(x))
         estimate = LogLikelihood.of(weights)
-        estimate.num_dims = x[0].numel()
+        estimate.num_dims = num_dims_of(self.programs, x) / len(x)
         return estimate
 
     def _weigh(self, x: Batch) -> list[Tensor]:

@@ -34,6 +34,15 @@ class TestCorrections:
         assert torch.equal(found.log_likelihood.khat, expected.khat)
         assert found.log_likelihood.bits_per_dim() == expected.bits_per_dim()
 
+    def test_bits_are_per_observed_entry(self, vae, x):
+        """Of packed data, as those of the likelihood: neither the mask nor what is missing has a bit."""
+        model, guide = pyro_vae.observed_only(vae.model, vae.guide)
+        packed = pyro_vae.pack(torch.where(torch.arange(5) < 2, x, torch.nan))
+        found = score(model, guide, packed, num_particles=100, seed=0).log_likelihood
+        expected = log_likelihood(model, guide, packed, num_particles=100, seed=0)
+        assert found.num_dims == expected.num_dims == 2
+        assert found.bits_per_dim() == pytest.approx(expected.bits_per_dim(), rel=1e-12)
+
     def test_the_likelihood_ratio(self, vae, other, x):
         pair = (other.model, other.guide)
         found = score(vae.model, vae.guide, x, correction="likelihood_ratio", background=pair, seed=0)
