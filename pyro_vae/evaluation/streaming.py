@@ -114,16 +114,18 @@ class StreamingWeights:
     def khat(self) -> Tensor:
         """The Pareto shape of the largest weights; NaN up to 20 particles, which leave no tail to fit.
 
-        Zero where a quarter of them tie with the smallest but for rounding, as all do under the exact posterior and
-        many under a discrete one. Infinity where they span more than float64 can, a single weight being all there is,
-        and where all are zero or one is not a number.
+        Zero where all tie but for rounding, as they do under the exact posterior, or a quarter ties with the smallest
+        to the last digits, as under a discrete one. Infinity where they span more than float64 can, a single weight
+        being all there is, and where all are zero or one is not a number.
         """
         if self.tail_size < 5:
             return torch.full_like(self._log_sum, math.nan)
         peak, threshold = self._largest[:, 0], self._largest[:, -1]
         excess = (self._largest[:, :-1] - peak[:, None]).exp() - (threshold - peak).exp()[:, None]
         quartile = self._largest[:, self.tail_size - 1 - int(self.tail_size / 4 - 0.5)]
-        tied = quartile - threshold <= 16 * self.rounding * (1 + peak.abs())
+        # The rounding of a large log p may exceed the gap to the quartile of heavy weights, not that to the peak.
+        rounding = self.rounding * (1 + peak.abs())
+        tied = (peak - threshold <= 16 * rounding) | (quartile - threshold <= 2 * rounding)
         lost = (quartile - peak).exp() - (threshold - peak).exp() <= 0
         khat = torch.where(tied, 0.0, torch.where(lost, math.inf, pareto_khat(excess.T.flip(0))))
         return torch.where(self._log_sum.isfinite(), khat, math.inf)

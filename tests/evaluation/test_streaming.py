@@ -123,6 +123,21 @@ def test_ties_at_the_threshold_do_not_divide_by_zero():
     assert (streamed(log_w, 100).khat() == 0).all()
 
 
+@pytest.mark.parametrize("size", [0.0, 1e5, 5e5])
+def test_heavy_weights_beside_a_large_log_p_are_heavy(size):
+    """In float32, whose last digit of 5e5 is 0.03 nats: log weights of a standard deviation of 3 and 5 nats."""
+    log_w = torch.tensor([3.0, 5.0]) * torch.randn(5000, 2, dtype=torch.float64)
+    expected = streamed(log_w, 1000).khat()
+    found = streamed((log_w - size).float(), 1000).khat()
+    assert (expected > 0.7).all()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.1)
+
+
+def test_equal_weights_beside_a_large_log_p_tie():
+    noise = torch.randint(-2, 3, (5000, 3)) * 0.03125  # some last digits of 5e5 in float32
+    assert (streamed(noise - 5e5, 1000).khat() == 0).all()
+
+
 def test_weights_too_far_apart_for_float64_are_not_trusted():
     log_w = -20.0 * torch.arange(5000, dtype=torch.float64)[:, None]  # one weight is all there is: ESS 1
     weights = streamed(log_w, 1000)
