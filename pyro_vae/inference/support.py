@@ -56,7 +56,7 @@ def _has_parameters(support: Any) -> bool:
         return False
     parts = [part for value in vars(support).values() for part in (value if isinstance(value, list) else [value])]
     return any(
-        (isinstance(part, Tensor) and part.numel() > 1)
+        (isinstance(part, Tensor) and part.dim() > 0)
         or (isinstance(part, constraints.Constraint) and _has_parameters(part))
         for part in parts
     )

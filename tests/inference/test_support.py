@@ -157,6 +157,23 @@ def test_what_does_not_count_or_cannot_be_told_is_let_pass(name):
     assert check(*TAKEN[name]).values.shape == (10,)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_bounds_of_a_single_datum_depend_on_its_latents_too(batch_size):
+    """x lies within 1/4 of z, and z in (0, 1): p(x) is 1/2 at most."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Uniform(z - 0.25, z + 0.25, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(torch.ones(len(x)), 1.0))
+
+    found = log_likelihood(model, guide, torch.tensor([0.5, 0.1, 0.9]), 100, batch_size=batch_size, seed=0)
+    assert found.values.shape == (3,)
+
+
 def test_packed_labels_and_their_data():
     cvae = ConditionalVAE((3,), 4, 2, (5,))
     x = torch.bernoulli(torch.full((20, 3), 0.5))
