@@ -16,11 +16,12 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.isolation import isolated
 from pyro_vae.runtime.modules import owners, placement
 
-__all__ = ["ProgramPair", "is_packaged", "parts_of", "root_of"]
+__all__ = ["ProgramPair", "Ways", "is_packaged", "numbers_of", "parts_of", "root_of"]
 
 _TRUSTED = ("pyro_vae.", "torch.nn.", "zuko.")
 _MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Flatten, nn.Unflatten, nn.RNNBase)  # dimensions by their number
 _FLAGS = (bool, str, type(None))
+_MOST_NUMBERS = 16  # that are tried out: a program with more of them counts something
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,35 @@ def is_packaged(programs: ProgramPair) -> bool:
 
 def parts_of(programs: ProgramPair) -> tuple[Any, ...]:
     """Return the modules of a pair and their flags and modes, on which it may depend whether it takes particles."""
-    parts = [part for half in (programs.model, programs.guide) for owner in owners(half) for part in owner.modules()]
+    parts = _modules_of(programs)
     flags = [(name, value) for part in parts for name, value in vars(part).items() if type(value) in (bool, str)]
     return tuple(map(weakref.ref, parts)), tuple(flag for flag in flags if flag[0] != "training")
+
+
+def numbers_of(programs: ProgramPair) -> dict[tuple[int, str], int]:
+    """Return the whole numbers in the modules of a pair, by module and name: a dimension may be one of them."""
+    parts = enumerate(_modules_of(programs))
+    return {(i, name): value for i, part in parts for name, value in vars(part).items() if type(value) is int}
+
+
+def _modules_of(programs: ProgramPair) -> list[Any]:
+    return [part for half in (programs.model, programs.guide) for owner in owners(half) for part in owner.modules()]
+
+
+class Ways:
+    """The ways that were found for programs, by the whole numbers in their modules, counters left out."""
+
+    def __init__(self) -> None:
+        self.found: dict[frozenset[Any], Any] = {}
+        self.counters: set[Any] = set()  # the places of numbers that a run changes
+
+    def get(self, numbers: dict[Any, int]) -> Any:
+        last = next(reversed(self.found.values()), None) if len(self.found) >= _MOST_NUMBERS else None
+        return self.found.get(self._key(numbers), last)
+
+    def add(self, before: dict[Any, int], after: dict[Any, int], way: Any) -> None:
+        self.counters |= {place for place in before if after.get(place) != before[place]}
+        self.found[self._key(before)] = way
+
+    def _key(self, numbers: dict[Any, int]) -> frozenset[Any]:
+        return frozenset(item for item in numbers.items() if item[0] not in self.counters)

@@ -32,7 +32,7 @@ from pyro_vae.flows.draws import noise_of_draw
 from pyro_vae.inference.frozen import Scored
 from pyro_vae.inference.global_terms import global_terms
 from pyro_vae.inference.joined import JoinedTrace
-from pyro_vae.inference.pair import ProgramPair, is_packaged, parts_of, root_of
+from pyro_vae.inference.pair import ProgramPair, Ways, is_packaged, numbers_of, parts_of, root_of
 from pyro_vae.inference.pairing import check_pair
 from pyro_vae.inference.plates import PARTICLES
 from pyro_vae.inference.running import Route, run
@@ -48,7 +48,7 @@ _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, As
 
 _OWN_NOISE = "noise of their own, other log weights of the same latents at each run"
 
-_known: weakref.WeakKeyDictionary[Any, dict[Any, Way]] = weakref.WeakKeyDictionary()  # by model, then by guide
+_known: weakref.WeakKeyDictionary[Any, dict[Any, Ways]] = weakref.WeakKeyDictionary()  # by model, then by guide
 
 
 def draw(
@@ -113,15 +113,17 @@ def way_of(programs: ProgramPair, x: Batch, shares_globals: bool) -> Way:
     try:
         known = _known.setdefault(model, {})
         key: tuple[Any, ...] = weakref.ref(guide), called, guide_called, programs.max_plate_nesting, parts_of(programs)
+        ways, numbers = known.get((shares_globals, *key)), numbers_of(programs)
     except TypeError:  # of a kind that cannot be remembered
-        known, key = {}, ()
-    if (shares_globals, *key) in known:
-        return known[(shares_globals, *key)]
+        known, key, ways, numbers = {}, (), None, {}
+    if ways is not None and (remembered := ways.get(numbers)) is not None:
+        return remembered
     if detect_fake_mode() is not None:  # a run without values has none to compare
-        return next((way for (shares, *_), way in known.items() if shares == shares_globals), True)
+        found = (each for (shares, *_), each in known.items() if shares == shares_globals)
+        return next((way for each in found for way in each.found.values()), True)
     way, reason, has_globals = _find(programs, x, shares_globals)
     for shares in (shares_globals,) if has_globals else (True, False):
-        known[(shares, *key)] = way
+        known.setdefault((shares, *key), Ways()).add(numbers, numbers_of(programs), way)
     if reason:
         warnings.warn(f"vectorize_particles: found programs {_told(way, reason)}", UserWarning, stacklevel=2)
     return way

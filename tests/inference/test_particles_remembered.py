@@ -34,7 +34,7 @@ class LocAndScale(nn.Sequential):
 class Programs(nn.Module):
     def __init__(self, last: nn.Module) -> None:
         super().__init__()
-        self.first, self.last, self.mixes = nn.Linear(2, 4), last, False
+        self.first, self.last, self.mixes, self.dim = nn.Linear(2, 4), last, False, -1
 
     def model(self, x, bad=False):
         pyro.module("programs", self)
@@ -42,6 +42,7 @@ class Programs(nn.Module):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
             loc = self.last(self.first(z))
             loc = Mixing()(loc) if bad or self.mixes else loc
+            loc = loc + 3 * loc.softmax(self.dim)
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     def guide(self, x):
@@ -50,7 +51,7 @@ class Programs(nn.Module):
 
 
 class TestRemembered:
-    @pytest.mark.parametrize("change", ["a flag", "a bound argument", "another part"])
+    @pytest.mark.parametrize("change", ["a flag", "a number", "a bound argument", "another part"])
     def test_a_changed_program_is_tried_out_again(self, change):
         pair = Programs(nn.Identity())
         model = pair.model
@@ -58,12 +59,23 @@ class TestRemembered:
         log_weights(model, pair.guide, X, 3)
         if change == "a flag":
             pair.mixes = True
+        elif change == "a number":
+            pair.dim = 1  # of a matrix the last one, too
         elif change == "another part":
             pair.last = Mixing()
         else:
             model = functools.partial(model, bad=True)
         with pytest.warns(UserWarning, match=WARNING):
             log_weights(model, pair.guide, X, 3)
+
+    def test_a_counter_is_not_tried_out_for_ever(self):
+        pair, calls = Programs(nn.Identity()), []
+        pair.first.register_forward_hook(lambda *_: calls.append(1))
+        for step in range(30):
+            pair.num_steps = step
+            calls.clear()
+            log_weights(pair.model, pair.guide, X, 3)
+        assert len(calls) == 1
 
     def test_other_data_that_are_bound_are_not(self):
         """As in a loop over batches of data and labels, where each has tensors of its own."""
