@@ -172,6 +172,8 @@ def check_values(fn: Any, values: Tensor, seen: Tensor, start: int, axis: int, n
     name, site
         What messages call the data, and the site.
     """
+    if hasattr(fn, "check_observed") and seen.dim():
+        fn.check_observed(seen)
     support = fixed_support(fn)
     if support is None or (support is constraints.boolean and _are_binary(values)):
         return

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.distributions import constraints
 
 from pyro_vae.likelihoods.levels import GreyLevels, Levels
@@ -170,11 +171,25 @@ class ColourLevels(dist.TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    def check_observed(self, mask: Tensor) -> None:
+        """Raise ``ValueError`` for a pixel of which some channels are observed and some are not."""
+        num = mask.bool().sum(-3)  # (*batch, H, W)
+        partly = (num > 0) & (num < 3)
+        if partly.any():
+            found = int(num[partly][0])
+            raise ValueError(
+                f"mask: found a pixel with {found} of 3 channels observed, expected all or none of them, as its "
+                "channels are not independent under this likelihood; mark the whole pixel as missing, or use a "
+                "likelihood of independent entries"
+            )
+
     def masked(self, mask: Tensor) -> ColourLevels:
         """Return the distribution without the pixels that are not observed.
 
-        ``mask``, ``(*batch, 3, H, W)``, is true for observed entries. A pixel is scored if all its channels are.
+        ``mask``, ``(*batch, 3, H, W)``, is true for observed entries. A pixel has all of its channels or none.
         """
+        if detect_fake_mode() is None:  # a run without values has none to check
+            self.check_observed(mask)
         observed = mask.bool().all(-3)  # (*batch, H, W)
         shape = torch.broadcast_shapes(self.batch_shape, observed.shape[:-2])
         new = self.expand(shape)

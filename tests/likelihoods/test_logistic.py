@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import MLP, ImageDecoder
 from pyro_vae.likelihoods import DiscretizedLogistic, DiscretizedLogisticMixture
 from pyro_vae.likelihoods.logistic import RoundedLogistic
@@ -140,11 +141,32 @@ class TestColour:
         assert p.mean[0].item() == pytest.approx(expected[0].item(), abs=1e-12)
         assert (p.mean.flatten() - expected).abs().max() < 0.05
 
-    def test_a_pixel_counts_if_all_its_channels_are_observed(self):
+    @pytest.mark.parametrize("num_data", [1, 60])
+    def test_a_pixel_with_some_of_its_channels_is_refused(self, num_data):
+        """Wherever data with a mask come in, in the first batch or a later one."""
+        likelihood = DiscretizedLogisticMixture(MLP(2, (50, 2, 2), (4,)), (3, 2, 2))
+        vae = pyro_vae.VAE((3, 2, 2), 2, (4,), likelihood=likelihood).double()
+        x = torch.randint(256, (num_data, 3, 2, 2)) / 255
+        x[-1, 1, 0, 1] = torch.nan
+        packed, pair = pyro_vae.pack(x), pyro_vae.observed_only(vae.model, vae.guide)
+        message = "mask: found a pixel with 2 of 3 channels observed, expected all or none of them"
+        for call in (
+            lambda: pyro_vae.log_likelihood(*pair, packed, 10),
+            lambda: pyro_vae.impute(vae.model, vae.guide, x, num_particles=10),
+            lambda: pyro_vae.fit(*pair, packed, batch_size=min(50, num_data), num_epochs=1, progress=False),
+            lambda: pyro_vae.ELBO().bound(*pair, packed),
+            lambda: pyro_vae.score(*pair, packed, num_particles=10),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+        x[-1, :, 0, 1] = torch.nan
+        assert pyro_vae.log_likelihood(*pair, pyro_vae.pack(x), 10).values.isfinite().all()
+
+    def test_a_pixel_counts_if_its_channels_are_observed(self):
         p, _ = in_colour(2, 256, image=(2, 2))
         x = torch.randint(256, (3, 2, 2)) / 255
         mask = torch.ones(3, 2, 2, dtype=torch.bool)
-        mask[1, 0, 1] = False  # green of one pixel
+        mask[:, 0, 1] = False
         one = ColourLevels(*(t[..., :1, 1:] for t in (p.logits, p.loc, p.scale, p.coupling)), 256)
         expected = p.log_prob(x) - one.log_prob(x[:, :1, 1:])
         torch.testing.assert_close(p.masked(mask).log_prob(x), expected, rtol=1e-10, atol=0)
