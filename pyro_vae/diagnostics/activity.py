@@ -42,7 +42,7 @@ def posterior_means(
     In a hierarchy a layer's mean is given one draw of the layers sampled before it. Sites whose distribution has no
     ``mean`` (flows) are left out.
     """
-    device, dtype = placement(guide)
+    device, dtype = placement(guide, data=x)
     means: dict[str, list[Tensor]] = {}
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(guide):
         for batch in as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", each_datum=True):
@@ -100,7 +100,7 @@ def active_units(guide: StochasticFunction, x: AnyData, *, threshold: NonNegativ
     >>> active_units(vae.guide, torch.zeros(10, 4))  # equal data cannot move any unit
     {'z': 0}
     """
-    device, dtype = placement(guide)
+    device, dtype = placement(guide, data=x)
     batches = as_batches(x, 500, device=device, dtype=dtype, shuffle=False, name="x")
     means = Table()
     with pyro.validation_enabled(False), seeded(0, device), evaluating(guide):

@@ -99,7 +99,7 @@ def diagnose(
     True
     """
     programs = ProgramPair(model, guide, max_plate_nesting)
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     sums, work = Sums(), SharedWork(batches, seed, (model, guide))
     with pyro.validation_enabled(False), work.seeded(), evaluating(model, guide):

@@ -137,7 +137,7 @@ def information(
     (True, 2.3026)
     """
     programs = ProgramPair(model, guide, max_plate_nesting).isolated()
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     data: list[Tensor] = []  # kept, since dynamic binarisation draws new data at each pass
     parts: list[tuple[dict[str, Tensor], Tensor]] = []

@@ -130,7 +130,7 @@ def ais(
     (torch.Size([3]), True)
     """
     programs = pair_from(start, model, guide)
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     annealing = Annealing(num_chains, num_temperatures, schedule, num_leapfrog_steps)
     size = batch_size_for(x, num_chains, device) if batch_size == "auto" else batch_size
     options: dict[str, Any] = {"name": "x", "programs": (model, guide), "each_datum": True}

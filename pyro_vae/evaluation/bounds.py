@@ -67,7 +67,7 @@ def mean_bound(
     own = objective if isinstance(objective, Objective) else None
     programs = ProgramPair(model, guide) if own is None else own.pair_of(model, guide)
     run = programs if own is None else own.programs_to_check(programs)
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(model, guide):
         pairs: list[PairTrace] = []
@@ -101,7 +101,7 @@ def mean_estimate(
     ValueError
         If there are no data.
     """
-    device, dtype = placement(model, guide)
+    device, dtype = placement(model, guide, data=x)
     batches = as_batches(x, batch_size, device=device, dtype=dtype, shuffle=False, name=name, programs=(model, guide))
     total, count = torch.zeros(2, dtype=torch.float64, device=device), 0
     summed = summed_bounds(model, guide, objective) if summed is None else summed

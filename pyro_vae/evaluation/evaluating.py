@@ -152,7 +152,7 @@ def _held(programs: ProgramPair, data: Any, num_data: int | None, seed: int) -> 
 def _checked(
     programs: ProgramPair, data: Any, seed: int, choose: Callable[[Batches], Batch], each_datum: bool = False
 ) -> Batch:
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(data)
     pair = (programs.model, programs.guide)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "shuffle": False, "name": "data", "programs": pair}
     runs: list[PairTrace] = []

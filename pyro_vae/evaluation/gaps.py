@@ -53,7 +53,7 @@ def gaps_of(programs: ProgramPair, x: Batch, score: LogLikelihood, seed: int, pr
     num_bytes = _NUM_PARTICLES * num_bytes_of_draw(programs.isolated(), x)  # of all: plates may have a fixed size
     size = even(len(x), min(max(_MOST_BYTES // max(num_bytes, 1), 1), _MOST_DATA))
     pair = (programs.model, programs.guide)
-    options: dict[str, Any] = {"device": x.device, "dtype": programs.placement()[1], "programs": pair}
+    options: dict[str, Any] = {"device": x.device, "dtype": programs.placement(x)[1], "programs": pair}
     work = SharedWork(as_batches(x, size, shuffle=False, **options), seed, pair, has_chunks=False)
     parts: list[tuple[Tensor, LogLikelihood]] = []
     with together("gaps"), work.seeded():

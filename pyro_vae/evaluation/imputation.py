@@ -144,8 +144,9 @@ def impute(
     (torch.Size([1, 4]), torch.Size([3, 1, 4]), [0.0, 1.0])
     """
     programs = ProgramPair(_on_observed(model), _on_observed(guide), vectorize_particles="auto")
-    device, dtype = programs.placement()
-    batches = as_batches(pack(x, mask), batch_size, device=device, dtype=dtype, shuffle=False, name="x")
+    packed = pack(x, mask)
+    device, dtype = programs.placement(packed)
+    batches = as_batches(packed, batch_size, device=device, dtype=dtype, shuffle=False, name="x")
     with pyro.validation_enabled(False), seeded(seed, device), evaluating(programs.model, programs.guide):
         first = check_program(programs, batches, name="x", num_particles=num_particles)
         assert first is not None

@@ -113,7 +113,7 @@ def log_likelihood(
     """
     programs = ProgramPair(model, guide, max_plate_nesting, vectorize_particles)
     isolated = programs.isolated()
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     size = batch_size_for(x, num_particles, device) if batch_size == "auto" else batch_size
     options: dict[str, Any] = {"name": "x", "programs": (model, guide), "each_datum": True}
     batches = as_batches(x, size, device=device, dtype=dtype, shuffle=False, **options)

@@ -152,7 +152,7 @@ def refine(
     """
     model, guide = bare(model), bare(guide)
     programs = ProgramPair(model, guide)
-    device, dtype = programs.placement()
+    device, dtype = programs.placement(x)
     several = isinstance(x, (tuple, dict, Arguments))
     x = x if several else as_tensor(x, "x").to(device, dtype)
     batches = as_batches(x, _ALL, device=device, dtype=dtype, shuffle=False, name="x", programs=(model, guide))

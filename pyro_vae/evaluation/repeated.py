@@ -71,7 +71,7 @@ class RepeatedLikelihood:
     @torch.no_grad()
     def _of_few(self, data: Any) -> LogLikelihood | None:
         """Return log p(x) of data that fit into one chunk of one batch, ``None`` for others."""
-        device, dtype = self.programs.placement()
+        device, dtype = self.programs.placement(data)
         values = check_array(data, "data")
         if len(values) > batch_size_for(values, self.num_particles, device):
             return None

@@ -57,9 +57,9 @@ class ProgramPair:
         halves = (with_disturbed_parameters(isolated(program)) for program in (self.model, self.guide))
         return replace(self, model=next(halves), guide=next(halves))
 
-    def placement(self) -> tuple[torch.device, torch.dtype]:
-        """Return the device and the floating dtype of the pair's parameters."""
-        return placement(self.model, self.guide)
+    def placement(self, data: Any = None) -> tuple[torch.device, torch.dtype]:
+        """Return the device and the floating dtype of the pair's parameters, without any those of the data."""
+        return placement(self.model, self.guide, data=data)
 
 
 def root_of(program: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -57,7 +57,7 @@ def sampled(model: Any, guide: Any, x: Tensor) -> Tensor:
 def _there(model: Any, guide: Any, x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         raise LeftOut("the programs take several arguments, of which no single one is the datum")
-    device, dtype = ProgramPair(model, guide).placement()
+    device, dtype = ProgramPair(model, guide).placement(x)
     return x.to(device, dtype)
 
 

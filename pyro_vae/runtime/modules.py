@@ -15,9 +15,9 @@ from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["named_owners", "owners", "placement"]
+__all__ = ["dtype_of", "named_owners", "owners", "placement"]
 
 _LIBRARIES = {*sys.stdlib_module_names, "numpy", "pyro", "pyro_vae", "torch"} - {"__main__"}
 _MOST_ITEMS, _MOST_LEVELS = 256, 6  # of a container, and of objects in objects: a data set is not looked through
@@ -127,8 +127,10 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
-    """Return the device and floating dtype of the first parameter or buffer, else the CPU and the default dtype.
+def placement(*programs: Any, data: Any = None) -> tuple[torch.device, torch.dtype]:
+    """Return the device and floating dtype of the first parameter or buffer of programs.
+
+    Without one, they are the CPU and the dtype of ``data``, see :func:`dtype_of`.
 
     >>> placement(nn.Linear(1, 1).double())
     (device(type='cpu'), torch.float64)
@@ -137,4 +139,17 @@ def placement(*programs: Any) -> tuple[torch.device, torch.dtype]:
         for tensor in (*owner.parameters(), *owner.buffers()):
             if tensor.is_floating_point():
                 return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
+    return torch.device("cpu"), dtype_of(data)
+
+
+def dtype_of(data: Any) -> torch.dtype:
+    """Return the dtype of a tensor, or of the first in a tuple or dictionary, if it is floating; else the default one.
+
+    >>> dtype_of((torch.arange(3), torch.zeros(3).double()))
+    torch.float64
+    """
+    if isinstance(getattr(data, "values", None), tuple):  # of the arguments of a program
+        data = data.values
+    entries = data.values() if isinstance(data, dict) else data if isinstance(data, tuple) else [data]
+    dtypes = [each.dtype for each in entries if isinstance(each, Tensor) and each.is_floating_point()]
+    return next(iter(dtypes), torch.get_default_dtype())

@@ -15,7 +15,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoGuideList
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset, SequentialSampler
 
 from pyro_vae.data.batches import Batches
@@ -25,7 +25,7 @@ from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.parameters import FirstRun, StoreParams, first_run
 from pyro_vae.inference.subsampling import around_batches, as_it_is
 from pyro_vae.objectives import Objective
-from pyro_vae.runtime.modules import placement
+from pyro_vae.runtime.modules import dtype_of, placement
 from pyro_vae.runtime.state import evaluating, generators, seeded, set_generators
 from pyro_vae.training.modules import as_module
 from pyro_vae.training.untrained import some_of
@@ -43,9 +43,7 @@ def placed(module: nn.Module, data: Any, device: Any) -> tuple[torch.device, tor
     if any(tensor.is_floating_point() for tensor in (*module.parameters(), *module.buffers())):
         return placement(module)
     device = torch.empty(0, device="cpu" if device is None else device).device  # "cuda" becomes "cuda:0"
-    entries = data.values() if isinstance(data, dict) else data if isinstance(data, tuple) else [data]
-    dtypes = [each.dtype for each in entries if isinstance(each, Tensor) and each.is_floating_point()]
-    return device, next(iter(dtypes), torch.get_default_dtype())
+    return device, dtype_of(data)
 
 
 class Trained:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 from pyro import poutine
 from torch import nn
 
+import pyro_vae
 from pyro_vae.runtime.modules import named_owners, owners
 
 GLOBAL = nn.Linear(1, 1)
@@ -86,3 +90,35 @@ def test_two_modules_with_one_name_have_two():
 def test_data_are_not_looked_through():
     numbers = [nn.Linear(1, 1)] * 300
     assert named_owners(lambda x: numbers) == {}
+
+
+FAR = 1e5  # where float32 is 0.008 apart
+CALLS = {
+    "log_likelihood": lambda *pair_and_x: pyro_vae.log_likelihood(*pair_and_x, 100, seed=0).values,
+    "score": lambda *pair_and_x: pyro_vae.score(*pair_and_x, 100, seed=0).values,
+    "ais": lambda *pair_and_x: pyro_vae.ais(*pair_and_x, 2, 3, seed=0).values,
+    "mean_bound": lambda *pair_and_x: pyro_vae.evaluation.mean_bound(*pair_and_x, pyro_vae.IWAE(100), seed=0),
+    "impute": lambda model, guide, x: pyro_vae.impute(model, guide, x[:, None], num_particles=10),
+    "diagnose": lambda *pair_and_x: pyro_vae.diagnose(*pair_and_x, num_data_mi=5),
+    "active_units": lambda model, guide, x: pyro_vae.active_units(guide, x),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_programs_without_parameters_run_on_data_as_they_are(name):
+    seen = set()
+
+    def model(x):
+        seen.add(x.dtype)
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            fn = dist.Normal(z[..., None] + FAR, 1.0).to_event(1) if x.dim() > 1 else dist.Normal(z + FAR, 1.0)
+            pyro.sample("x", fn, obs=x)
+
+    def guide(x):
+        seen.add(x.dtype)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal((x.flatten() - FAR) / 2, 0.5**0.5))
+
+    CALLS[name](model, guide, FAR + torch.randn(5, dtype=torch.float64))
+    assert seen == {torch.float64}
