@@ -9,8 +9,10 @@ It is that of the model at one value of W. It leaves out how uncertain W is, and
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -29,15 +31,24 @@ __all__ = ["AtGlobalMeans", "at_global_means", "refuse_global_means"]
 class _Hold(Messenger):
     """Hold the sites outside of the data plate at their means, and let them add nothing to the weights."""
 
-    def __init__(self, num_data: int, plates: frozenset[str]) -> None:
+    def __init__(self, num_data: int, plates: frozenset[str], is_first: bool) -> None:
         super().__init__()
-        self.num_data, self.plates = num_data, plates
+        self.num_data, self.plates, self.is_first = num_data, plates, is_first
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) or any(self._may_hold_data(frame, msg["fn"]) for frame in plates_of(msg)):
             return
         msg["infer"]["_deterministic"] = True  # as Pyro marks what carries no probability
         if not msg["is_observed"]:
+            if self.is_first and isinstance(msg["fn"], dist.Delta) and torch.as_tensor(msg["fn"].log_density).any():
+                warnings.warn(
+                    f"site {msg['name']!r}: found a latent that its guide makes of another one by a curved map, as an "
+                    "AutoGuide does where the support has bounds; it is held at the image of the other's mean, often "
+                    "its median, and not at its own mean. A guide that draws it from a distribution with a mean, such "
+                    "as a LogNormal, is held there",
+                    UserWarning,
+                    stacklevel=2,
+                )
             msg["value"], msg["done"] = _mean(msg), True
 
     def _may_hold_data(self, frame: Any, fn: Any) -> bool:
@@ -76,9 +87,10 @@ class AtGlobalMeans(ProgramWrapper):
         self.plates: frozenset[str] = frozenset()  # the names of all, once they are known
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.plates:
+        is_first = not self.plates
+        if is_first:
             self.plates = frozenset().union(*(_plates_in(program, *args, **kwargs) for program in self._both))
-        with _Hold(len(as_batch(args, kwargs)), self.plates):
+        with _Hold(len(as_batch(args, kwargs)), self.plates, is_first):
             return self.program(*args, **kwargs)
 
 
@@ -89,7 +101,8 @@ def at_global_means(model: StochasticFunction, guide: StochasticFunction) -> tup
     .. math:: p(x_b, z_b | W = \mathbb{E}_q[W]), \qquad q(z_b | x_b, W = \mathbb{E}_q[W])
 
     All that takes a pair takes this one; :func:`pyro_vae.log_likelihood` then estimates the conditional likelihood
-    :math:`\log p(x_b | W = \mathbb{E}_q[W])` of each datum.
+    :math:`\log p(x_b | W = \mathbb{E}_q[W])` of each datum. An AutoGuide makes a latent whose support has bounds of an
+    unbounded one, at whose mean it is held: a positive one at its median. A warning says so.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.contrib.easyguide import easy_guide
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 
 from pyro_vae import ProgramError, at_global_means, diagnose, log_likelihood, log_weights
 from tests.support.global_latents import X, pair
@@ -66,6 +67,25 @@ class TestAtGlobalMeans:
                 ProgramError, match=r"^site 'w': found outside the data plate, .*at_global_means\(model, guide\)"
             ):
                 run(*pair(), X)
+
+    @pytest.mark.parametrize("guide_of", [AutoNormal, AutoMultivariateNormal])
+    def test_a_bounded_latent_of_an_auto_guide_is_said_to_be_at_its_median(self, guide_of):
+        def model(x):
+            w = pyro.sample("w", dist.LogNormal(x.new_zeros(()), 1.0))
+            v = pyro.sample("v", dist.Normal(x.new_zeros(()), 1.0))  # without bounds: held at its mean
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(w + v, 1.0), obs=x)
+
+        x = torch.tensor([1.0, 2.0, 0.0])
+        guide = guide_of(model, init_scale=1.0)
+        guide(x)
+        pair = at_global_means(model, guide)
+        with pytest.warns(UserWarning, match="^site 'w': found a latent that its guide makes of another one") as said:
+            found = log_weights(*pair, x, 2)
+        assert len(said) == 1
+        median = guide.median(x)
+        expected = dist.Normal(median["w"] + median["v"], 1.0).log_prob(x).detach().expand(2, -1)
+        torch.testing.assert_close(found, expected)
 
     def test_a_distribution_without_a_mean(self):
         def model(x):
