@@ -20,12 +20,13 @@ from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.each_datum import check_observed, without_plate
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.importance import trace_pair
+from pyro_vae.inference.latent_support import check_latents
 from pyro_vae.inference.missing import ObservedOnly, check_mask, unpack
 from pyro_vae.inference.pair import ProgramPair, is_packaged
 from pyro_vae.inference.particles import check_way, way_of
 from pyro_vae.inference.plates import check_other_size
 from pyro_vae.inference.sites import Site
-from pyro_vae.inference.support import check_latents, check_site, check_values, covers_all, is_constant, is_masked
+from pyro_vae.inference.support import check_site, check_values, covers_all, is_constant, is_masked
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.runtime.state import evaluating, seeded
 

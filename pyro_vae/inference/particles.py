@@ -45,9 +45,7 @@ __all__ = ["VectorizeParticles", "Way", "check_way", "draw", "way_of"]
 Way = Literal["auto", "repeat"] | bool
 VectorizeParticles = Annotated[Way, "'auto', True, 'repeat' or False"]
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, NotImplementedError)
-
 _OWN_NOISE = "noise of their own, other log weights of the same latents at each run"
-
 _known: weakref.WeakKeyDictionary[Any, dict[Any, Ways]] = weakref.WeakKeyDictionary()  # by model, then by guide
 
 

@@ -5,8 +5,7 @@ A distribution evaluates its formula anywhere. That of a Bernoulli, at the value
 .. math:: \log p(-3|\lambda) = -3 \lambda - \log(1 + e^\lambda),
 
 which for a confident decoder is as large as one likes. So every value that a program observes is compared with the
-support of its distribution, once, before or while the programs go through the data for the first time. So are the
-draws of latents in the first runs, which the model's formula scores anywhere, too.
+support of its distribution, once, before or while the programs go through the data for the first time.
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from pyro.distributions import MaskedDistribution, ZeroInflatedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.errors import ProgramError
-from pyro_vae.inference.each_datum import is_made_of_auxiliary_draws, point_mass_of
-from pyro_vae.inference.sites import Site, density, mask_of
+from pyro_vae.inference.sites import Site, mask_of
 from pyro_vae.inference.traces import PairTrace
 from pyro_vae.likelihoods.heterogeneous import Columns
 from pyro_vae.likelihoods.levels import Levels
 
-__all__ = ["check_latents", "check_site", "check_values", "covers_all", "is_constant", "is_discrete", "is_masked"]
+__all__ = ["check_site", "check_values", "covers_all", "entry_support", "is_constant", "is_discrete", "is_masked"]
 
 _WRAPPERS = (torch.distributions.Independent, MaskedDistribution, ZeroInflatedDistribution)  # of the same values
 _CONSTANTS = [value for value in vars(constraints).values() if isinstance(value, constraints.Constraint)]
@@ -37,11 +34,12 @@ def fixed_support(fn: Any) -> constraints.Constraint | None:
 
     ``None`` where it depends on parameters: a value outside of it may be inside for other latents.
     """
-    support = _entry_support(fn)
+    support = entry_support(fn)
     return None if _has_parameters(support) else support
 
 
-def _entry_support(fn: Any) -> constraints.Constraint | None:
+def entry_support(fn: Any) -> constraints.Constraint | None:
+    """Return the support of an entry of a distribution's event, ``None`` where it does not tell."""
     try:
         support = fn.support
     except (NotImplementedError, AttributeError):  # of a distribution that does not tell
@@ -117,45 +115,6 @@ def check_site(pair: PairTrace, site: Site, start: int, name: str) -> None:
     axis = site["value"].dim() - fn.event_dim + pair.data_dim  # of the data
     what = f"site {site['name']!r}"
     check_values(fn, site["value"], torch.as_tensor(seen, device=site["value"].device), start, axis, name, what)
-
-
-def check_latents(pair: PairTrace) -> None:
-    """Raise ``ProgramError`` for a draw of the guide that the model does not cover, where it has a value all the same.
-
-    One that has a density of zero there, as the formulas of some distributions say, needs no check.
-    """
-    for name, site in pair.model_sites.items():
-        drawn, fn, value = pair.guide_sites.get(name), site["fn"], site["value"]
-        support = _entry_support(fn)
-        if drawn is None or drawn["is_observed"] or support is None or constraints.is_dependent(support):
-            continue
-        if support in (constraints.real, _entry_support(drawn["fn"])) or _is_mapped_to_support(pair, name):
-            continue
-        inside = fn.support.check(value)
-        seen = mask_of(site)
-        if isinstance(seen, Tensor) and seen.dim():
-            seen = seen[(..., *[0] * fn.event_dim)]
-        if inside.all() or not (outside := ~inside & _has_weight(site) & seen).any():
-            continue
-        found = value.expand(*outside.shape, *fn.event_shape)[tuple(outside.nonzero()[0].tolist())]
-        raise ProgramError(
-            f"site {name!r}: found the draw {f'{found.item():g}' if found.numel() == 1 else found.tolist()} of the "
-            f"guide's {drawn['fn']} outside the support of the model's {fn}, {support}, expected a guide that draws "
-            "inside of it alone, such as a distribution on real numbers sent through biject_to(support)"
-        )
-
-
-def _has_weight(site: Site) -> Tensor:
-    """Return where a value has a density, or none that is known."""
-    try:
-        return density(site) != -torch.inf
-    except ValueError:  # of a distribution that holds its values against its support itself
-        return torch.ones((), dtype=torch.bool, device=site["value"].device)
-
-
-def _is_mapped_to_support(pair: PairTrace, name: str) -> bool:
-    """Return whether an AutoGuide has mapped a draw to the support of its site, where it lies but for rounding."""
-    return point_mass_of(pair.guide_sites[name]) is not None and is_made_of_auxiliary_draws(pair, name)
 
 
 def check_values(fn: Any, values: Tensor, seen: Tensor, start: int, axis: int, name: str, site: str) -> None:
