@@ -16,7 +16,7 @@ from torch._guards import detect_fake_mode
 
 from pyro_vae.data.batch import Batch
 from pyro_vae.errors import ProgramError, failing_on
-from pyro_vae.inference.each_datum import check_each_datum
+from pyro_vae.inference.each_datum import check_each_datum, check_whole_plates
 from pyro_vae.inference.handlers import StochasticFunction
 from pyro_vae.inference.pair import ProgramPair
 from pyro_vae.inference.pairing import check_batched, check_pair, misfit_of_latents
@@ -57,7 +57,8 @@ def trace_pair(
     constant_guide
         Score the latents under the guide with constant parameters, for ``gradient="stl"`` and ``"dreg"``.
     shares_globals
-        Draw latents outside of the data plate once for all particles.
+        Draw latents outside of the data plate once for all particles, for bounds that are not linear in their weights.
+        Refuse plates that draw a subsample of what belongs to one datum.
     each_datum
         Refuse programs whose terms do not all belong to one of the data in x.
 
@@ -80,6 +81,8 @@ def trace_pair(
     check_pair(pair.parts[0], enumerated)
     if each_datum:
         check_each_datum(pair.parts[0])
+    elif shares_globals:
+        check_whole_plates(pair.parts[0])
     return pair
 
 

@@ -25,7 +25,6 @@ from torch import Tensor
 from pyro_vae.data.batch import Batch, as_batch
 from pyro_vae.errors import failing_on
 from pyro_vae.inference.annealing import is_annealed
-from pyro_vae.inference.each_datum import check_whole_plates
 from pyro_vae.inference.global_terms import global_score, global_terms
 from pyro_vae.inference.handlers import StochasticFunction, is_in_svi_step
 from pyro_vae.inference.importance import trace_pair
@@ -195,8 +194,6 @@ class Objective(pyro.infer.ELBO):
             shares_globals=not self.is_linear,
             each_datum=False,
         )
-        if not self.is_linear:
-            check_whole_plates(pair)
         path.set_runs(pair)
         return pair, path
 
