@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -146,8 +146,9 @@ def information(
         for batch in _first(batches, num_data):
             with failing_on("x", batch):
                 pair = trace_pair(programs, batch)
+            programs = replace(programs, max_plate_nesting=pair.max_plate_nesting)  # where there are more than was said
             codes = {
-                name: _by_datum(site, pair.data_dim, max_plate_nesting)
+                name: _by_datum(site, pair.data_dim, pair.max_plate_nesting)
                 for name, site in pair.guide_sites.items()
                 if not site["is_observed"]
             }

@@ -43,7 +43,7 @@ class TestInformation:
     def test_gaussian_aggregate(self):
         """With x ~ N(0, 3) and q = N(x, 1): q(z) = N(0, 4) and I = ½ log 4; up to O(1/N) for the N data."""
         quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        x = (3**0.5 * torch.special.ndtri(quantiles))[:, None]
+        x = (3**0.5 * torch.special.ndtri(quantiles)).float()[:, None]
         found = information(*pair(standard_normal(1), lambda x: dist.Normal(x, 1.0).to_event(1)), x)
         assert abs(found.mutual_information - 0.5 * math.log(4)) < 4 * found.mutual_information_error + 5e-3
         assert abs(found.aggregate_kl - 0.5 * (4 - 1 - math.log(4))) < 4 * found.aggregate_kl_error + 5e-3
@@ -92,3 +92,27 @@ class TestInformation:
         found, split = diagnose(model, guide, x, num_data_mi=50), information(model, guide, x, num_data=50)
         assert (found.mutual_information, found.aggregate_kl) == (split.mutual_information, split.aggregate_kl)
         assert found.mutual_information_bound == math.log(50) and (found.num_data, found.num_data_mi) == (100, 50)
+
+
+@pytest.mark.parametrize("num_data", [3, 7, 20])
+def test_a_plate_inside_of_that_of_the_data_is_found(num_data):
+    """As if it had been said; the KL is that of each pixel's Gaussian, in closed form."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 7, dim=-2):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 7, dim=-2):
+            pyro.sample("z", dist.Normal(x.T / 2, 0.5**0.5))
+
+    x = torch.randn(num_data, 7, dtype=torch.float64)
+    found, said = (diagnose(model, guide, x, max_plate_nesting=nesting) for nesting in (1, 2))
+    assert found.mutual_information == said.mutual_information and found.aggregate_kl == said.aggregate_kl
+    expected = (
+        torch.distributions.kl_divergence(dist.Normal(x / 2, 0.5**0.5), dist.Normal(torch.zeros_like(x), 1.0))
+        .sum(1)
+        .mean()
+    )
+    assert found.kl["z"] == pytest.approx(expected.item(), rel=1e-12)
