@@ -35,11 +35,15 @@ assets: $(STAMP)-run ## have npm fetch what runs the latent explorer of reports,
 	$(BIN)/python -m pyro_vae.reporting.fetching
 
 # A process a core, each with one thread: the tests are small, and the threads of several workers would only collide.
+# Bytecode is kept, also where PYTHONDONTWRITEBYTECODE is set: without it each process of each run takes 8 s to compile
+# the tests with their asserts rewritten.
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
 test: $(STAMP)-test ## install, and run the test suite (ARGS="-k iwae" selects, ARGS="--cov" measures coverage)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(TESTS) $(ARGS)
 
 test-all: $(STAMP)-test ## the same with all combinations of parts, where `make test` lets any two of them meet
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --full-cross $(ARGS)
+	$(TESTS) --full-cross $(ARGS)
 
 fuzz-files: $(STAMP)-test ## edit every file that is read, 10,000 times at random, and say what came of it (ARGS="500 --seed 1")
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.fuzz_files $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -14,12 +14,15 @@ WITH_MANY_PARAMETERS = {"pyro_vae/training/fitting.py: fit", "pyro_vae/evaluatio
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def functions() -> Iterator[tuple[str, Function]]:
-    """Go over all functions, methods and functions inside others, each with its file and name."""
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, Function):
-                yield f"{path.relative_to(ROOT)}: {node.name}", node
+@cache
+def functions() -> list[tuple[str, Function]]:
+    """Return all functions, methods and functions inside others, each with its file and name."""
+    return [
+        (f"{path.relative_to(ROOT)}: {node.name}", node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, Function)
+    ]
 
 
 def num_lines(function: Function) -> int:

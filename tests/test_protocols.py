@@ -35,8 +35,30 @@ OF_EACH_KIND = (
     "reweighted",
     "one particle of ELBO, reparam",
 )
+
+
+def of_one_bound(objective):
+    """The objectives that differ from one in the estimator of its gradient alone."""
+    name, _, gradient = objective.rpartition(", ")
+    return (
+        [f"{name}, {each}" for each in GRADIENTS if f"{name}, {each}" in OBJECTIVES]
+        if gradient in GRADIENTS
+        else [objective]
+    )
+
+
+BOUNDS = list(dict.fromkeys(of_one_bound(objective)[0] for objective in OBJECTIVES))
+
+
+def is_its_turn(pair, objective):
+    """Whether a pair meets a bound with this estimator in `make test`, where any two of the three meet."""
+    estimators = of_one_bound(objective)
+    turn = list(PAIRS).index(pair) + BOUNDS.index(estimators[0])
+    return pair in HIERARCHIES or objective == estimators[turn % len(estimators)]
+
+
 EVERY_PAIR_AND_OBJECTIVE = [
-    (pair, objective)
+    pytest.param(pair, objective, marks=() if is_its_turn(pair, objective) else pytest.mark.cross)
     for pair in PAIRS
     for objective in OBJECTIVES
     if pair not in HIERARCHIES or objective in OF_EACH_KIND

@@ -10,6 +10,7 @@ import pyro_vae
 from pyro_vae.compilation import compiled as compilation
 from pyro_vae.schedules import Linear
 from pyro_vae.training import fitting as training
+from tests.support.pairwise import in_turn
 from tests.support.programs import PAIRS, bits, check_close, fit, same, traced, vae, weights
 
 X = bits(6)
@@ -21,8 +22,7 @@ def only_traced(monkeypatch):
 
 
 class TestFit:
-    @pytest.mark.parametrize("batch_size", [6, 7])
-    @pytest.mark.parametrize("name", ["tutorial", "hvae"])
+    @pytest.mark.parametrize(("name", "batch_size"), in_turn(["tutorial", "hvae"], [6, 7]))
     def test_it_trains_as_without(self, name, batch_size, only_traced):
         ends = []
         for compile in (True, False):

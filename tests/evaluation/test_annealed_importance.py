@@ -200,6 +200,7 @@ class TestRuns:
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10, equal_nan=True)
         torch.testing.assert_close(compiled.acceptance, eager.acceptance, rtol=1e-10, atol=1e-10)
 
+    @pytest.mark.cross
     def test_kernels_give_them_too(self):
         vae = VAE((3,), 2, (4,)).double()
         eager, compiled = (ais(vae.model, vae.guide, X, 4, 3, compile=way, seed=0) for way in (False, True))

@@ -19,9 +19,11 @@ from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, observed_only, pack
 from pyro_vae.inference.pair import ProgramPair
 from tests.support.masked import B, masked_images
+from tests.support.pairwise import in_turn
 from tests.support.programs import IMAGE, PAIRS, bits, check_close, perturbed, seeded, traced, vae, weights
 
 pytestmark = pytest.mark.usefixtures("double")
+TRACED = ("bernoulli-mlp", "decoder-convolutional", "ladder", "tutorial")
 
 
 @pytest.fixture
@@ -92,17 +94,15 @@ class TestObservedOnly:
         gradient = program.likelihood.network.output.bias.grad.reshape(IMAGE)
         assert gradient[0, 1] == 0 and gradient[0, 2] != 0
 
-    @pytest.mark.parametrize("objective", [ELBO(), IWAE(4, gradient="dreg")], ids=repr)
-    @pytest.mark.parametrize("name", ["bernoulli-mlp", "decoder-convolutional", "ladder", "tutorial"])
+    @pytest.mark.parametrize(("name", "objective"), in_turn(TRACED, [ELBO(), IWAE(4, gradient="dreg")]), ids=str)
     def test_it_can_be_traced(self, objective, name, x, mask):
         """The mask is data: the same graph serves another one."""
         model, guide = observed_only(*(half.double() for half in PAIRS[name]()))
         model.eval(), guide.eval()
-        parameters = [*model.parameters(), *guide.parameters()]
 
         def gradients(x):
             loss = objective.differentiable_loss(model, guide, x)
-            return [loss.detach(), *torch.autograd.grad(loss, parameters)]
+            return [loss.detach(), *torch.autograd.grad(loss, [*model.parameters(), *guide.parameters()])]
 
         compiled = Compiled(gradients, (model, guide, objective), lower=traced)
         with pyro.validation_enabled(False):  # as in fit

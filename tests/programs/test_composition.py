@@ -118,15 +118,19 @@ def test_no_tensor_outlives_a_step_of_any_posterior():
     assert tensors_after(2) == tensors_after(5)
 
 
-# Tracing takes a second, so that each posterior meets two priors, and each part of another kind several of these.
+# Tracing takes a second, so that each posterior meets two priors, of which one in `make test`, and each part of another
+# kind several of these.
 COMPILED = [
     (*pair, LIKELIHOODS[i % len(LIKELIHOODS)], NETWORKS[i % 2], list(OBJECTIVES)[i // 2 % 4])
     for i, pair in enumerate(pair for j, pair in enumerate(PAIRS) if (j // 5 + j % 5) % 5 in (0, 2))
 ]
+CASES = [
+    case if (i // 2 + i) % 2 == 0 else pytest.param(*case, marks=pytest.mark.cross) for i, case in enumerate(COMPILED)
+]
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(("posterior", "prior", "likelihood", "network", "objective"), COMPILED)
+@pytest.mark.parametrize(("posterior", "prior", "likelihood", "network", "objective"), CASES)
 def test_compiled_equals_eager(posterior, prior, likelihood, network, objective):
     """The graph of the step against the step, on the same draws; not through the compiler, which is others' tests."""
     vae, x = composed(posterior, prior, likelihood, network).double(), data(likelihood).double()

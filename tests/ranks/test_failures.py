@@ -32,6 +32,7 @@ class TestFailures:
         position = read_tensors(tmp_path / "run" / "last.safetensors")[1]["run"]
         assert '"epoch": 1' in position  # the last whole epoch is on disk
 
+    @pytest.mark.cross
     def test_ranks_in_different_calls_and_an_error_on_one(self, tmp_path):
         groups.start(2, tmp_path, "different", "failing")
         for rank, name in enumerate(["fit", "diagnose"]):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -41,14 +42,26 @@ def run(path, name, data):
     return [torch.from_numpy(each) for each in session.run(None, {name: data.numpy()})]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A function that exports a VAE by name, once, and returns it, its weights before and the files."""
+
+    @cache
+    def of(name, format):
+        torch.manual_seed(0)
+        vae = VAES[name]()
+        before = {key: value.clone() for key, value in vae.state_dict().items()}
+        return vae, before, pyro_vae.export(vae, tmp_path_factory.mktemp(name) / "new", format)
+
+    return of
+
+
 @pytest.mark.parametrize(
     ("name", "format"),
     [("full", "torch"), ("convolutional", "torch"), pytest.param("convolutional", "onnx", marks=ONNX)],
 )
-def test_the_files_give_what_the_vae_gives(name, format, tmp_path):
-    vae = VAES[name]()
-    before = {key: value.clone() for key, value in vae.state_dict().items()}
-    encoder, decoder = pyro_vae.export(vae, tmp_path / "new", format)
+def test_the_files_give_what_the_vae_gives(name, format, exported):
+    vae, before, (encoder, decoder) = exported(name, format)
     x, z = torch.rand(7, *IMAGE), torch.randn(7, LATENT_DIM)  # another number of data than at exporting
     mean, scale = run(encoder, "x", x)
     q = vae.posterior(x)
@@ -57,7 +70,7 @@ def test_the_files_give_what_the_vae_gives(name, format, tmp_path):
     torch.testing.assert_close(mean, vae.encode(x), rtol=1e-5, atol=1e-5)
     (decoded,) = run(decoder, "z", z)
     torch.testing.assert_close(decoded, vae.likelihood(z).mean.detach(), rtol=1e-5, atol=1e-5)
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {encoder.name, decoder.name}
+    assert {path.name for path in encoder.parent.iterdir()} == {encoder.name, decoder.name}
     assert vae.training and all(torch.equal(value, before[key]) for key, value in vae.state_dict().items())
 
 
@@ -143,6 +156,6 @@ def contents(path):
 
 
 @pytest.mark.parametrize("format", ["torch", pytest.param("onnx", marks=ONNX)])
-def test_no_file_has_a_path_of_this_machine(format, tmp_path):
-    for path in pyro_vae.export(VAES["convolutional"](), tmp_path, format):
+def test_no_file_has_a_path_of_this_machine(format, exported):
+    for path in exported("convolutional", format)[2]:
         assert not re.findall(rb"[\w.-]*/[\w./-]+\.py|site-packages", contents(path)), path.name

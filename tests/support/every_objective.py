@@ -38,6 +38,12 @@ WAKE_SLEEP: dict[str, Make] = {
 GRADIENTS = ("reparam", "stl", "dreg")
 
 
+# Names of all objectives without an estimator of its own, and of each other one with one of them in turn.
+ONE_GRADIENT_EACH = {
+    f"{name}, {GRADIENTS[i % (2 if name in EXTREMES else 3)]}" for i, name in enumerate(BOUNDS | EXTREMES | OTHERS)
+} | {*WAKE_SLEEP}
+
+
 def all_of_them(num_particles: int) -> dict[str, Objective]:
     """One of each, by name."""
     made = {

@@ -12,6 +12,8 @@ from collections.abc import Hashable, Iterable
 from itertools import combinations, product
 from typing import Any
 
+import pytest
+
 Case = dict[int, Hashable]  # the value of each axis, by the number of the axis; some may be open
 
 
@@ -40,6 +42,19 @@ def all_pairs(*values: Iterable[Hashable]) -> list[tuple[Any, ...]]:
                 _add(pair, cases)
                 left -= pairs_of(pair)
     return [tuple(case.get(axis, axes[axis][0]) for axis in range(len(axes))) for case in cases]
+
+
+def in_turn(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
+    """Return the full cross of two axes, of which `make test` runs one value of the second for each of the first.
+
+    These values come in turn; what is left is marked ``cross``.
+    """
+    others = list(second)
+    return [
+        pytest.param(one, other, marks=() if i % len(others) == j else pytest.mark.cross)
+        for i, one in enumerate(first)
+        for j, other in enumerate(others)
+    ]
 
 
 def _add(pair: Case, cases: list[Case]) -> None:

@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from tests.support.pairwise import all_pairs
+from tests.support.pairwise import all_pairs, in_turn
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,10 @@ def test_any_two_values_meet(lengths, most):
         assert {(case[i], case[j]) for case in cases} == set(product(axes[i], axes[j]))
     assert len(cases) == len(set(cases)) <= most
     assert cases == all_pairs(*axes)
+
+
+def test_one_value_in_turn_for_each():
+    cases = in_turn("abc", [1, 2])
+    assert [each.values for each in cases] == [*product("abc", [1, 2])]
+    assert [each.values for each in cases if not each.marks] == [("a", 1), ("b", 2), ("c", 1)]
+    assert {mark.name for each in cases for mark in each.marks} == {"cross"}

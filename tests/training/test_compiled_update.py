@@ -15,10 +15,15 @@ import pyro_vae
 from pyro_vae.compilation import compiled as compilation
 from pyro_vae.training import block_length
 from pyro_vae.training import fitting as training
+from tests.support.pairwise import in_turn
 
 pytestmark = pytest.mark.usefixtures("only_traced")
 
 X = (torch.rand(64, 6, generator=torch.Generator().manual_seed(7)) < 0.5).double()
+
+
+def resident():
+    return X
 
 
 def loader():
@@ -96,23 +101,22 @@ def in_groups(parameters, lr):
     [freeze_for_two_epochs, train_the_guide_alone, freeze_every_other_epoch, begin_some_anew, change_the_numbers,
      clear_the_state, load_the_state],
 )  # fmt: skip
-@pytest.mark.parametrize("data", [lambda: X, pytest.param(loader, marks=pytest.mark.cross)], ids=["resident", "loader"])
+@pytest.mark.parametrize("data", [resident, pytest.param(loader, marks=pytest.mark.cross)])
 def test_what_happens_to_the_optimiser_between_epochs_counts(happens, data):
     check(run(True, happens, data()), run(False, happens, data()))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"clip_norm": 0.05, "make": lambda parameters, lr: torch.optim.Adam(list(parameters)[:2], lr=lr)},
-        {"clip_norm": 0.5, "make": in_groups},
-        {"scheduler": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=10)},
-        {"objective": pyro_vae.IWAE(3, gradient="dreg"), "clip_norm": 1.0},
-    ],
-)
-@pytest.mark.parametrize("data", [lambda: X, loader], ids=["resident", "loader"])
+OPTIONS = {
+    "some parameters": {"clip_norm": 0.05, "make": lambda given, lr: torch.optim.Adam(list(given)[:2], lr=lr)},
+    "groups": {"clip_norm": 0.5, "make": in_groups},
+    "scheduler": {"scheduler": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=10)},
+    "IWAE, dreg": {"objective": pyro_vae.IWAE(3, gradient="dreg"), "clip_norm": 1.0},
+}
+
+
+@pytest.mark.parametrize(("options", "data"), in_turn(OPTIONS, [resident, loader]))
 def test_options_of_a_run(options, data):
-    check(run(True, data=data(), **options), run(False, data=data(), **options))
+    check(run(True, data=data(), **OPTIONS[options]), run(False, data=data(), **OPTIONS[options]))
 
 
 def test_an_optimiser_of_parameters_without_a_gradient():

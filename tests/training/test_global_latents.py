@@ -102,7 +102,7 @@ def test_each_step_weighs_the_global_term_by_its_batch(objective, compile, monke
 
 def test_the_record_names_the_share_and_its_bounds_are_those_of_all_data():
     model, guide = pair()
-    many = fit(model, guide, X, objective=ELBO(), num_epochs=401, lr=1e-12, **OPTIONS).records  # it stays as it is
+    many = fit(model, guide, X, objective=ELBO(4), num_epochs=101, lr=1e-12, **OPTIONS).records  # it stays as it is
     bounds, shares = (torch.tensor([record[name] for record in many]) for name in ("train_bound", "global_term"))
     exact = exact_elbo(guide, X, N) / N
     kl = 0.5 * ((2 * guide.log_scale).exp() + guide.loc.square() - 1) - guide.log_scale
@@ -111,7 +111,14 @@ def test_the_record_names_the_share_and_its_bounds_are_those_of_all_data():
         assert (found.mean() - expected).abs() < 5 * error < 0.1
 
 
-@pytest.mark.parametrize("objective", [ELBO(8), IWAE(4), Trace_ELBO(4)], ids=["elbo", "iwae", "pyro"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(ELBO(8), id="elbo"),
+        pytest.param(IWAE(4), id="iwae"),
+        pytest.param(Trace_ELBO(4), id="pyro", marks=pytest.mark.cross),
+    ],
+)
 def test_minibatches_find_the_posterior_of_all_data(objective):
     """N(Σ x / 8, 1/4); with the prior counted in each batch, the mean would be Σ x / 12 for batches of two."""
     model, guide = pair(shift=0.0)
