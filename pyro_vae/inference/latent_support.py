@@ -9,8 +9,6 @@ and adds to the estimate of log p(x) what is no probability. The draws of the fi
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -37,9 +35,9 @@ def check_latents(pair: PairTrace) -> None:
         if support in (constraints.real, entry_support(drawn["fn"])) or _is_mapped_to_support(pair, name):
             continue
         inside = fn.support.check(value)
-        seen, first_of_event = mask_of(site), (..., *[0] * fn.event_dim)
+        seen = mask_of(site)
         if isinstance(seen, Tensor) and seen.dim():
-            seen = seen[cast(Any, first_of_event)]
+            seen = seen.flatten(seen.dim() - fn.event_dim).any(-1) if fn.event_dim else seen
         if inside.all() or not (outside := ~inside & _has_weight(site) & seen).any():
             continue
         found = value.expand(*outside.shape, *fn.event_shape)[tuple(outside.nonzero()[0].tolist())]
