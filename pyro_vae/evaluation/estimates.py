@@ -18,7 +18,14 @@ from torch import Tensor
 from pyro_vae.data.batch import Arguments, Batch
 from pyro_vae.data.dequantisation import bits_per_dim
 from pyro_vae.display import Result, ResultTable, rounded, rounded_error, with_error
-from pyro_vae.evaluation.streaming import TRUSTED_KHAT, StreamingWeights, annealed_caveat, caveat, mixed_caveat
+from pyro_vae.evaluation.streaming import (
+    TRUSTED_KHAT,
+    StreamingWeights,
+    annealed_caveat,
+    bias_caveat,
+    caveat,
+    mixed_caveat,
+)
 from pyro_vae.inference.annealing import bare
 from pyro_vae.inference.importance import trace_pair
 from pyro_vae.inference.missing import ObservedOnly, unpack
@@ -130,8 +137,10 @@ class LogLikelihood(Result, _Estimates):
     def caveat(self) -> str:
         """Return the sentence that belongs to :attr:`mark`, see :mod:`pyro_vae.evaluation.streaming`."""
         if self.acceptance is not None:
-            return annealed_caveat(self.is_heavy, self.num_particles)
-        return caveat(self.khat) if self._heavy is None else mixed_caveat(self.is_heavy)
+            sentence = annealed_caveat(self.is_heavy, self.num_particles)
+        else:
+            sentence = caveat(self.khat) if self._heavy is None else mixed_caveat(self.is_heavy)
+        return sentence or bias_caveat(self.std_error)
 
     def __str__(self) -> str:
         figure = f"{with_error(self.mean(), self.mean_error(), self.mark)} nats, the mean of {len(self.values)} data"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_vae.display import Result, ResultTable, rounded
 from pyro_vae.evaluation.estimates import LogLikelihood
-from pyro_vae.evaluation.streaming import TRUSTED_KHAT
+from pyro_vae.evaluation.streaming import TRUSTED_KHAT, bias_caveat
 from pyro_vae.runtime.arguments import PathLike, checked
 from pyro_vae.runtime.files import write_text
 
@@ -121,7 +121,7 @@ class Evaluation(Result):
 
     def caveat(self) -> str:
         """Return a sentence if log p(x) of a test datum is not to be trusted, else ``""``."""
-        return _caveat(self["log_p"])
+        return _caveat(self["log_p"]) or bias_caveat(self.log_likelihood.std_error)
 
     def sentences(self) -> list[str]:
         """Return what stands below the table."""
@@ -133,7 +133,8 @@ class Evaluation(Result):
         else:
             share = f"k̂ > {TRUSTED_KHAT} for {num_heavy} of {num_data} data ({100 * num_heavy / num_data:.1f} %)"
         marked = next((figure for figure in self.figures.values() if figure.num_heavy), None)
-        return list(filter(None, [share, *self.notes, "" if marked is None else _caveat(marked)]))
+        caveat = bias_caveat(self.log_likelihood.std_error) if marked is None else _caveat(marked)
+        return list(filter(None, [share, *self.notes, caveat]))
 
     def plot(self) -> Any:
         """Return a picture of the table with its errors, see :func:`pyro_vae.plots.estimates`."""
@@ -143,6 +144,10 @@ class Evaluation(Result):
 
     def _table(self) -> ResultTable:
         rows = [(self.labels[name], *each.cells()) for name, each in self.figures.items()]
+        if self.caveat() and not self["log_p"].num_heavy:
+            index = list(self.figures).index("log_p")
+            label, mean, error, *rest = rows[index]
+            rows[index] = (label, mean, f"{error}†", *rest)
         return ResultTable(("", *COLUMNS), rows, notes=self.sentences())
 
     def _columns(self) -> dict[str, Any]:

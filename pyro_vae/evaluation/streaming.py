@@ -31,6 +31,7 @@ __all__ = [
     "TRUSTED_KHAT",
     "StreamingWeights",
     "annealed_caveat",
+    "bias_caveat",
     "caveat",
     "least_ess",
     "merged",
@@ -197,6 +198,25 @@ def mixed_caveat(is_heavy: Tensor) -> str:
         f"† a few weights outweigh the others for {100 * share:.0f} % of the data: too few particles or temperatures "
         "there; the estimate is too low, its ± too small"
     )
+
+
+def bias_caveat(std_error: Tensor) -> str:
+    r"""Return such a sentence where the logarithm takes more from a mean over data than half of its Monte Carlo error.
+
+    That of an estimate with the error se is low by about se²/2. Means over N data have a √N times smaller error than
+    single estimates, and no smaller bias.
+
+    >>> bias_caveat(torch.full((10_000,), 0.07))
+    '† log p(x) of a datum is low by about se²/2, 0.0025 nats in the mean, over half of its ±: take more particles'
+    >>> bias_caveat(torch.full((100,), 0.07))
+    ''
+    """
+    bias = std_error.square().mean().item() / 2
+    error = std_error.square().sum().sqrt().item() / len(std_error)
+    if not bias > error / 2:
+        return ""
+    low = f"{bias:.2g} nats in the mean, over half of its ±"
+    return f"† log p(x) of a datum is low by about se²/2, {low}: take more particles"
 
 
 def pareto_khat(excess: Tensor) -> Tensor:

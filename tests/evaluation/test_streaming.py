@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
+import pyro_vae
 from pyro_vae.evaluation.likelihood import LogLikelihood
 from pyro_vae.evaluation.streaming import StreamingWeights, pareto_khat
 
@@ -106,12 +107,22 @@ def test_intervals_of_heavy_weights_hold_seven_times_in_ten():
 @pytest.mark.parametrize(("khat", "share"), [([0.1] * 9 + [0.9], None), ([0.1] * 8 + [0.9] * 2, 20)])
 def test_a_mark_stands_where_more_than_a_tenth_is_heavy(khat, share):
     khat = torch.tensor(khat)
-    score = LogLikelihood(torch.full((10,), -3.0), torch.full((10,), 0.5), torch.ones(10), khat)
-    figure = "-3.00 ± 0.16{} nats, the mean of 10 data"
+    score = LogLikelihood(torch.full((10,), -3.0), torch.full((10,), 0.05), torch.ones(10), khat)
+    figure = "-3.000 ± 0.016{} nats, the mean of 10 data"
     if share is None:
         assert str(score) == figure.format("") and score.mark == score.caveat() == ""
     else:
         assert str(score).startswith(figure.format("†") + f"\n† Pareto k̂ is above 0.7 for {share} % of the data:")
+
+
+@pytest.mark.parametrize(("num_data", "is_marked"), [(100, False), (10_000, True)])
+def test_a_mark_stands_where_the_logarithm_takes_more_than_half_an_error(num_data, is_marked):
+    """se²/2 = 0.00245 beside ± 0.07 / √N: 0.007 of 100 data, 0.0007 of 10,000, whose k̂ are all fine."""
+    columns = torch.full((num_data,), 0.07), torch.ones(num_data), torch.full((num_data,), 0.1)
+    score = LogLikelihood(torch.linspace(-4, -2, num_data), *columns)
+    assert (score.mark == "†") == score.caveat().startswith("† log p(x) of a datum is low") == is_marked
+    other = LogLikelihood(torch.linspace(-4, -2, num_data) + 1, *columns)
+    assert len(pyro_vae.compare(score, other).caveats) == 2 * is_marked
 
 
 def test_bounded_weights_have_a_negative_khat():
