@@ -164,3 +164,15 @@ class TestForms:
         assert read["figures"]["elbo"]["mean"] == found["elbo"].mean
         with pytest.raises(TypeError, match="^path: found 3, expected a path"):
             found.save(3)
+
+
+def test_the_bias_of_the_logarithm_is_marked_in_the_table():
+    """Of 10,000 data whose errors are 0.07: se²/2 = 0.00245 is over half of 0.0007."""
+    vae = pyro_vae.VAE((4,), 2, (3,))
+    found = evaluate(vae.model, vae.guide, torch.zeros(3, 4), seed=0, **QUICK)
+    columns = torch.full((10_000,), 0.07), torch.ones(10_000), torch.full((10_000,), 0.1)
+    marked = replace(found, log_likelihood=pyro_vae.LogLikelihood(torch.full((10_000,), -3.0), *columns))
+    assert not found.caveat() and "†" not in str(found)
+    assert marked.caveat().startswith("† log p(x) of a datum is low by about se²/2, 0.0025 nats")
+    (row,) = [line for line in str(marked).splitlines() if "†" in line and line.startswith("log p(x)")]
+    assert row.count("†") == 1 and marked.caveat() in marked.sentences()
