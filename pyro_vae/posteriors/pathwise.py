@@ -67,6 +67,7 @@ class MixtureDraw(Function):
 
     @staticmethod
     def forward(ctx: Any, loc: Tensor, scale: Tensor, logits: Tensor, which: Tensor, noise: Tensor) -> Tensor:
+        r"""Return the draws :math:`\mu_c + \sigma_c\, \epsilon` of the given components, ``(*sample, *batch, D)``."""
         chosen = which[..., None, None].expand(*noise.shape[:-1], 1, noise.shape[-1])
         shape = (*noise.shape[:-1], *loc.shape[-2:])
         mean, sigma = (values.expand(shape).gather(-2, chosen).squeeze(-2) for values in (loc, scale))
@@ -77,6 +78,7 @@ class MixtureDraw(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by all parameters from those by the draws."""
         z, loc, scale, logits = ctx.saved_tensors
         noise = (z.unsqueeze(-2) - loc) / scale  # (*sample, *batch, M, D)
         log_joint = logits.log_softmax(-1) + _log_normal(noise, scale).sum(-1)
