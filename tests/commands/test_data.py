@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pyro_vae
-from pyro_vae.commands import console, training
+from pyro_vae.commands import training
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("matplotlib")
@@ -18,20 +18,6 @@ Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(0)
 SMALL = ["--epochs", 1, "--batch-size", 16, "--hidden-dims", 4, "--latent-dim", 2, "--eval-particles", 5]
-
-
-@pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
-    """Run the command in an empty folder; return its exit status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "find_spec", lambda name: None)  # draw no pictures, which takes a second
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = console.main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def people(num_rows=60):

@@ -16,6 +16,7 @@ from torch import nn
 from pyro_vae import ELBO, IWAE, ProgramError, anneal_kl, fit
 from pyro_vae.inference.frozen import check_runs_again, with_constant_parameters
 from pyro_vae.schedules import Linear
+from tests.support.closures import closing_over
 from tests.support.programs import TutorialGuide, bits, refused, same, seeded, vae, weights
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -180,15 +181,6 @@ def test_svi_takes_the_step_of_that_gradient(gradient, x):
     seeded(SVI(program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), loss=objective).step, x)
     for parameter, reference in zip(program.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), reference, rtol=0, atol=1e-12)
-
-
-def closing_over(network):
-    def guide(x):
-        pyro.module("network", network)
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(network(x.flatten(1)), 1.0).to_event(1))
-
-    return guide
 
 
 def test_a_function_that_closes_over_a_module(x):

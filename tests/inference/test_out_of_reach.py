@@ -10,6 +10,7 @@ from torch import nn
 
 from pyro_vae import ELBO, IWAE, ProgramError
 from pyro_vae.inference.frozen import with_constant_parameters
+from tests.support.closures import closing_over
 from tests.support.programs import bits, vae
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -18,15 +19,6 @@ pytestmark = pytest.mark.usefixtures("double")
 @pytest.fixture
 def x():
     return bits(3)
-
-
-def closing_over(network):
-    def guide(x):
-        pyro.module("network", network)
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", dist.Normal(network(x.flatten(1)), 1.0).to_event(1))
-
-    return guide
 
 
 def test_parameters_out_of_reach_are_named(x):
