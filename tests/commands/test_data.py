@@ -100,7 +100,8 @@ def test_a_table_stays_the_one_of_the_run_when_its_file_changes(call):
     assert call("train", *arguments, "--out", "run", *SMALL)[0] == 0
     before = config()
     people().assign(city="Oslo").to_csv("people.csv", index=False)
-    with pytest.warns(UserWarning, match="^data: found other rows than those of the run in run"):
+    other = "found other rows than those of the run in run"
+    with pytest.warns(UserWarning, match=f"^data: {other}"), pytest.warns(UserWarning, match=f"^valid: {other}"):
         assert call("train", "--resume", "run")[0] == 0
     assert config() == before
     assert call("score", "run", "--data", "people.csv", "--num-particles", 5)[0] == 0
