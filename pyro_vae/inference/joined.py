@@ -62,7 +62,7 @@ class JoinedTrace(PairTrace):
             return {name: self._one_after_the_other([terms[name] for terms in found], name) for name in found[0]}
         if found[0] is None or not self._shares_globals:
             return found[0] if found[0] is None else torch.cat(found)
-        if name:  # a term; else a sum of them
+        if name in self.observed:  # a term of data
             _check_shared(found, name)
         return found[0]
 

@@ -9,8 +9,7 @@ The log weights :math:`\log w_{kb}` of K particles and B data can be had in thre
 
 Some programs fail in a plate of particles, such as one with ``torch.cat`` of two and three dimensions. Others are wrong
 in it and say nothing, such as one with ``softmax(dim=1)``. So ``"auto"`` takes the first of the three ways that gives
-the weights of single runs on the same latents. Where these are others at each run, for the programs draw noise of their
-own, it takes the plate and warns.
+the weights of single runs on the same latents. Where these differ by noise of the programs' own, it warns.
 """
 
 from __future__ import annotations
@@ -204,7 +203,8 @@ def _difference(programs: ProgramPair, x: Batch, way: Way, single: PairTrace, sh
     except _FAILURES:
         return unknown  # latents without a density at given values: there is nothing to compare
     if not _same(first, again):
-        return unknown or _OWN_NOISE
+        are_drawn = set(single.model_sites) <= {*single.guide_sites, *single.observed}  # else by the model, at each run
+        return unknown or (_OWN_NOISE if are_drawn else None)
     for expected, particle in ((first, found[0]), (last, found[-1])):
         if not _same(expected, particle):
             return f"other log weights, by up to {(expected - particle).abs().max().item():.2g} nats"

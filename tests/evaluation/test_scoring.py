@@ -173,7 +173,7 @@ class TestRepeatedCalls:
 
         scorer = Scorer(model, guide, seed=0)
         for part in (x, x[:2], x[:1]):
-            expected = log_likelihood(model, guide, part.float(), num_particles=100, seed=0)
+            expected = log_likelihood(model, guide, part, num_particles=100, seed=0)
             assert torch.equal(scorer(part).values, expected.values)
         with pytest.raises(ProgramError, match="found no observed site"):
             Scorer(guide, guide)(x)

@@ -159,7 +159,9 @@ def orders():
         return loader(shuffle=True, generator=torch.Generator().manual_seed(rank))
 
     def score(x, of=pair, seed=rank):
-        return pyro_vae.log_likelihood(of.model, of.guide, x, 10, batch_size=B, seed=seed).values
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="x: found a DataLoader that draws its order")  # which is meant
+            return pyro_vae.log_likelihood(of.model, of.guide, x, 10, batch_size=B, seed=seed).values
 
     def bound(x):
         return mean_bound(pair.model, pair.guide, x, pyro_vae.ELBO(), batch_size=B, seed=rank)
