@@ -15,6 +15,17 @@ import pyro_vae
 torch.set_num_threads(1)  # small tensors, and several test processes on few cores
 
 
+# What `make test` leaves to `make test-all`: building the pages runs the gallery, too, and the other has no code of its
+# own.
+FOLDER = Path(__file__).parent
+RUN_ELSEWHERE = {FOLDER / "gallery.rst", FOLDER / "zh" / "quickstart.rst"}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path in RUN_ELSEWHERE:
+        item.add_marker(pytest.mark.cross)
+
+
 @pytest.fixture(autouse=True)
 def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a page write files by short names, and seed what it draws."""

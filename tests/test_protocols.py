@@ -40,25 +40,24 @@ OF_EACH_KIND = (
 def of_one_bound(objective):
     """The objectives that differ from one in the estimator of its gradient alone."""
     name, _, gradient = objective.rpartition(", ")
-    return (
-        [f"{name}, {each}" for each in GRADIENTS if f"{name}, {each}" in OBJECTIVES]
-        if gradient in GRADIENTS
-        else [objective]
-    )
+    if gradient not in GRADIENTS:
+        return [objective]
+    return [f"{name}, {each}" for each in GRADIENTS if f"{name}, {each}" in OBJECTIVES]
 
 
 BOUNDS = list(dict.fromkeys(of_one_bound(objective)[0] for objective in OBJECTIVES))
 
 
-def is_its_turn(pair, objective):
-    """Whether a pair meets a bound with this estimator in `make test`, where any two of the three meet."""
+def marks(pair, objective):
+    """Those of a pair with an objective: in `make test` any two meet of the pair, the bound and the estimator."""
     estimators = of_one_bound(objective)
     turn = list(PAIRS).index(pair) + BOUNDS.index(estimators[0])
-    return pair in HIERARCHIES or objective == estimators[turn % len(estimators)]
+    is_its_turn = pair in HIERARCHIES or objective == estimators[turn % len(estimators)]
+    return () if is_its_turn else pytest.mark.cross
 
 
 EVERY_PAIR_AND_OBJECTIVE = [
-    pytest.param(pair, objective, marks=() if is_its_turn(pair, objective) else pytest.mark.cross)
+    pytest.param(pair, objective, marks=marks(pair, objective))
     for pair in PAIRS
     for objective in OBJECTIVES
     if pair not in HIERARCHIES or objective in OF_EACH_KIND
@@ -71,7 +70,7 @@ def pair(request):
     return PAIRS[request.param]()
 
 
-@pytest.fixture(params=OBJECTIVES)
+@pytest.fixture(params=[pytest.param(each, marks=marks("tutorial", each)) for each in OBJECTIVES])
 def objective(request):
     return OBJECTIVES[request.param]
 

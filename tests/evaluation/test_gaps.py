@@ -20,6 +20,7 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(gaps, "_STEPS", ((5, 0.01),))
 
 
+@pytest.mark.cross
 def test_gaps_do_not_depend_on_how_many_data_are_refined_at_once(monkeypatch):
     program = vae()
     options = QUICK | {"num_refined": 2, "num_particles": 5000}

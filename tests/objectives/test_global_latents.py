@@ -110,6 +110,7 @@ class TestOtherBounds:
         close(estimate.loss.detach(), -(10 * objective.reduce(log_w).sum() + g))
         close(estimate.bound.detach(), objective.reduce(log_w) + g / 60)
 
+    @pytest.mark.cross
     def test_iwae_tightens_what_is_local_and_stays_below_the_evidence(self):
         """log p(x) is that of a Gaussian; the means over draws of W, within 5 standard errors of the order."""
         model, guide = pair()

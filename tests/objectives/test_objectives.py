@@ -141,7 +141,11 @@ def test_a_pair_without_parameters_has_a_loss_and_no_gradient():
     assert IWAE(2).loss_and_grads(model, guide, x) == pytest.approx(exact, abs=1e-5)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(5), ELBO(2, kl="analytic")], ids=repr)
+@pytest.mark.parametrize(
+    "objective",
+    [*(pytest.param(each, marks=pytest.mark.cross) for each in (ELBO(), IWAE(5))), ELBO(2, kl="analytic")],
+    ids=repr,
+)
 def test_svi_trains_with_it(objective, vae, x):
     before = [parameter.clone() for parameter in vae.parameters()]
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)

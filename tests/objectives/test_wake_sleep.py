@@ -32,7 +32,13 @@ class Dreamer(pyro.nn.PyroModule):
 
 
 @pytest.mark.parametrize(
-    "objective", [WakeSleep(), ReweightedWakeSleep(8), ReweightedWakeSleep(64, guide_phase="wake")], ids=repr
+    "objective",
+    [
+        WakeSleep(),
+        ReweightedWakeSleep(8),
+        pytest.param(ReweightedWakeSleep(64, guide_phase="wake"), marks=pytest.mark.cross),
+    ],
+    ids=repr,
 )
 def test_wake_sleep_teaches_the_guide_the_posterior(objective):
     program, x = Dreamer(), torch.randn(2000)

@@ -15,6 +15,7 @@ import pyro_vae
 from pyro_vae.runtime.tensor_files import read_tensors
 from pyro_vae.training import fitting as training
 from pyro_vae.training import validation
+from tests.support.pairwise import in_turn
 from tests.support.programs import PAIRS, bits, same, vae, weights
 
 X = bits(24)
@@ -64,18 +65,19 @@ def fresh(name):
     return PAIRS[name]()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "options"),
-    [
-        ("bernoulli-mlp", "splits", {}),
-        ("bernoulli-mlp", "splits", {"optimizer": momentum, "scheduler": milestones, "clip_norm": 1.0}),
-        ("bernoulli-mlp", "loader", {"lr": lambda fraction: 0.01 * (1 - fraction)}),
-        ("tutorial", "loader", {"optimizer": momentum, "scheduler": cosine}),
-        ("hierarchy", "loader", {"objective": pyro_vae.IWAE(num_particles=2), "valid": X[:5]}),
-    ],
+RUNS = (
+    ("bernoulli-mlp", "splits", {}),
+    ("bernoulli-mlp", "splits", {"optimizer": momentum, "scheduler": milestones, "clip_norm": 1.0}),
+    ("bernoulli-mlp", "loader", {"lr": lambda fraction: 0.01 * (1 - fraction)}),
+    ("tutorial", "loader", {"optimizer": momentum, "scheduler": cosine}),
+    ("hierarchy", "loader", {"objective": pyro_vae.IWAE(num_particles=2), "valid": X[:5]}),
 )
-@pytest.mark.parametrize("where", ["mid-epoch", "last step", "epoch end", "every epoch"])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, kind, options, where, tmp_path):
+
+
+@pytest.mark.parametrize(("run", "where"), in_turn(RUNS, ["mid-epoch", "last step", "epoch end", "every epoch"]))
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(run, where, tmp_path):
+    name, kind, options = run
+
     def data():
         # At every use the splits draw new bits, and the loader a new order: generators must be restored exactly.
         if kind == "splits":
@@ -85,11 +87,10 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, kind,
     expected = fresh(name)
     whole = fit(expected, data(), **options)
     num_steps = whole.records[0]["step"]
-
     steps = []  # Ctrl-C when so many steps of the run are done
     if where != "epoch end":
         steps = {"mid-epoch": [num_steps + 2], "last step": [2 * num_steps], "every epoch": [1, 6, 11, 16]}[where]
-    callback = (lambda record: interrupt() if record["epoch"] == 2 else None) if where == "epoch end" else None
+    callbacks = [lambda record: interrupt() if record["epoch"] == 2 else None] if where == "epoch end" else []
 
     pair, counter = fresh(name), {"step": 0}
     original = training.RunState.count_steps
@@ -103,7 +104,6 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(name, kind,
     torch.manual_seed(99)  # nothing may hang on the caller's generator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.RunState, "count_steps", count_steps)
-        callbacks = () if callback is None else [callback]
         history = fit(pair, data(), checkpoint=tmp_path, callbacks=callbacks, **options)
         resumed = 0
         while history.interrupted:
