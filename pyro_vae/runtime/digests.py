@@ -18,6 +18,8 @@ from torch import Tensor
 
 __all__ = ["digest_of_data", "digest_of_rows", "digest_of_tensors"]
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # of the same bytes
+
 
 def digest_of_data(data: Any) -> str:
     """Return the SHA-256 of plain data, written as JSON with sorted keys.
@@ -56,5 +58,6 @@ def digest_of_rows(tensors: Sequence[Any], num_rows: int = 64) -> str:
             flat = each.detach().reshape(len(each), -1) if each.dim() else each.detach().reshape(1, 1)
             rows = torch.linspace(0, len(flat) - 1, min(len(flat), num_rows), dtype=torch.float64, device=flat.device)
             found.update(repr((each.shape, each.dtype)).encode())
+            flat = flat.view(_SIGNED.get(flat.dtype, flat.dtype))  # torch 2.6 takes no rows of unsigned integers
             found.update(flat[rows.long()].contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:12]
